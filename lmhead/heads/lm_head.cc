@@ -1,0 +1,42 @@
+#include "lmhead/heads/lm_head.h"
+
+
+#include "lmhead/base/error.h"
+#include "lmhead/kernels/linear_cross_entropy.h"
+
+namespace lmhead {
+
+void LossOptions::visit_fields(FieldVisitor& visitor) {
+  visitor.field("z_loss", z_loss, "adds z_loss * logsumexp(logits)^2 to every token's loss", at_least(0));
+  visitor.field("label_smoothing", label_smoothing, "share of the target's probability spread over all classes",
+                between(0, 1));
+}
+
+ParameterPtr LmHead::own(ParameterPtr parameter) {
+  parameters_.push_back(parameter);
+  return parameter;
+}
+
+void LmHead::check(const HeadInput& input) const {
+  require(input.hidden.defined() && input.hidden.dim() == 2 && input.hidden.size(1) == hidden_size_, "head",
+          "hidden must be [N, ", hidden_size_, "], got ", input.hidden.defined() ? input.hidden.sizes() : at::IntArrayRef{});
+}
+
+at::Tensor LmHead::logits(const HeadInput& input) const {
+  check(input);
+  return compute_logits(input);
+}
+
+at::Tensor LmHead::loss(const HeadInput& input, const at::Tensor& targets, const LossOptions& options) const {
+  check(input);
+  require(targets.dim() == 1 && targets.size(0) == input.hidden.size(0) && targets.scalar_type() == at::kLong, "head",
+          "targets must be int64 [", input.hidden.size(0), "], got ", targets.scalar_type(), " ", targets.sizes());
+  return compute_loss(input, targets, options);
+}
+
+at::Tensor LmHead::compute_loss(const HeadInput& input, const at::Tensor& targets, const LossOptions& options) const {
+  return plain_cross_entropy(compute_logits(input), targets,
+                             {.label_smoothing = options.label_smoothing, .z_loss = options.z_loss});
+}
+
+}  // namespace lmhead
