@@ -92,15 +92,13 @@ class HeadSpecification {
  public:
   HeadSpecification();
   explicit HeadSpecification(const std::string& type);
-  HeadSpecification(const HeadSpecification& other);
-  HeadSpecification& operator=(const HeadSpecification& other);
   void visit_fields(FieldVisitor& visitor);
   const std::string& type() const { return type_; }
   std::unique_ptr<LmHead> make(const HeadContext& context) const;
 
  private:
   std::string type_;
-  std::shared_ptr<HeadOptions> options_;
+  std::shared_ptr<HeadOptions> options_;  // never changed once read, so copies share it
 };
 
 }  // namespace lmhead

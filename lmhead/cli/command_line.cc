@@ -1,0 +1,62 @@
+#include "lmhead/cli/command_line.h"
+
+#include <CLI/CLI.hpp>
+#include <cstdlib>
+#include <iostream>
+
+namespace lmhead {
+namespace {
+
+constexpr const char* kAbout =
+    "Measures, trains and compares the output layers (LM heads) of language models.\n"
+    "Verbs in Python, each with its own --help: prepare (text to tokens), report (a run or study as HTML),\n"
+    "tensorboard (a run's log for TensorBoard). Exit codes: 0 done, 1 a run failed, 2 the request was wrong, 130 stopped.";
+
+}  // namespace
+
+const std::vector<std::string>& native_verbs() {
+  static const std::vector<std::string> verbs = {"train", "study", "heads"};
+  return verbs;
+}
+
+Request parse_command_line(int argument_count, char** arguments) {
+  CLI::App app(kAbout, "lmhead");
+  app.set_version_flag("--version", "lmhead " LMHEAD_VERSION);
+  app.require_subcommand(1);
+  app.get_formatter()->column_width(34);
+
+  TrainRequest train;
+  CLI::App* train_app = app.add_subcommand("train", "train a model from a configuration, or go on with a run");
+  train_app->add_option("config", train.configuration, "JSON file, or the folder of a run to go on with");
+  train_app->add_option("overrides", train.overrides, "key.path=value: replaces a value of the configuration");
+  train_app->add_option("--run", train.run, "folder of the run (default: runs/NAME-OF-THE-FILE)");
+  train_app->add_flag("--keys", train.keys, "print every configuration key with its meaning and default");
+
+  StudyRequest study;
+  CLI::App* study_app = app.add_subcommand("study", "run a grid of configurations and seeds, one after another");
+  study_app->add_option("study", study.study, "JSON file of the study")->required();
+  study_app->add_option("overrides", study.overrides, "key.path=value: replaces a value of the base configuration");
+  study_app->add_option("--out", study.out, "folder of the study (default: runs/NAME-OF-THE-STUDY)");
+  study_app->add_flag("--dry-run", study.dry_run, "print the runs and what is done of them, run nothing");
+
+  HeadsRequest heads;
+  CLI::App* heads_app = app.add_subcommand("heads", "list the heads, their formulae and their keys");
+  heads_app->add_flag("--json", heads.json, "as JSON");
+
+  try {
+    app.parse(argument_count, arguments);
+    if (train_app->parsed() && !train.keys && train.configuration.empty())
+      throw CLI::RequiredError("config");
+  } catch (const CLI::ParseError& error) {
+    if (error.get_exit_code() == 0) std::exit(app.exit(error));  // help and version
+    std::cerr << "[lmhead] " << error.what() << " (see lmhead";
+    for (const CLI::App* verb : app.get_subcommands()) std::cerr << ' ' << verb->get_name();
+    std::cerr << " --help)\n";
+    std::exit(2);
+  }
+  if (train_app->parsed()) return train;
+  if (study_app->parsed()) return study;
+  return heads;
+}
+
+}  // namespace lmhead

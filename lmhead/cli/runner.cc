@@ -1,0 +1,30 @@
+// The part of the command that needs libtorch: runs a native verb and turns errors into one line and an exit code.
+#include <exception>
+#include <iostream>
+#include <string>
+
+#include "lmhead/base/error.h"
+#include "lmhead/cli/commands.h"
+
+namespace {
+
+int dispatch(const lmhead::TrainRequest& request) { return lmhead::run_train(request); }
+int dispatch(const lmhead::StudyRequest& request) { return lmhead::run_study(request); }
+int dispatch(const lmhead::HeadsRequest& request) { return lmhead::run_heads(request); }
+
+}  // namespace
+
+int main(int argument_count, char** arguments) {
+  const lmhead::Request request = lmhead::parse_command_line(argument_count, arguments);
+  try {
+    return std::visit([](const auto& chosen) { return dispatch(chosen); }, request);
+  } catch (const lmhead::Error& error) {
+    std::cerr << error.what() << '\n';
+    return 2;
+  } catch (const std::exception& error) {
+    // Not one of ours: a defect, or a library's own refusal. Its first line says what, the rest is a stack.
+    const std::string text = error.what();
+    std::cerr << "[lmhead] an operation failed: " << text.substr(0, text.find('\n')) << '\n';
+    return 1;
+  }
+}

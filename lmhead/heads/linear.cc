@@ -1,0 +1,57 @@
+#include "lmhead/heads/linear.h"
+
+#include "lmhead/kernels/linear_cross_entropy.h"
+
+namespace lmhead {
+namespace {
+
+class LinearHead : public LmHead {
+ public:
+  LinearHead(const LinearHeadOptions& options, const HeadContext& context)
+      : LmHead(context.hidden_size, context.vocab_size), softcap_(options.logit_softcap) {
+    if (options.mup_base_width) scale_ = double(*options.mup_base_width) / double(context.hidden_size);
+    weight_ = context.tied_embedding
+                  ? context.tied_embedding
+                  : own(context.factory.make("lm_head.weight", ParameterKind::kHead,
+                                             {context.vocab_size, context.hidden_size},
+                                             normal_initializer(context.initializer_range)));
+    if (options.bias)
+      bias_ = own(context.factory.make("lm_head.bias", ParameterKind::kBias, {context.vocab_size},
+                                       constant_initializer(0)));
+  }
+
+  std::optional<LinearMap> linear_map() const override {
+    return LinearMap{weight_->value.detach(), bias_ ? bias_->value.detach() : at::Tensor(), scale_, softcap_};
+  }
+
+ private:
+  LinearMap working_map() const {
+    return {weight_->working, bias_ ? bias_->working : at::Tensor(), scale_, softcap_};
+  }
+  at::Tensor compute_logits(const HeadInput& input) const override {
+    return linear_logits(input.hidden, working_map());
+  }
+  at::Tensor compute_loss(const HeadInput& input, const at::Tensor& targets,
+                          const LossOptions& options) const override {
+    return linear_cross_entropy(input.hidden, working_map(), targets,
+                                {.label_smoothing = options.label_smoothing, .z_loss = options.z_loss});
+  }
+
+  ParameterPtr weight_, bias_;
+  double scale_ = 1, softcap_;
+};
+
+}  // namespace
+
+void LinearHeadOptions::visit_fields(FieldVisitor& visitor) {
+  visitor.field("bias", bias, "adds a trained bias of V numbers to the logits");
+  visitor.field("logit_softcap", logit_softcap, "c of c tanh(z / c); 0 leaves the logits as they are", at_least(0));
+  visitor.field("mup_base_width", mup_base_width,
+                "logits are multiplied by this over hidden_size (muP); null: by 1", at_least(1));
+}
+
+std::unique_ptr<LmHead> make_linear_head(const HeadOptions& options, const HeadContext& context) {
+  return std::make_unique<LinearHead>(dynamic_cast<const LinearHeadOptions&>(options), context);
+}
+
+}  // namespace lmhead

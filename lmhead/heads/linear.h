@@ -1,0 +1,18 @@
+// The dense linear head.
+#pragma once
+
+#include "lmhead/heads/lm_head.h"
+
+namespace lmhead {
+
+/// z = softcap(s (W h + b)): V x D parameters, or none of its own where it is tied to the embedding.
+struct LinearHeadOptions : HeadOptions {
+  bool bias = false;
+  double logit_softcap = 0;
+  std::optional<std::int64_t> mup_base_width;
+  void visit_fields(FieldVisitor& visitor) override;
+};
+
+std::unique_ptr<LmHead> make_linear_head(const HeadOptions& options, const HeadContext& context);
+
+}  // namespace lmhead

@@ -1,0 +1,51 @@
+#include "lmhead/models/decoder_options.h"
+
+#include "lmhead/base/error.h"
+
+namespace lmhead {
+
+void DecoderOptions::visit_fields(FieldVisitor& visitor) {
+  visitor.field("hidden_size", hidden_size, "D, the width of the features", at_least(1));
+  visitor.field("intermediate_size", intermediate_size,
+                "inner width of the MLP; null: 4 D for gelu, 8/3 D rounded up to a multiple of 4 for swiglu", at_least(1));
+  visitor.field("num_hidden_layers", num_hidden_layers, "decoder blocks", at_least(0));
+  visitor.field("num_attention_heads", num_attention_heads, "query heads", at_least(1));
+  visitor.field("num_key_value_heads", num_key_value_heads, "key and value heads; null: as many as query heads",
+                at_least(1));
+  visitor.field("head_dim", head_dim, "width of a head; null: hidden_size / num_attention_heads", at_least(1));
+  visitor.field("vocab_size", vocab_size, "V; null: the dataset's", at_least(1));
+  visitor.field("norm", norm, "normalisation of the features", {"rmsnorm", "layernorm"});
+  visitor.field("norm_eps", norm_eps, "added to the mean square or variance", above(0));
+  visitor.field("norm_position", norm_position,
+                "pre: x + f(norm(x)); post: norm(x + f(x)), no final norm; output: x + norm(f(x))",
+                {"pre", "post", "output"});
+  visitor.field("position", position, "how positions enter", {"rotary", "learned", "none"});
+  visitor.field("rope_theta", rope_theta, "base of the rotary frequencies", above(0));
+  visitor.field("max_position_embeddings", max_position_embeddings, "rows of the learned position table", at_least(1));
+  visitor.field("activation", activation, "of the MLP; gelu is the tanh form of GPT-2", {"swiglu", "gelu"});
+  visitor.field("attention_bias", attention_bias, "biases on the four attention projections");
+  visitor.field("mlp_bias", mlp_bias, "biases on the MLP's projections");
+  visitor.field("qk_norm", qk_norm, "RMSNorm of every query and key head before positions enter");
+  visitor.field("tie_word_embeddings", tie_word_embeddings, "the head uses the embedding's matrix");
+  visitor.field("initializer", initializer,
+                "llama: normal(initializer_range) everywhere; gpt2: the same, residual projections divided by sqrt(2 layers)",
+                {"llama", "gpt2"});
+  visitor.field("initializer_range", initializer_range, "standard deviation of initial matrices", above(0));
+}
+
+std::int64_t DecoderOptions::resolved_intermediate_size() const {
+  if (intermediate_size) return *intermediate_size;
+  return activation == "gelu" ? 4 * hidden_size : (8 * hidden_size + 11) / 12 * 4;
+}
+
+void DecoderOptions::check() const {
+  require(head_dim || hidden_size % num_attention_heads == 0, "model", "hidden_size ", hidden_size,
+          " must be a multiple of num_attention_heads ", num_attention_heads, " where head_dim is null");
+  require(num_attention_heads % resolved_num_key_value_heads() == 0, "model",
+          "num_attention_heads must be a multiple of num_key_value_heads ", resolved_num_key_value_heads(), ", got ",
+          num_attention_heads);
+  require(position != "rotary" || resolved_head_dim() % 2 == 0, "model",
+          "head_dim must be even for rotary positions, got ", resolved_head_dim());
+}
+
+}  // namespace lmhead

@@ -1,0 +1,52 @@
+// Checkpoints of a run: whole folders that appear at once, the newest few and the best kept.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+
+#include "lmhead/models/causal_model.h"
+#include "lmhead/train/optimizer.h"
+
+namespace lmhead {
+
+/// What a checkpoint knows beside tensors.
+struct TrainingState {
+  std::int64_t step = 0;
+  std::int64_t tokens = 0;
+  double wall_seconds = 0;
+  double measure_seconds = 0;
+  std::int64_t best_step = 0;  // 0: no validation yet
+  double best_validation_loss = 0;
+  std::string dataset_hash, tokenizer_hash, configuration_hash;
+  std::int64_t threads = 0;
+  void visit_fields(FieldVisitor& visitor);
+};
+
+class CheckpointFolder {
+ public:
+  /// `folder` holds the checkpoints; `keep_last` of them stay, and the best.
+  CheckpointFolder(std::filesystem::path folder, std::int64_t keep_last);
+
+  /// Writes a checkpoint for `state.step` and removes those that need not stay. On an error the earlier ones are untouched.
+  void save(const TrainingState& state, const ParameterList& parameters, Optimizer& optimizer) const;
+  /// The newest whole checkpoint's step.
+  std::optional<std::int64_t> newest() const;
+  /// Reads a checkpoint into parameters and optimiser; throws where names or shapes differ.
+  TrainingState load(std::int64_t step, const ParameterList& parameters, Optimizer& optimizer) const;
+
+  std::filesystem::path path_of(std::int64_t step) const;
+
+ private:
+  std::vector<std::int64_t> steps() const;
+  void remove_superfluous(const TrainingState& state) const;
+  std::filesystem::path folder_;
+  std::int64_t keep_last_;
+};
+
+/// Reads the tensors of a safetensors file into the model's parameters; throws, naming the tensor, on any that is missing,
+/// misshapen or not float32, and on any that is left over.
+void load_parameters(const std::filesystem::path& file, const ParameterList& parameters);
+
+}  // namespace lmhead

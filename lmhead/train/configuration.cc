@@ -1,0 +1,28 @@
+#include "lmhead/train/configuration.h"
+
+namespace lmhead {
+
+void TrainingOptions::visit_fields(FieldVisitor& visitor) {
+  visitor.field("steps", steps, "optimiser steps", at_least(1));
+  visitor.field("seed", seed, "of initial values, and of the data's order where data.seed is null", at_least(0));
+  visitor.field("precision", precision, "of products; master weights and the residual stream stay float32",
+                {"float32", "bfloat16"});
+  visitor.field("clip_norm", clip_norm, "largest Euclidean norm of the whole gradient; 0: no clipping", at_least(0));
+  visitor.field("threads", threads, "of every operation; null: as many as there are cores", between(1, 4096));
+  visitor.field("validate_every", validate_every, "steps between validations; 0: only after the last step", at_least(0));
+  visitor.field("checkpoint_every", checkpoint_every, "steps between checkpoints; 0: only after the last step",
+                at_least(0));
+  visitor.field("keep_last", keep_last, "newest checkpoints that stay, beside the best", at_least(1));
+}
+
+void TrainConfiguration::visit_fields(FieldVisitor& visitor) {
+  visitor.group("data", data, "what is learned");
+  visitor.group("model", model, "the decoder");
+  visitor.group("head", head, "the LM head");
+  visitor.group("loss", loss, "what is added to cross-entropy");
+  visitor.group("optimizer", optimizer, "the optimiser");
+  visitor.group("schedule", schedule, "the learning rate over the run");
+  visitor.group("training", training, "the run itself");
+}
+
+}  // namespace lmhead

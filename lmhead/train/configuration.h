@@ -1,0 +1,35 @@
+// The part of a run's configuration that the trainer reads.
+#pragma once
+
+#include "lmhead/data/data_options.h"
+#include "lmhead/heads/lm_head.h"
+#include "lmhead/models/decoder_options.h"
+#include "lmhead/train/optimizer.h"
+#include "lmhead/train/schedule.h"
+
+namespace lmhead {
+
+struct TrainingOptions {
+  std::int64_t steps = 300;
+  std::int64_t seed = 0;
+  std::string precision = "float32";
+  double clip_norm = 1;
+  std::optional<std::int64_t> threads;
+  std::int64_t validate_every = 100;
+  std::int64_t checkpoint_every = 100;
+  std::int64_t keep_last = 2;
+  void visit_fields(FieldVisitor& visitor);
+};
+
+struct TrainConfiguration {
+  DataOptions data;
+  DecoderOptions model;
+  HeadSpecification head;
+  LossOptions loss;
+  OptimizerOptions optimizer;
+  ScheduleOptions schedule;
+  TrainingOptions training;
+  void visit_fields(FieldVisitor& visitor);
+};
+
+}  // namespace lmhead

@@ -1,0 +1,245 @@
+#include "lmhead/train/trainer.h"
+
+#include <ATen/Parallel.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/_foreach_mul.h>
+#include <sys/resource.h>
+#include <torch/version.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <ctime>
+#include <nlohmann/json.hpp>
+#include <numbers>
+
+#include "lmhead/base/error.h"
+
+namespace lmhead {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+
+std::string now_in_iso_8601() {
+  const std::time_t now = std::time(nullptr);
+  std::tm parts{};
+  ::gmtime_r(&now, &parts);
+  char text[32];
+  std::strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%SZ", &parts);
+  return text;
+}
+
+std::unique_ptr<BatchSource> open_run_batches(const TrainConfiguration& configuration) {
+  return open_batches(configuration.data, std::uint64_t(configuration.training.seed), configuration.model.vocab_size);
+}
+
+std::int64_t model_vocab_size(const TrainConfiguration& configuration, const BatchSource& batches) {
+  return configuration.model.vocab_size.value_or(batches.vocab_size());
+}
+
+double count(const ParameterList& parameters) {
+  double numbers = 0;
+  for (const ParameterPtr& parameter : parameters) numbers += double(parameter->value.numel());
+  return numbers;
+}
+
+}  // namespace
+
+Json to_json(const StepRecord& record) {
+  Json json = {{"step", record.step},
+               {"tokens", record.tokens},
+               {"loss", record.loss},
+               {"learning_rate", record.learning_rate},
+               {"gradient_norm", record.gradient_norm},
+               {"tokens_per_second", record.tokens_per_second},
+               {"wall_seconds", record.wall_seconds},
+               {"measure_seconds", record.measure_seconds}};
+  if (record.validation) {
+    const Validation& v = *record.validation;
+    json["validation"] = {{"loss", v.loss},
+                          {"perplexity", std::exp(v.loss)},
+                          {"bits_per_byte", v.bits_per_byte ? Json(*v.bits_per_byte) : Json(nullptr)},
+                          {"top1_accuracy", v.top1_accuracy},
+                          {"tokens", v.tokens}};
+  }
+  for (const auto& item : record.observations.items()) json[item.key()] = item.value();
+  return json;
+}
+
+Trainer::Trainer(const TrainConfiguration& configuration, const Json& complete,
+                 const std::filesystem::path& run_folder)
+    : configuration_(configuration),
+      folder_(run_folder, complete),
+      batches_(open_run_batches(configuration)),
+      model_(configuration.model, configuration.head, model_vocab_size(configuration, *batches_),
+             std::uint64_t(configuration.training.seed)),
+      parameters_(model_.parameters()),
+      optimizer_(make_optimizer(configuration.optimizer, parameters_)),
+      checkpoints_(folder_.checkpoints(), configuration.training.keep_last),
+      started_(now_in_iso_8601()) {
+  if (configuration_.training.threads) at::set_num_threads(int(*configuration_.training.threads));
+  restore();
+  set_working_type(parameters_, configuration_.training.precision == "bfloat16" ? at::kBFloat16 : at::kFloat);
+}
+
+void Trainer::restore() {
+  if (const auto newest = checkpoints_.newest()) {
+    state_ = checkpoints_.load(*newest, parameters_, *optimizer_);
+    const std::string where = checkpoints_.path_of(*newest).string();
+    require(state_.tokenizer_hash == batches_->tokenizer_hash(), "train", where,
+            " must come from a dataset with the same tokenizer ", state_.tokenizer_hash, ", got ",
+            batches_->tokenizer_hash());
+    require(state_.dataset_hash == batches_->content_hash(), "train", where, " must come from the same dataset ",
+            state_.dataset_hash, ", got ", batches_->content_hash());
+  }
+  state_.dataset_hash = batches_->content_hash();
+  state_.tokenizer_hash = batches_->tokenizer_hash();
+  state_.configuration_hash = folder_.configuration_hash();
+  state_.threads = at::get_num_threads();
+  for (Json& line : folder_.open_log(state_.step))
+    if (line.contains("validation")) last_validated_line_ = std::move(line);
+}
+
+bool Trainer::run(const TrainerControl& control) {
+  const TrainingOptions& options = configuration_.training;
+  while (state_.step < options.steps) {
+    const StepRecord record = step();
+    const bool last = state_.step == options.steps;
+    folder_.append(to_json(record));
+    if (record.validation) last_validated_line_ = to_json(record);
+    const bool best = record.validation && state_.best_step == state_.step;
+    const bool stop = !last && control.should_stop();
+    const bool due = options.checkpoint_every > 0 && state_.step % options.checkpoint_every == 0;
+    if (last || stop || due || best) save();
+    control.on_step(record);
+    if (stop) return false;
+  }
+  return true;
+}
+
+StepRecord Trainer::step() {
+  const auto start = Clock::now();
+  const std::int64_t step = state_.step + 1;
+  refresh_working(parameters_);
+  std::vector<at::Tensor> gradients(parameters_.size());
+  StepView view{step, {}, {}, *model_.head};
+  const double loss = accumulate_gradients(gradients, &view);
+  require(std::isfinite(loss), "train", "the loss must be finite, got ", loss, " at step ", step, "; ",
+          checkpoints_.newest() ? "the checkpoint of step " + std::to_string(*checkpoints_.newest()) + " is kept"
+                                : std::string("there is no checkpoint yet"));
+  double seconds = seconds_since(start);
+
+  // Observers see the parameters that the gradients belong to, so they come before the update.
+  const auto measure_start = Clock::now();
+  Json observations = Json::object();
+  for (const auto& observer : observers_)
+    if (observer->wants(step)) observations[observer->name()] = observer->observe(view);
+  state_.measure_seconds += seconds_since(measure_start);
+
+  const auto update_start = Clock::now();
+  exchange_(gradients);
+  const double norm = gradient_norm(gradients);
+  require(std::isfinite(norm), "train", "the gradient must be finite, got norm ", norm, " at step ", step);
+  const double clip = configuration_.training.clip_norm;
+  if (clip > 0 && norm > clip) {
+    std::vector<at::Tensor> defined;
+    for (const at::Tensor& gradient : gradients)
+      if (gradient.defined()) defined.push_back(gradient);
+    at::_foreach_mul_(defined, clip / (norm + 1e-6));  // as torch.nn.utils.clip_grad_norm_
+  }
+  const double factor = schedule_factor(configuration_.schedule, step, configuration_.training.steps);
+  optimizer_->step(gradients, step, factor);
+  seconds += seconds_since(update_start);
+
+  const std::int64_t tokens = batches_->tokens_per_step();
+  state_.step = step;
+  state_.tokens += tokens;
+  state_.wall_seconds += seconds;
+  speeds_.push_back(double(tokens) / seconds);
+  StepRecord record{step,           state_.tokens,       loss, configuration_.optimizer.learning_rate * factor, norm,
+                    speeds_.back(), state_.wall_seconds, 0,    std::nullopt, std::move(observations)};
+  record.measure_seconds = state_.measure_seconds;
+  const std::int64_t every = configuration_.training.validate_every;
+  if (step == configuration_.training.steps || (every > 0 && step % every == 0)) {
+    record.validation = validate();
+    if (state_.best_step == 0 || record.validation->loss < state_.best_validation_loss) {
+      state_.best_step = step;
+      state_.best_validation_loss = record.validation->loss;
+    }
+  }
+  return record;
+}
+
+double Trainer::accumulate_gradients(std::vector<at::Tensor>& gradients, StepView* last) {
+  const std::int64_t parts = configuration_.data.micro_batches;
+  double loss_sum = 0;
+  for (std::int64_t part = 0; part < parts; ++part) {
+    const Batch batch = batches_->training_batch(last->step - 1, part);
+    const at::Tensor hidden = model_.decoder.forward(batch.tokens);
+    const at::Tensor loss = model_.head->loss({hidden, batch.tokens, {}}, batch.targets, configuration_.loss);
+    loss_sum += loss.item<double>();
+    (parts == 1 ? loss : loss.div(double(parts))).backward();
+    for (std::size_t index = 0; index < parameters_.size(); ++index) {
+      const at::Tensor gradient = take_gradient(*parameters_[index]);
+      if (!gradient.defined()) continue;
+      gradients[index] = gradients[index].defined() ? gradients[index].add_(gradient) : gradient;
+    }
+    last->hidden = hidden.detach();
+    last->targets = batch.targets;
+  }
+  return loss_sum / double(parts);
+}
+
+Validation Trainer::validate() const {
+  at::NoGradGuard no_grad;
+  refresh_working(parameters_);
+  double loss = 0, correct = 0, tokens = 0;
+  for (std::int64_t index = 0; index < batches_->validation_batches(); ++index) {
+    const Batch batch = batches_->validation_batch(index);
+    const HeadInput input{model_.decoder.forward(batch.tokens), batch.tokens, {}};
+    const auto rows = double(batch.targets.size(0));
+    const at::Tensor logits = model_.head->logits(input);
+    loss += model_.head->loss(input, batch.targets).item<double>() * rows;
+    correct += logits.argmax(1).eq(batch.targets).sum().item<double>();
+    tokens += rows;
+  }
+  Validation validation{loss / tokens, std::nullopt, correct / tokens, std::int64_t(tokens)};
+  if (const auto bytes = batches_->validation_bytes_per_token())
+    validation.bits_per_byte = validation.loss / std::numbers::ln2 / *bytes;
+  return validation;
+}
+
+void Trainer::save() { checkpoints_.save(state_, parameters_, *optimizer_); }
+
+Json Trainer::summary(bool finished) const {
+  std::vector<double> speeds = speeds_;
+  std::sort(speeds.begin(), speeds.end());
+  rusage usage{};
+  ::getrusage(RUSAGE_SELF, &usage);
+  const double head = count(model_.head->parameters());
+  return {{"state", finished ? "finished" : "stopped"},
+          {"steps", state_.step},
+          {"tokens", state_.tokens},
+          {"wall_seconds", state_.wall_seconds},
+          {"measure_seconds", state_.measure_seconds},
+          {"tokens_per_second", speeds.empty() ? Json(nullptr) : Json(speeds[speeds.size() / 2])},
+          {"peak_memory_bytes", std::int64_t(usage.ru_maxrss) * 1024},
+          {"parameters", std::int64_t(count(parameters_))},
+          {"parameters_head", std::int64_t(head)},
+          {"parameters_body", std::int64_t(count(parameters_) - head)},
+          {"final", last_validated_line_ ? *last_validated_line_ : Json(nullptr)},
+          {"best", state_.best_step > 0
+                       ? Json{{"step", state_.best_step}, {"validation_loss", state_.best_validation_loss}}
+                       : Json(nullptr)},
+          {"vocab_size", model_.head->vocab_size()},
+          {"hidden_size", model_.head->hidden_size()},
+          {"dataset", {{"content_hash", state_.dataset_hash}}},
+          {"version", LMHEAD_VERSION},
+          {"torch_version", TORCH_VERSION},
+          {"threads", at::get_num_threads()},
+          {"started", started_},
+          {"finished", now_in_iso_8601()}};
+}
+
+}  // namespace lmhead

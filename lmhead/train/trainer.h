@@ -1,0 +1,82 @@
+// The training loop: batches in, a run folder out; exact to resume.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "lmhead/data/batches.h"
+#include "lmhead/models/causal_model.h"
+#include "lmhead/train/checkpoint.h"
+#include "lmhead/train/configuration.h"
+#include "lmhead/train/observer.h"
+#include "lmhead/train/run_folder.h"
+
+namespace lmhead {
+
+struct Validation {
+  double loss;  // nats per token
+  std::optional<double> bits_per_byte;
+  double top1_accuracy;
+  std::int64_t tokens;
+};
+
+/// One step as the log has it.
+struct StepRecord {
+  std::int64_t step, tokens;
+  double loss, learning_rate, gradient_norm, tokens_per_second, wall_seconds, measure_seconds;
+  std::optional<Validation> validation;
+  Json observations;  // by the observers' names
+};
+Json to_json(const StepRecord& record);
+
+struct TrainerControl {
+  std::function<void(const StepRecord&)> on_step = [](const StepRecord&) {};
+  /// Asked after every step; true ends the run with a checkpoint of that step.
+  std::function<bool()> should_stop = [] { return false; };
+};
+
+class Trainer {
+ public:
+  /// `configuration` is the whole of it as it stands in the run folder, which may hold more than the trainer reads.
+  Trainer(const TrainConfiguration& configuration, const Json& complete, const std::filesystem::path& run_folder);
+
+  void add_observer(std::unique_ptr<Observer> observer) { observers_.push_back(std::move(observer)); }
+  /// Called with every step's gradients before clipping; the one place where those of several processes meet.
+  void set_gradient_exchange(std::function<void(std::vector<at::Tensor>&)> exchange) { exchange_ = std::move(exchange); }
+
+  /// Trains to the last step or until stopped, from the newest checkpoint where there is one; true when the last step is done.
+  /// Throws on a loss that is not finite (the newest checkpoint stays), on a full disk, on data that cannot be read.
+  bool run(const TrainerControl& control = {});
+
+  const CausalModel& model() const { return model_; }
+  const BatchSource& batches() const { return *batches_; }
+  /// The step that `run` starts after: 0, or the newest checkpoint's.
+  std::int64_t resumed_step() const { return state_.step; }
+  /// What summary.json says, beside what the caller adds.
+  Json summary(bool finished) const;
+  RunFolder& folder() { return folder_; }
+
+ private:
+  void restore();
+  StepRecord step();
+  double accumulate_gradients(std::vector<at::Tensor>& gradients, StepView* last);
+  Validation validate() const;
+  void save();
+
+  TrainConfiguration configuration_;
+  RunFolder folder_;
+  std::unique_ptr<BatchSource> batches_;
+  CausalModel model_;
+  ParameterList parameters_;
+  std::unique_ptr<Optimizer> optimizer_;
+  CheckpointFolder checkpoints_;
+  TrainingState state_;
+  std::vector<std::unique_ptr<Observer>> observers_;
+  std::function<void(std::vector<at::Tensor>&)> exchange_ = [](std::vector<at::Tensor>&) {};
+  std::vector<double> speeds_;  // tokens per second of the steps of this process
+  std::optional<Json> last_validated_line_;
+  std::string started_;
+};
+
+}  // namespace lmhead
