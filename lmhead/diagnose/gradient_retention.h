@@ -1,0 +1,66 @@
+// How much of the logit gradient the head lets through to the backbone (Godey & Artzi, arXiv 2603.10145).
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+
+#include "lmhead/base/options.h"
+#include "lmhead/diagnose/head_space.h"
+
+namespace lmhead {
+
+/// When and how a run measures its gradient retention.
+struct GradientRetentionOptions {
+  std::int64_t every = 0;
+  std::int64_t tokens = 0;
+  HeadSpaceOptions head_space;
+  void visit_fields(FieldVisitor& visitor);
+};
+
+/// The figures over all tokens seen; the glossary defines each. Ratios are NaN where every logit gradient was
+/// zero.
+struct GradientRetentionResult {
+  double destroyed_ratio;
+  double null_destroyed_ratio;
+  double destroyed_excess;
+  double retained_energy;
+  double visible_cosine;
+  double step_cosine;  // 0 where the head lets nothing through
+  std::int64_t head_rank;
+  double head_condition;
+  std::int64_t tokens;
+  bool centered;
+};
+
+/// The result under the keys of the glossary; `centered` is there only where it is true.
+Json to_json(const GradientRetentionResult& result);
+
+/// Accumulates the figures over batches; W is fixed for its lifetime. Memory: D x D float64, and one copy of
+/// W where W is ill-conditioned, centered or narrower than float32.
+class GradientRetention {
+ public:
+  explicit GradientRetention(const LinearMap& map, const HeadSpaceOptions& options = {});
+
+  /// Adds `hidden` [N, D] with `targets` [N] int64; rows whose target is -100 are left out. Returns the
+  /// energies of the other rows, in order. Throws on targets outside [0, V) and on features that are not
+  /// finite.
+  TokenEnergies update(const at::Tensor& hidden, const at::Tensor& targets);
+  /// Throws where no token was seen.
+  GradientRetentionResult compute() const;
+  void reset();
+
+  const HeadSpace& head_space() const { return head_space_; }
+
+ private:
+  HeadSpace head_space_;
+  std::int64_t tokens_ = 0;
+  double total_ = 0, retained_ = 0, gradient_square_ = 0, step_square_ = 0;
+};
+
+/// One batch measured by itself, over `options.tokens` evenly spaced rows where that is not 0.
+GradientRetentionResult measure_gradient_retention(const LinearMap& map, const at::Tensor& hidden,
+                                                   const at::Tensor& targets,
+                                                   const GradientRetentionOptions& options = {});
+
+}  // namespace lmhead

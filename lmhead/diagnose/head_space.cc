@@ -1,0 +1,172 @@
+#include "lmhead/diagnose/head_space.h"
+
+#include <ATen/TensorOperators.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/linalg_eigh.h>
+#include <ATen/ops/linalg_pinv.h>
+#include <ATen/ops/linalg_svdvals.h>
+#include <ATen/ops/matmul.h>
+#include <ATen/ops/zeros.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "lmhead/base/error.h"
+#include "lmhead/base/options.h"
+#include "lmhead/kernels/linear_cross_entropy.h"
+
+namespace lmhead {
+namespace {
+
+constexpr const char* kWho = "head_space";
+/// Above this condition the float64 Gram matrix has lost too many digits of the small directions for one
+/// pass.
+constexpr double kOnePassCondition = 1e4;
+/// T amplifies the rounding of a gradient by the condition; up to this much of it is let through.
+constexpr double kAmplifiedRounding = 4e-6;
+
+/// Rows of W to convert at once: 8 MB of float64.
+std::int64_t tile_rows(std::int64_t hidden_size) {
+  return std::clamp<std::int64_t>((std::int64_t(1) << 20) / hidden_size, 64, 8192);
+}
+
+}  // namespace
+
+void HeadSpaceOptions::visit_fields(FieldVisitor& visitor) {
+  visitor.field("rank_cutoff", rank_cutoff,
+                "singular values of the head not above this share of the largest count as zero; "
+                "null: 2e-7 for float64 weights, else 1e-6",
+                between(0, 1));
+  visitor.field(
+      "center_weight", center_weight,
+      "measure the column space of the head less its mean row (changes neither probabilities nor gradients)");
+}
+
+HeadSpace::HeadSpace(const LinearMap& map, const HeadSpaceOptions& options) : options_(options), map_(map) {
+  at::NoGradGuard no_grad;
+  const at::Tensor& weight = map.weight;
+  require(
+      weight.defined() && weight.dim() == 2 && weight.numel() > 0 && at::isFloatingType(weight.scalar_type()),
+      kWho, "weight must be a floating [V, D] that is not empty, got ",
+      weight.defined() ? weight.sizes() : at::IntArrayRef{});
+  require(!map.bias.defined() || (map.bias.dim() == 1 && map.bias.size(0) == weight.size(0)), kWho,
+          "bias must be [", weight.size(0), "], got ",
+          map.bias.defined() ? map.bias.sizes() : at::IntArrayRef{});
+  require(
+      !options.center_weight || map.logit_softcap == 0, kWho,
+      "center_weight must be off where logits are soft-capped: rows of their gradient do not sum to zero");
+  hidden_size_ = weight.size(1);
+  map_.weight = weight.detach();
+  if (map.bias.defined()) map_.bias = map.bias.detach();
+  find_basis();
+
+  // The statistics' rounding is that of the type they are computed in; a narrower one than float32 is never
+  // used.
+  const bool is_double = weight.scalar_type() == at::kDouble, is_float = weight.scalar_type() == at::kFloat;
+  const double rounding =
+      is_double ? std::numeric_limits<double>::epsilon() : std::numeric_limits<float>::epsilon();
+  const bool careful =
+      condition_ * rounding > kAmplifiedRounding || options.center_weight || (!is_double && !is_float);
+  if (map_.bias.defined()) map_.bias = map_.bias.to(is_double ? at::kDouble : at::kFloat);
+  if (careful) form_basis();
+}
+
+at::Tensor HeadSpace::weight_tile(std::int64_t row, std::int64_t rows) const {
+  const at::Tensor tile = map_.weight.narrow(0, row, rows).to(at::kDouble);
+  return mean_row_.defined() ? tile - mean_row_ : tile;
+}
+
+at::Tensor HeadSpace::gram(const at::Tensor& transform) const {
+  const std::int64_t vocab_size = map_.weight.size(0), step = tile_rows(hidden_size_);
+  const std::int64_t width = transform.defined() ? transform.size(1) : hidden_size_;
+  at::Tensor sum = at::zeros({width, width}, map_.weight.options().dtype(at::kDouble));
+  for (std::int64_t row = 0; row < vocab_size; row += step) {
+    at::Tensor tile = weight_tile(row, std::min(step, vocab_size - row));
+    if (transform.defined()) tile = at::matmul(tile, transform);
+    sum.addmm_(tile.t(), tile);
+  }
+  return sum;
+}
+
+void HeadSpace::find_basis() {
+  const at::Tensor& weight = map_.weight;
+  if (options_.center_weight) mean_row_ = weight.mean(0, false, at::kDouble);
+  const double cutoff = options_.rank_cutoff.value_or(weight.scalar_type() == at::kDouble ? 2e-7 : 1e-6);
+
+  const at::Tensor first_gram = gram({});
+  require(std::isfinite(first_gram.trace().item<double>()), kWho,
+          "weight must be finite, got NaN or infinity in it");
+  const auto [eigenvalues, eigenvectors] = at::linalg_eigh(first_gram);
+  const at::Tensor ascending = eigenvalues.clamp_min(0).sqrt();
+  const double largest = ascending[-1].item<double>();
+  rank_ = std::min<std::int64_t>(ascending.gt(cutoff * largest).sum().item<std::int64_t>(), weight.size(0));
+  singular_values_ = ascending.flip(0).narrow(0, 0, std::min(weight.size(0), hidden_size_)).clone();
+  const at::Tensor kept = ascending.narrow(0, hidden_size_ - rank_, rank_);
+  const at::Tensor vectors = eigenvectors.narrow(1, hidden_size_ - rank_, rank_);
+  transform_ = vectors / kept;
+  coordinates_ = (vectors * kept).t();
+  if (rank_ == 0) return;
+
+  condition_ = largest / kept[0].item<double>();
+  if (condition_ <= kOnePassCondition) return;
+  const auto [second_values, second_vectors] = at::linalg_eigh(gram(transform_));
+  transform_ = at::matmul(transform_, second_vectors / second_values.sqrt());
+  coordinates_ = at::linalg_pinv(transform_);
+  const at::Tensor refined = at::linalg_svdvals(transform_).reciprocal().flip(0);
+  singular_values_.narrow(0, 0, rank_).copy_(refined);
+  condition_ = (refined[0] / refined[-1]).item<double>();
+}
+
+void HeadSpace::form_basis() {
+  if (rank_ == 0) {
+    map_.weight = map_.weight.to(map_.weight.scalar_type() == at::kDouble ? at::kDouble : at::kFloat);
+    return;
+  }
+  const std::int64_t vocab_size = map_.weight.size(0), step = tile_rows(hidden_size_);
+  const at::ScalarType type = map_.weight.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+  at::Tensor basis = at::empty({vocab_size, rank_}, map_.weight.options().dtype(type));
+  for (std::int64_t row = 0; row < vocab_size; row += step) {
+    const std::int64_t rows = std::min(step, vocab_size - row);
+    basis.narrow(0, row, rows).copy_(at::matmul(weight_tile(row, rows), transform_));
+  }
+  map_.weight = basis;
+  through_basis_ = true;
+}
+
+TokenEnergies HeadSpace::energies(const at::Tensor& hidden, const at::Tensor& targets) const {
+  at::NoGradGuard no_grad;
+  if (hidden.size(0) == 0) {
+    const at::Tensor none = at::zeros({0}, transform_.options());
+    return {none, none, none, none, none, none.to(at::kBool)};
+  }
+  at::Tensor features = hidden.detach();
+  if (through_basis_)
+    features = at::matmul(features.to(at::kDouble), coordinates_.t());  // h W^T = (h R^T) Q^T
+  const TokenStatistics statistics = token_statistics(features.to(map_.weight.scalar_type()), map_, targets);
+
+  at::Tensor gradient = statistics.hidden_gradient.to(at::kDouble);
+  const at::Tensor projection = through_basis_ ? gradient : at::matmul(gradient, transform_);  // Q^T d
+  if (through_basis_) gradient = at::matmul(projection, coordinates_);
+  TokenEnergies energies;
+  energies.total = statistics.logit_gradient_square.to(at::kDouble);
+  energies.retained = spans_everything() ? energies.total.clone() : projection.square().sum(1);
+  energies.gradient_square = gradient.square().sum(1);
+  energies.step_square = at::matmul(gradient, coordinates_.t()).square().sum(1);
+  energies.log_probability = statistics.log_probability.to(at::kDouble);
+  energies.correct = statistics.correct;
+  return energies;
+}
+
+at::Tensor HeadSpace::projection_coefficients(const at::Tensor& gradient) const {
+  at::NoGradGuard no_grad;
+  return at::matmul(at::matmul(gradient.to(at::kDouble), transform_), transform_.t());
+}
+
+double HeadSpace::null_destroyed_energy() const {
+  if (spans_everything()) return 0;
+  return 1 - double(rank_) / double(vocab_size() - (centered() ? 1 : 0));
+}
+
+}  // namespace lmhead

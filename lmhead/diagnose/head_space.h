@@ -1,0 +1,87 @@
+// The column space of a head's weight, and how much of each token's logit gradient lies in it.
+//
+// Everything is exact and streams: nothing of size V x V, and nothing of size N x V beyond a block of rows,
+// exists.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <optional>
+
+#include "lmhead/kernels/linear_map.h"
+
+namespace lmhead {
+
+class FieldVisitor;
+
+/// How the numerical column space of W is decided.
+struct HeadSpaceOptions {
+  std::optional<double> rank_cutoff;  // null: 2e-7 for float64 weights, else 1e-6
+  bool center_weight = false;
+  void visit_fields(FieldVisitor& visitor);
+};
+
+/// Sums of squares that all retention figures are made of, one row a token, float64. With d = dL_t/dz_t the
+/// gradient of the token's own loss at the output of the linear map's product (p - y for a map without scale
+/// and soft-cap):
+struct TokenEnergies {
+  at::Tensor total;            // [n] ||d||^2
+  at::Tensor retained;         // [n] ||P_W d||^2 = g^T (W^T W)^+ g
+  at::Tensor gradient_square;  // [n] ||g||^2, g = W^T d
+  at::Tensor step_square;      // [n] ||W g||^2 = g^T W^T W g: the logit change that -g induces
+  at::Tensor log_probability;  // [n] nats
+  at::Tensor correct;          // [n] bool: the target has the largest logit
+};
+
+/// An orthonormal basis Q = W T of col(W), with W = Q R.
+///
+/// W^T W is formed in float64 from tiles of W; directions whose singular value is not above rank_cutoff times
+/// the largest are left out. Where the condition is above 1e4 a second pass makes Q orthonormal again
+/// (theory: two rounds of Cholesky-QR, Yamamoto et al. 2015, by eigenvectors instead of triangles). Where the
+/// gradient's own rounding would be amplified too much by T, Q is formed once (one copy of W) and the loss is
+/// differentiated through Q itself.
+class HeadSpace {
+ public:
+  /// Throws where the map's shapes or types do not fit together or W is not finite.
+  explicit HeadSpace(const LinearMap& map, const HeadSpaceOptions& options = {});
+
+  /// The energies of `hidden` [n, D] with `targets` [n], none of which may be ignored. Memory: n x D float64.
+  TokenEnergies energies(const at::Tensor& hidden, const at::Tensor& targets) const;
+
+  /// Projects logit gradients onto col(W): rows of `gradient` [n, D] = d W become P_W d = (result of this)
+  /// W^T.
+  at::Tensor projection_coefficients(const at::Tensor& gradient) const;
+
+  std::int64_t vocab_size() const { return map_.weight.size(0); }
+  std::int64_t hidden_size() const { return hidden_size_; }
+  std::int64_t rank() const { return rank_; }
+  /// Largest over smallest singular value that is counted in the rank; 0 for W = 0.
+  double condition() const { return condition_; }
+  /// All min(V, D) singular values of W (of the centered W where asked for), largest first, float64.
+  const at::Tensor& singular_values() const { return singular_values_; }
+  bool centered() const { return options_.center_weight; }
+  /// True where col(W) is all of the space that a logit gradient can lie in.
+  bool spans_everything() const { return rank_ >= vocab_size() - (centered() ? 1 : 0); }
+  /// Expected ||d - P d||^2 / ||d||^2 for a uniformly random subspace of the same dimension.
+  double null_destroyed_energy() const;
+
+ private:
+  at::Tensor weight_tile(std::int64_t row, std::int64_t rows) const;
+  at::Tensor gram(const at::Tensor& transform) const;
+  void find_basis();
+  void form_basis();
+
+  HeadSpaceOptions options_;
+  LinearMap map_;  // what the loss is differentiated through; its weight is W, or Q once that is formed
+  bool through_basis_ = false;
+  std::int64_t hidden_size_;
+  at::Tensor mean_row_;     // [D] float64, where centered
+  at::Tensor transform_;    // T, [D, rank] float64
+  at::Tensor coordinates_;  // R = T^+, [rank, D] float64
+  at::Tensor singular_values_;
+  std::int64_t rank_ = 0;
+  double condition_ = 0;
+};
+
+}  // namespace lmhead
