@@ -1,0 +1,74 @@
+#include <cstdio>
+#include <filesystem>
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "lmhead/base/error.h"
+#include "lmhead/cli/commands.h"
+#include "lmhead/cli/progress.h"
+#include "lmhead/study/run.h"
+
+namespace lmhead {
+namespace {
+
+namespace fs = std::filesystem;
+
+int print_keys() {
+  for (const FieldDescription& field : describe_options<RunConfiguration>())
+    std::printf("%s = %s\n    %s; %s\n", field.path.c_str(), field.default_value.c_str(), field.type.c_str(),
+                field.doc.c_str());
+  std::printf("(keys of a head: lmhead heads)\n");
+  return 0;
+}
+
+}  // namespace
+
+int run_train(const TrainRequest& request) {
+  if (request.keys) return print_keys();
+  const fs::path given = request.configuration;
+  const bool is_run = fs::is_directory(given);
+  require(!is_run || request.run.empty(), "train", "--run must not be given with a run folder, got ", request.run);
+  const fs::path file = is_run ? given / "config.json" : given;
+  Json json = parse_json(read_file(file), file.string());
+  for (const std::string& assignment : request.overrides) apply_override(json, assignment);
+  const fs::path folder = is_run                  ? given
+                          : !request.run.empty() ? fs::path(request.run)
+                                                  : fs::path("runs") / given.stem();
+
+  if (is_finished(folder, complete_configuration(json))) {
+    std::printf("%s is finished already\n", folder.c_str());
+    return 0;
+  }
+  install_stop_handler();
+  std::unique_ptr<Progress> progress;
+  const std::int64_t steps = read_options<RunConfiguration>(json).train.training.steps;
+  bool finished = false;
+  try {
+    finished = run_training(
+        json, folder,
+        {.on_start =
+             [&](std::int64_t first) {
+               if (first > 0) std::fprintf(stderr, "going on after step %lld\n", static_cast<long long>(first));
+               progress = std::make_unique<Progress>("", first, steps);
+             },
+         .trainer = {.on_step = [&](const StepRecord& record) { progress->show(record); },
+                     .should_stop = stop_requested}});
+  } catch (...) {
+    if (progress) progress->finish();
+    throw;
+  }
+  progress->finish();
+  if (!finished) {
+    std::fprintf(stderr, "stopped and saved; go on with: lmhead train %s\n", folder.c_str());
+    return 130;
+  }
+  const Json summary = *read_summary(folder);
+  const Json& validation = summary["final"]["validation"];
+  std::printf("%s: validation loss %.4f nats/token", folder.c_str(), validation["loss"].get<double>());
+  if (validation["bits_per_byte"].is_number())
+    std::printf(", %.4f bits/byte", validation["bits_per_byte"].get<double>());
+  std::printf(", %.0f tokens/s\n", summary["tokens_per_second"].get<double>());
+  return 0;
+}
+
+}  // namespace lmhead

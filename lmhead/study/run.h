@@ -1,0 +1,40 @@
+// One training run with everything attached: the configuration that a user writes, and what it takes to carry it out.
+#pragma once
+
+#include <filesystem>
+#include <functional>
+
+#include "lmhead/diagnose/gradient_retention.h"
+#include "lmhead/train/trainer.h"
+
+namespace lmhead {
+
+struct ObserveOptions {
+  GradientRetentionOptions gradient_retention;
+  void visit_fields(FieldVisitor& visitor);
+};
+
+/// A run is one complete configuration.
+struct RunConfiguration {
+  TrainConfiguration train;
+  ObserveOptions observe;
+  void visit_fields(FieldVisitor& visitor);
+};
+
+struct RunControl {
+  /// Called once the run is ready, with the step it starts after.
+  std::function<void(std::int64_t first_step)> on_start = [](std::int64_t) {};
+  TrainerControl trainer;
+};
+
+/// Trains in `folder` to the end or until stopped; writes the summary. True when the last step is done. `json` may leave out keys
+/// that have defaults; the folder's config.json has them all.
+bool run_training(const Json& json, const std::filesystem::path& folder, const RunControl& control);
+
+/// The configuration with every default written out, checked.
+Json complete_configuration(const Json& json);
+
+/// True where the folder holds this very configuration, finished.
+bool is_finished(const std::filesystem::path& folder, const Json& complete);
+
+}  // namespace lmhead
