@@ -1,0 +1,165 @@
+#include "lmhead/models/safetensors.h"
+
+#include <ATen/ops/empty.h>
+#include <ATen/ops/from_blob.h>
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cstring>
+#include <nlohmann/json.hpp>
+#include <numeric>
+
+#include "lmhead/base/error.h"
+
+namespace lmhead {
+namespace {
+
+static_assert(std::endian::native == std::endian::little,
+              "safetensors data is little endian and is read in place");
+
+constexpr std::array<std::pair<std::string_view, at::ScalarType>, 19> kAtenTypes = {{
+    {"BOOL", at::kBool},
+    {"U8", at::kByte},
+    {"I8", at::kChar},
+    {"F8_E5M2", at::kFloat8_e5m2},
+    {"F8_E4M3", at::kFloat8_e4m3fn},
+    {"F8_E8M0", at::kFloat8_e8m0fnu},
+    {"F8_E4M3FNUZ", at::kFloat8_e4m3fnuz},
+    {"F8_E5M2FNUZ", at::kFloat8_e5m2fnuz},
+    {"I16", at::kShort},
+    {"U16", at::kUInt16},
+    {"F16", at::kHalf},
+    {"BF16", at::kBFloat16},
+    {"I32", at::kInt},
+    {"U32", at::kUInt32},
+    {"F32", at::kFloat},
+    {"C64", at::kComplexFloat},
+    {"F64", at::kDouble},
+    {"I64", at::kLong},
+    {"U64", at::kUInt64},
+}};
+
+using NamedTensors = std::vector<std::pair<std::string, at::Tensor>>;
+
+/// Indices of the tensors, wider element types first, otherwise in the order given.
+std::vector<std::size_t> order_by_width(const NamedTensors& tensors) {
+  std::vector<std::size_t> order(tensors.size());
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin(), order.end(), [&](auto a, auto b) {
+    return tensors[a].second.element_size() > tensors[b].second.element_size();
+  });
+  return order;
+}
+
+/// The header's JSON text, padded with spaces so that the data begins at a multiple of 8.
+std::string header_text(const NamedTensors& tensors, const std::vector<std::size_t>& order,
+                        const std::map<std::string, std::string>& metadata, const std::string& file) {
+  std::string text = "{";
+  const auto quote = [&](const std::string& value) {
+    try {
+      return nlohmann::json(value).dump();
+    } catch (const nlohmann::json::exception&) {
+      fail("safetensors", file, ": names and metadata must be UTF-8, got something else");
+    }
+  };
+  const auto add = [&text](std::initializer_list<std::string_view> parts) {
+    for (const std::string_view part : parts) text += part;
+  };
+  if (!metadata.empty()) {
+    add({"\"__metadata__\":{"});
+    const char* comma = "";
+    for (const auto& [key, value] : metadata) add({std::exchange(comma, ","), quote(key), ":", quote(value)});
+    add({"}", order.empty() ? "" : ","});
+  }
+  std::uint64_t begin = 0;
+  const char* comma = "";
+  for (const std::size_t index : order) {
+    const auto& [name, tensor] = tensors[index];
+    require(name != "__metadata__", "safetensors", file,
+            ": a tensor must have another name than __metadata__, got it");
+    add({std::exchange(comma, ","), quote(name), ":{\"dtype\":\"", safetensors_dtype(tensor.scalar_type()),
+         "\",\"shape\":["});
+    const char* between = "";
+    for (const std::int64_t size : tensor.sizes()) add({std::exchange(between, ","), std::to_string(size)});
+    const std::uint64_t end = begin + tensor.nbytes();
+    add({"],\"data_offsets\":[", std::to_string(begin), ",", std::to_string(end), "]}"});
+    begin = end;
+  }
+  text += '}';
+  text.resize((text.size() + 7) / 8 * 8, ' ');
+  parse_safetensors_json(text, begin, file);  // what is written can be read, names included
+  return text;
+}
+
+}  // namespace
+
+SafetensorsFile SafetensorsFile::open(const std::filesystem::path& path) {
+  auto file = MappedFile::open(path);
+  SafetensorsHeader header = parse_safetensors_header({file->data(), file->size()}, path.string());
+  return SafetensorsFile(path, std::move(file), std::move(header));
+}
+
+std::vector<std::string> SafetensorsFile::names() const {
+  std::vector<std::string> names;
+  names.reserve(header_.by_name.size());
+  for (const std::size_t index : header_.by_name) names.push_back(header_.entries[index].name);
+  return names;
+}
+
+const SafetensorsEntry& SafetensorsFile::info(std::string_view name) const {
+  const SafetensorsEntry* entry = header_.find(name);
+  require(entry != nullptr, "safetensors", path_.string(), ": tensor \"", name,
+          "\" must be there, got none of that name");
+  return *entry;
+}
+
+at::Tensor SafetensorsFile::tensor(std::string_view name) const {
+  const SafetensorsEntry& entry = info(name);
+  const auto known = std::find_if(kAtenTypes.begin(), kAtenTypes.end(),
+                                  [&](const auto& type) { return type.first == entry.dtype; });
+  require(known != kAtenTypes.end(), "safetensors", path_.string(), ": tensor \"", name,
+          "\" must have a type of whole bytes to be computed with, got ", entry.dtype);
+  const auto options = at::TensorOptions(known->second);
+  if (entry.bytes() == 0) return at::empty(entry.shape, options);
+  const std::byte* data = file_->data() + header_.data_start + entry.begin;
+  if (known->second == at::kBool) {  // any other byte in a bool is undefined behaviour
+    require(std::all_of(data, data + entry.bytes(), [](std::byte value) { return value <= std::byte{1}; }),
+            "safetensors", path_.string(), ": tensor \"", name,
+            "\" must hold 0 and 1 as BOOL, got another byte");
+  }
+  if (reinterpret_cast<std::uintptr_t>(data) % c10::elementSize(known->second) != 0) {
+    at::Tensor copy = at::empty(entry.shape, options);
+    std::memcpy(copy.mutable_data_ptr(), data, entry.bytes());
+    return copy;
+  }
+  return at::from_blob(const_cast<std::byte*>(data), entry.shape, [file = file_](void*) {}, options);
+}
+
+std::string_view safetensors_dtype(at::ScalarType type) {
+  for (const auto& [name, known] : kAtenTypes) {
+    if (known == type) return name;
+  }
+  fail("safetensors", "a tensor must have a type that the format knows, got ", c10::toString(type));
+}
+
+void write_safetensors(const std::filesystem::path& path, const NamedTensors& tensors,
+                       const std::map<std::string, std::string>& metadata) {
+  for (const auto& [name, tensor] : tensors) {
+    require(tensor.defined(), "safetensors", path.string(), ": tensor \"", name,
+            "\" must be defined, got nothing");
+  }
+  const std::vector<std::size_t> order = order_by_width(tensors);
+  const std::string header = header_text(tensors, order, metadata, path.string());
+  replace_file_atomic(path, [&](const auto& write) {
+    const std::uint64_t length = header.size();
+    write(&length, sizeof length);
+    write(header.data(), header.size());
+    for (const std::size_t index : order) {
+      const at::Tensor plain = tensors[index].second.detach().cpu().contiguous();
+      if (plain.nbytes() > 0) write(plain.const_data_ptr(), plain.nbytes());
+    }
+  });
+}
+
+}  // namespace lmhead

@@ -1,0 +1,63 @@
+// safetensors files as tensors: read through a memory map, written atomically.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "lmhead/base/files.h"
+#include "lmhead/models/safetensors_header.h"
+
+namespace lmhead {
+
+/// One safetensors file, its header checked (see `parse_safetensors_header`), its tensors read on demand.
+class SafetensorsFile {
+ public:
+  /// Maps the file and reads its header. Throws where the file breaks any rule of the format.
+  static SafetensorsFile open(const std::filesystem::path& path);
+
+  const std::filesystem::path& path() const { return path_; }
+  /// Every name, ascending.
+  std::vector<std::string> names() const;
+  bool contains(std::string_view name) const { return header_.find(name) != nullptr; }
+  /// dtype, shape and bytes of a tensor. Throws where there is none of that name.
+  const SafetensorsEntry& info(std::string_view name) const;
+  const std::map<std::string, std::string>& metadata() const { return header_.metadata; }
+
+  /// The tensor in its own dtype and shape, contiguous.
+  ///
+  /// Memory: none, the tensor is a view of the file that keeps the mapping alive and must not be written to;
+  /// only data that is not aligned to its element is copied. Throws for types that ATen cannot hold (F4, F6)
+  /// and for BOOL bytes other than 0 and 1. Non-finite numbers are data.
+  at::Tensor tensor(std::string_view name) const;
+
+ private:
+  SafetensorsFile(std::filesystem::path path, std::shared_ptr<const MappedFile> file,
+                  SafetensorsHeader header)
+      : path_(std::move(path)), file_(std::move(file)), header_(std::move(header)) {}
+
+  std::filesystem::path path_;
+  std::shared_ptr<const MappedFile> file_;
+  SafetensorsHeader header_;
+};
+
+/// The header's word for an ATen type. Throws for a type that the format does not know.
+std::string_view safetensors_dtype(at::ScalarType type);
+
+/// Replaces `path` by a file that holds these tensors and this metadata.
+///
+/// Tensors stand in the order given, but wider element types first, so that all data is aligned (which the
+/// reader in Python insists on). Tensors that share memory are written once each. Memory: one tensor at most,
+/// and that only where it is not contiguous or not on the CPU. Throws on names that the reader would refuse;
+/// `path` is then untouched.
+void write_safetensors(const std::filesystem::path& path,
+                       const std::vector<std::pair<std::string, at::Tensor>>& tensors,
+                       const std::map<std::string, std::string>& metadata = {});
+
+}  // namespace lmhead
