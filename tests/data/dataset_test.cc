@@ -1,0 +1,180 @@
+#include "lmhead/data/dataset.h"
+
+#include <nlohmann/json.hpp>
+
+#include "data_fixtures.h"
+#include "lmhead/base/options.h"
+
+namespace lmhead {
+namespace {
+
+/// A valid folder with a sidecar: 40 training and 20 validation tokens, ids below 50.
+Json write_dataset(const ScratchFolder& folder) {
+  write_ids<std::uint16_t>(folder / "train.bin", counting(40));
+  write_ids<std::uint16_t>(folder / "validation.bin", counting(20, 30));
+  const Json json = Json::parse(R"({"format": "lmhead-dataset", "version": 1, "vocab_size": 50, "token_type": "uint16",
+      "tokenizer": null, "tokenizer_hash": "bytes", "end_of_document": 49, "content_hash": "c0ffee", "source": {},
+      "splits": {"train": {"file": "train.bin", "tokens": 40, "bytes": 100, "documents": 2, "sha256": "00"},
+                 "validation": {"file": "validation.bin", "tokens": 20, "bytes": 30, "documents": 1, "sha256": "00"}}})");
+  write_text(folder / "dataset.json", json.dump());
+  return json;
+}
+
+TEST(Dataset, ReadsASidecarAndItsSplits) {
+  ScratchFolder folder;
+  write_dataset(folder);
+  const Dataset dataset = open_dataset(folder.path());
+  EXPECT_EQ(dataset.vocab_size, 50);
+  EXPECT_EQ(dataset.end_of_document, 49);
+  EXPECT_FALSE(dataset.tokenizer);
+  EXPECT_EQ(dataset.tokenizer_hash, "bytes");
+  EXPECT_EQ(dataset.content_hash, "c0ffee");
+  EXPECT_EQ(dataset.train.tokens.size(), 40);
+  EXPECT_EQ(dataset.validation.tokens.size(), 20);
+  EXPECT_DOUBLE_EQ(dataset.train.bytes_per_token.value(), 2.5);
+  EXPECT_DOUBLE_EQ(dataset.validation.bytes_per_token.value(), 1.5);
+}
+
+TEST(Dataset, AModelMayHaveMoreOutputsThanTheDatasetButNotFewer) {
+  ScratchFolder folder;
+  write_dataset(folder);
+  EXPECT_EQ(open_dataset(folder.path(), 64).vocab_size, 64);
+  EXPECT_ERROR(open_dataset(folder.path(), 49), "model.vocab_size must be at least the 50 of");
+}
+
+TEST(Dataset, ChecksIdsAgainstItsOwnVocabularyUnderALargerModel) {
+  ScratchFolder folder;
+  write_dataset(folder);
+  write_ids<std::uint16_t>(folder / "train.bin", counting(40, 20));
+  const Dataset dataset = open_dataset(folder.path(), 1000);
+  std::vector<std::int64_t> out(40);
+  EXPECT_ERROR(dataset.train.tokens.copy(0, 40, out.data()), "position 30 must be below the vocabulary size 50, got 50");
+}
+
+struct Hostile {
+  const char* pointer;  // into the sidecar
+  const char* value;    // JSON; null pointer: the key is removed
+  const char* error;
+};
+
+TEST(Dataset, NamesFileAndKeyOfEverythingWrongInASidecar) {
+  const Hostile cases[] = {
+      {"/format", "\"other\"", "dataset.json: format must be \"lmhead-dataset\", got \"other\""},
+      {"/format", nullptr, "dataset.json: format must be there"},
+      {"/version", "2", "version must be an integer from 1 to 1, got 2"},
+      {"/vocab_size", "0", "vocab_size must be an integer from 1"},
+      {"/vocab_size", "\"50\"", "vocab_size must be an integer from 1 to 4294967296, got \"50\""},
+      {"/vocab_size", "50.5", "vocab_size must be an integer"},
+      {"/vocab_size", "18446744073709551615", "vocab_size must be an integer"},
+      {"/vocab_size", nullptr, "vocab_size must be there"},
+      {"/token_type", "\"uint8\"", "token_type must be \"uint16\" or \"uint32\", got \"uint8\""},
+      {"/token_type", "\"uint32\"", "must hold the 40 tokens that dataset.json says, got 20"},
+      {"/token_type", "7", "token_type must be a text, got 7"},
+      {"/tokenizer", "[]", "tokenizer must be a text"},
+      {"/tokenizer", "\"../tokenizer.json\"", "tokenizer must be the plain name of a file beside it"},
+      {"/tokenizer_hash", "null", "tokenizer_hash must be a text"},
+      {"/end_of_document", "50", "end_of_document must be an integer from 0 to 49, got 50"},
+      {"/end_of_document", "-1", "end_of_document must be an integer from 0 to 49, got -1"},
+      {"/content_hash", nullptr, "content_hash must be there"},
+      {"/splits", "[]", "splits must be an object, got array"},
+      {"/splits/train", "3", "splits.train must be an object, got number"},
+      {"/splits/validation", nullptr, "splits.validation must be there"},
+      {"/splits/train/file", "\"/etc/passwd\"", "splits.train.file must be the plain name of a file beside it"},
+      {"/splits/train/file", "\"..\"", "splits.train.file must be the plain name"},
+      {"/splits/train/file", "\"a\\u0000b\"", "splits.train.file must be the plain name"},
+      {"/splits/train/file", "\"absent.bin\"", "absent.bin must be readable"},
+      {"/splits/train/tokens", "41", "must hold the 41 tokens that dataset.json says, got 40"},
+      {"/splits/train/tokens", "0", "splits.train.tokens must be an integer from 1"},
+      {"/splits/train/bytes", "-1", "splits.train.bytes must be an integer from 0"},
+      {"/splits/validation/documents", "\"one\"", "splits.validation.documents must be an integer"},
+      {"/splits/validation/sha256", nullptr, "splits.validation.sha256 must be there"},
+  };
+  ScratchFolder folder;
+  for (const Hostile& hostile : cases) {
+    Json json = write_dataset(folder);
+    const Json::json_pointer pointer(hostile.pointer);
+    if (hostile.value)
+      json[pointer] = Json::parse(hostile.value);
+    else
+      json[pointer.parent_pointer()].erase(pointer.back());
+    write_text(folder / "dataset.json", json.dump());
+    EXPECT_ERROR(open_dataset(folder.path()), hostile.error);
+  }
+}
+
+TEST(Dataset, RefusesWhatIsNoSidecarAtAll) {
+  ScratchFolder folder;
+  write_dataset(folder);
+  for (const char* text : {"", "{", "\"\xff\"", "{\"vocab_size\": 1e999}"}) {
+    write_text(folder / "dataset.json", text);
+    EXPECT_ERROR(open_dataset(folder.path()), "dataset.json must be valid JSON");
+  }
+  write_text(folder / "dataset.json", "[]");
+  EXPECT_ERROR(open_dataset(folder.path()), "dataset.json: the whole must be an object, got array");
+  std::filesystem::remove(folder / "dataset.json");
+  std::filesystem::create_directory(folder / "dataset.json");
+  EXPECT_ERROR(open_dataset(folder.path()), "dataset.json must be a file");
+  EXPECT_ERROR(open_dataset(folder / "absent"), "path must be the folder of a dataset");
+  EXPECT_ERROR(open_dataset(""), "path must be the folder of a dataset, got \"\"");
+}
+
+TEST(Dataset, RefusesFilesWhoseSizeIsNotThatOfTheirTokens) {
+  ScratchFolder folder;
+  write_dataset(folder);
+  std::filesystem::resize_file(folder / "train.bin", 78);
+  EXPECT_ERROR(open_dataset(folder.path()), "train.bin must hold the 40 tokens that dataset.json says, got 39");
+  std::filesystem::resize_file(folder / "train.bin", 79);
+  EXPECT_ERROR(open_dataset(folder.path()), "whole ids of 2 bytes, got 79 bytes");
+  std::filesystem::resize_file(folder / "train.bin", 0);
+  EXPECT_ERROR(open_dataset(folder.path()), "got an empty file");
+}
+
+TEST(Dataset, ReadsNanoGptFolders) {
+  ScratchFolder folder;
+  write_ids<std::uint16_t>(folder / "train.bin", counting(40));
+  EXPECT_ERROR(open_dataset(folder.path(), 40), "val.bin must be readable");
+  write_ids<std::uint16_t>(folder / "val.bin", counting(20));
+  EXPECT_ERROR(open_dataset(folder.path()), "model.vocab_size must be given where the data has no dataset.json");
+  const Dataset dataset = open_dataset(folder.path(), 40);
+  EXPECT_EQ(dataset.vocab_size, 40);
+  EXPECT_EQ(dataset.train.tokens.size(), 40);
+  EXPECT_EQ(dataset.validation.tokens.size(), 20);
+  EXPECT_FALSE(dataset.validation.bytes_per_token);
+  EXPECT_EQ(dataset.tokenizer_hash, "");
+}
+
+TEST(Dataset, ReadsLlmCFoldersWithShardsInOrder) {
+  ScratchFolder folder;
+  const auto write = [&](const std::string& name, std::int64_t first, std::int32_t count) {
+    write_ids<std::uint16_t>(folder / name, counting(count, first), llm_c_header(20240520, 1, count));
+  };
+  write("fineweb_train_000002.bin", 10, 5);
+  write("fineweb_train_000001.bin", 0, 10);
+  EXPECT_ERROR(open_dataset(folder.path(), 20), "got no file of the split val");
+  write("fineweb_val_000000.bin", 3, 4);
+  write_text(folder / "constrain.bin", "not a split");
+  const Dataset dataset = open_dataset(folder.path(), 20);
+  std::vector<std::int64_t> train(15), validation(4);
+  dataset.train.tokens.copy(0, 15, train.data());
+  dataset.validation.tokens.copy(0, 4, validation.data());
+  EXPECT_EQ(dataset.train.tokens.size(), 15);
+  EXPECT_EQ(train, counting(15));
+  EXPECT_EQ(validation, counting(4, 3));
+}
+
+TEST(Dataset, TheNameOfAFolderWithoutSidecarFollowsItsContent) {
+  ScratchFolder folder;
+  const auto name = [&](std::vector<std::int64_t> train, std::vector<std::int64_t> validation) {
+    write_ids<std::uint16_t>(folder / "train.bin", train);
+    write_ids<std::uint16_t>(folder / "val.bin", validation);
+    return open_dataset(folder.path(), 10000).content_hash;
+  };
+  const std::string base = name(counting(40), counting(20));
+  EXPECT_EQ(base, name(counting(40), counting(20)));
+  EXPECT_NE(base, name(counting(40, 1), counting(20)));
+  EXPECT_NE(base, name(counting(40), counting(20, 1)));
+  EXPECT_NE(base, name(counting(20), counting(40)));
+}
+
+}  // namespace
+}  // namespace lmhead
