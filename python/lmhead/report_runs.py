@@ -1,0 +1,284 @@
+"""Reads run and study folders as docs/files.md describes them, trusting nothing in them.
+
+A truncated last line, a missing summary, a null or NaN figure and a run that has only begun are all normal
+here: what can be read is read, and what could not be is said in `Run.notes`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+MAXIMUM_DEPTH = 64  # of nested JSON; beyond it a file is refused rather than recursed into
+
+
+class ReportError(Exception):
+    """A request that cannot be met, as one line that says what must hold and what was there instead."""
+
+
+@dataclass
+class Run:
+    """One run folder. `log` maps a dotted metric to its values by step, in order of step."""
+
+    folder: Path
+    name: str
+    arm: str
+    seed: int | None
+    configuration: dict[str, Any] = field(default_factory=dict)
+    summary: dict[str, Any] = field(default_factory=dict)
+    log: dict[str, dict[int, float]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def last_step(self) -> int:
+        """The last step that was logged, 0 where none was."""
+        return max((next(reversed(values)) for values in self.log.values() if values), default=0)
+
+    @property
+    def planned_steps(self) -> int | None:
+        steps = number(lookup(self.configuration, "training.steps"))
+        return int(steps) if steps is not None and math.isfinite(steps) else None
+
+    @property
+    def diverged_at(self) -> int | None:
+        """The first step whose loss is not finite, None where every loss is."""
+        return next((step for step, loss in self.log.get("loss", {}).items() if not math.isfinite(loss)), None)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run reached its planned end with finite losses, so that its last figures are results."""
+        return self.summary.get("state") == "finished" and self.diverged_at is None
+
+    @property
+    def state(self) -> str:
+        """In words: finished, or how far it came."""
+        of_planned = f" of {self.planned_steps:,}" if self.planned_steps is not None else ""
+        if self.diverged_at is not None:
+            return f"diverged at step {self.diverged_at:,}{of_planned}"
+        if self.finished:
+            return "finished"
+        if not self.last_step:
+            return "no step logged"
+        word = "stopped" if self.summary.get("state") == "stopped" else "unfinished"
+        return f"{word}, step {self.last_step:,}{of_planned}"
+
+    def last(self, metric: str) -> tuple[int, float] | None:
+        """The last logged (step, value) of a metric; for validation figures, failing that, the summary's."""
+        values = self.log.get(metric)
+        if values:
+            return next(reversed(values.items()))
+        value = number(lookup(self.summary, "final." + metric))
+        step = number(lookup(self.summary, "final.step"))
+        if value is None:
+            return None
+        return (int(step) if step is not None and math.isfinite(step) else 0), value
+
+
+@dataclass
+class Arm:
+    """Runs that differ in nothing but their seed."""
+
+    name: str
+    runs: list[Run]
+
+    @property
+    def finished(self) -> list[Run]:
+        return [run for run in self.runs if run.finished]
+
+
+@dataclass
+class Study:
+    """A study folder, or one run as a study of a single arm."""
+
+    folder: Path
+    name: str
+    arms: list[Arm]
+    is_study: bool
+    definition: dict[str, Any] = field(default_factory=dict)  # study.json
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def runs(self) -> list[Run]:
+        return [run for arm in self.arms for run in arm.runs]
+
+
+def number(value: Any) -> float | None:
+    """`value` as a float, None where it is no number; an integer too large for one is infinite."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
+
+
+def lookup(tree: Any, path: str) -> Any:
+    """The value at a dotted path, None where any part of it is missing."""
+    for key in path.split("."):
+        if not isinstance(tree, dict):
+            return None
+        tree = tree.get(key)
+    return tree
+
+
+def flatten(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields (dotted key, value) for every leaf; an empty object is a leaf."""
+    for key, value in tree.items():
+        if isinstance(value, dict) and value:
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def parse(text: str | bytes) -> Any:
+    """JSON from `text`; ValueError where it is none, or nested beyond `MAXIMUM_DEPTH`."""
+    try:
+        value = json.loads(text)
+    except RecursionError:
+        raise ValueError(f"nested more than {MAXIMUM_DEPTH} deep") from None
+    level = [value]
+    for _ in range(MAXIMUM_DEPTH):
+        level = [child for node in level if isinstance(node, (dict, list))
+                 for child in (node.values() if isinstance(node, dict) else node)]
+        if not level:
+            return value
+    raise ValueError(f"nested more than {MAXIMUM_DEPTH} deep")
+
+
+def read_object(path: Path, notes: list[str]) -> dict[str, Any]:
+    """The JSON object in `path`; empty, with a note where the file is there, if it cannot be read as one."""
+    try:
+        if not path.is_file():
+            return {}
+        value = parse(path.read_bytes())
+    except (OSError, ValueError):
+        value = None
+    if isinstance(value, dict):
+        return value
+    notes.append(f"{path.name} is no readable JSON object and is ignored")
+    return {}
+
+
+def read_lines(path: Path, notes: list[str]) -> Iterator[dict[str, Any]]:
+    """Yields every line of a JSON-lines file that is an object and notes the lines that are not."""
+    if not path.is_file():
+        return
+    unreadable, truncated = 0, False
+    try:
+        with path.open("rb") as file:
+            for line in file:
+                if not line.strip():
+                    continue
+                try:
+                    value = parse(line)
+                except ValueError:
+                    value = None
+                if isinstance(value, dict):
+                    yield value
+                elif line.endswith(b"\n"):
+                    unreadable += 1
+                else:
+                    truncated = True
+    except OSError as error:
+        notes.append(f"{path.name} cannot be read: {error.strerror}")
+    if unreadable:
+        notes.append(f"{path.name}: {unreadable:,} unreadable {'line' if unreadable == 1 else 'lines'} skipped")
+    if truncated:
+        notes.append(f"{path.name}: the last line is cut short and skipped")
+
+
+def read_log(path: Path, notes: list[str]) -> Iterator[tuple[int, dict[str, float]]]:
+    """Yields (step, figures under their dotted names) for every readable line of a log.
+
+    A `loss` of null is NaN, since JSON has no NaN; any other figure that is no number is absent.
+    """
+    for line in read_lines(path, notes):
+        step = line.pop("step", None)
+        if isinstance(step, bool) or not isinstance(step, int) or not 0 <= step < 2**53:
+            continue
+        figures = {key: number(value) for key, value in flatten(line)}
+        if line.get("loss", 0) is None:
+            figures["loss"] = math.nan
+        yield step, {key: value for key, value in figures.items() if value is not None}
+
+
+def read_run(folder: Path, name: str, arm: str = "", seed: int | None = None) -> Run:
+    """Reads one run folder; a step that was logged twice, as after a kill and a resume, keeps its later line."""
+    run = Run(folder, name, arm or name, seed)
+    run.configuration = read_object(folder / "config.json", run.notes)
+    run.summary = read_object(folder / "summary.json", run.notes)
+    for step, figures in read_log(folder / "log.jsonl", run.notes):
+        for key, value in figures.items():
+            run.log.setdefault(key, {})[step] = value
+    run.log = {key: dict(sorted(values.items())) for key, values in run.log.items()}
+    if run.seed is None:
+        configured = lookup(run.configuration, "training.seed")
+        run.seed = configured if isinstance(configured, int) and not isinstance(configured, bool) else None
+    return run
+
+
+def is_run(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in ("config.json", "log.jsonl", "summary.json"))
+
+
+def run_folders(study: Path) -> list[Path]:
+    """The run folders of a study, in natural order of their names (rank-4 before rank-16)."""
+    return sorted((folder for folder in study.glob("runs/*/seed-*") if is_run(folder)),
+                  key=lambda folder: natural_order(folder.relative_to(study).as_posix()))
+
+
+def natural_order(name: str) -> list[tuple[int, int, str]]:
+    parts = re.findall(r"[0-9]{1,18}|[^0-9]+|[0-9]+", name)
+    return [(0, int(part), "") if part.isascii() and part.isdigit() else (1, 0, part) for part in parts]
+
+
+def read(path: str | Path) -> Study:
+    """Reads a run or study folder; ReportError where `path` is neither or holds no run that has begun."""
+    folder = Path(path)
+    try:
+        folder_exists = folder.is_dir()
+    except (OSError, ValueError):
+        folder_exists = False
+    if not folder_exists:
+        raise ReportError(f"a run or study folder must be given, got {str(path)!r}, which is no folder")
+    name = folder.resolve().name or "run"
+    if (folder / "study.json").is_file() or run_folders(folder):
+        return read_study(folder, name)
+    if is_run(folder):
+        run = read_run(folder, name)
+        return Study(folder, name, [Arm(run.arm, [run])], is_study=False)
+    raise ReportError(f"{str(path)!r} must hold a run (config.json, log.jsonl) or a study (study.json, runs/), "
+                      "got neither")
+
+
+def read_study(folder: Path, name: str) -> Study:
+    """Reads a study; arms come in the order of the study's results, then in natural order of their folders."""
+    study = Study(folder, name, [], is_study=True)
+    study.definition = read_object(folder / "study.json", study.notes)
+    known: dict[str, tuple[str, int | None]] = {}
+    for row in read_lines(folder / "results.jsonl", study.notes):
+        if isinstance(row.get("run"), str) and isinstance(row.get("arm"), str):
+            seed = row.get("seed")
+            known.setdefault(row["run"].strip("/"), (row["arm"], seed if type(seed) is int else None))
+        if isinstance(row.get("study"), str) and row["study"]:
+            study.name = row["study"]
+    if isinstance(study.definition.get("name"), str) and study.definition["name"]:
+        study.name = study.definition["name"]
+
+    arms = {arm: Arm(arm, []) for arm, _ in known.values()}
+    for run_folder in run_folders(folder):
+        relative = run_folder.relative_to(folder).as_posix()
+        arm, seed = known.get(relative, (run_folder.parent.name, None))
+        if seed is None:
+            match = re.fullmatch(r"seed-(-?[0-9]{1,18})", run_folder.name)
+            seed = int(match[1]) if match else None
+        arms.setdefault(arm, Arm(arm, [])).runs.append(read_run(run_folder, relative, arm, seed))
+    study.arms = [arm for arm in arms.values() if arm.runs]
+    if not study.arms:
+        raise ReportError(f"a study must hold a run that has begun (runs/ARM/seed-S/), got none in {str(folder)!r}")
+    return study

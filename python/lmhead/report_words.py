@@ -1,0 +1,247 @@
+"""The report's sentences: each is computed from the figures, and says how far they carry."""
+
+from __future__ import annotations
+
+import math
+
+from lmhead.report_facts import (BITS_PER_BYTE, LOSS, RETENTION, Comparison, Ranked, compare, configuration_tables,
+                                 last_mean, runs_shown, tokens_at_last)
+from lmhead.report_runs import Arm, Run, Study, lookup, number
+
+ARMS_LISTED = 6  # a sentence names each arm up to this many, beyond it the range
+
+
+def si(value: float | None, digits: int = 3) -> str:
+    """`value` with an SI prefix: 1234567 is "1.23 M"; an en dash where there is none."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    for factor, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= factor:
+            return f"{float(f'{value / factor:.{digits}g}'):g} {prefix}"
+    return f"{float(f'{value:.{digits}g}'):g}"
+
+
+def fixed(value: float | None, digits: int = 4, sign: bool = False) -> str:
+    """`value` with so many decimals and a true minus sign; an en dash where there is none."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    text = f"{value:{'+' if sign else ''}.{digits}f}"
+    return text.replace("-", "−") if float(text) else text.lstrip("+-")
+
+
+def duration(seconds: float | None) -> str:
+    if seconds is None or not math.isfinite(seconds):
+        return "–"
+    if seconds < 120:
+        return f"{seconds:.3g} s"
+    return f"{seconds / 60:.3g} min" if seconds < 7200 else f"{seconds / 3600:.3g} h"
+
+
+def percent(share: float) -> str:
+    return f"{share * 100:.2f} %"
+
+
+def count(amount: int, noun: str) -> str:
+    return f"{amount:,} {noun}" if amount == 1 else f"{amount:,} {noun}s"
+
+
+def joined(parts: list[str]) -> str:
+    return parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1]
+
+
+def unit_of(metric: str) -> str:
+    return "bits per byte" if metric == BITS_PER_BYTE else "nats per token"
+
+
+def summary(study: Study) -> list[str]:
+    """The findings, the most important first."""
+    comparison = compare(study)
+    if len(study.runs) == 1:
+        paragraphs = [single_run(study.runs[0])]
+    elif comparison is None:
+        paragraphs = ["No run is finished with a validation loss, so the arms are not ranked; "
+                      "what has been logged so far is shown below."]
+    else:
+        paragraphs = [ranking(comparison), *cautions(study, comparison)]
+    paragraphs += retention(study)
+    return paragraphs + left_out(study, comparison)
+
+
+def single_run(run: Run) -> str:
+    last = run.last(LOSS)
+    if last is None or not math.isfinite(last[1]):
+        return f"The run is {run.state}; no validation loss has been logged." if not run.finished else \
+            "The run is finished; it logged no validation loss."
+    opening = "The run is finished: it ends" if run.finished else f"The run is not finished ({run.state}): it stands"
+    tokens = number(tokens_at_last(run))
+    text = (f"{opening} at a validation loss of {fixed(last[1])} nats per token{in_bits([run])}"
+            + (f" after {si(tokens)} training tokens." if tokens is not None else "."))
+    values = {step: loss for step, loss in run.log.get(LOSS, {}).items() if math.isfinite(loss)}
+    if values and min(values.values()) < last[1]:
+        step = min(values, key=values.__getitem__)
+        text += f" Its lowest was {fixed(values[step])}, at step {step:,}."
+    return text + " One run with one seed: nothing about the spread between seeds, or about any alternative, can be said."
+
+
+def in_bits(runs: list[Run]) -> str:
+    bits = last_mean(runs, BITS_PER_BYTE)
+    return f" ({fixed(bits.value)} bits per byte)" if bits is not None else ""
+
+
+def ranking(comparison: Comparison) -> str:
+    best, *others = comparison.ranking
+    unit = unit_of(comparison.metric)
+    bits = in_bits(best.arm.finished) if comparison.metric == LOSS else ""
+    over = f", the mean of {count(best.mean.count, 'seed')}" if best.mean.count > 1 else ""
+    if not others:
+        return f"Arm “{best.arm.name}” ends at a validation loss of {fixed(best.mean.value)} {unit}{bits}{over}."
+    text = f"Arm “{best.arm.name}” ends with the lowest validation loss: {fixed(best.mean.value)} {unit}{bits}{over}. "
+    named = others if len(others) < ARMS_LISTED else [others[0], others[-1]]
+    parts = [behind(best, other, comparison.metric) for other in named]
+    return text + "Above it " + ("are " if len(parts) > 1 else "is ") + joined(parts) + \
+        (f", with {count(len(others) - 2, 'arm')} between them." if len(named) < len(others) else ".")
+
+
+def behind(best: Ranked, other: Ranked, metric: str) -> str:
+    """How far an arm ends above the best one: by the paired difference where there is one."""
+    difference = other.difference.mean if other.difference else other.mean.value - best.mean.value
+    text = f"“{other.arm.name}” by {fixed(difference)}"
+    if metric == LOSS:
+        best_bits = last_mean(best.arm.finished, BITS_PER_BYTE)
+        bits = last_mean(other.arm.finished, BITS_PER_BYTE)
+        if best_bits and bits:
+            text += f" ({fixed(bits.value - best_bits.value)} bits per byte)"
+    if other.difference and other.difference.interval:
+        low, high = other.difference.interval
+        text += (f" [{fixed(low)}, {fixed(high)}], “{best.arm.name}” being lower on {other.difference.lower_for_best} of "
+                 f"{count(other.difference.count, 'shared seed')}")
+    return text
+
+
+def cautions(study: Study, comparison: Comparison) -> list[str]:
+    """What the ranking rests on: seeds, intervals, equal data, equal tokens, a common learning rate."""
+    others = comparison.ranking[1:]
+    if not others:
+        return []
+    paragraphs = []
+    counts = [other.difference.count if other.difference else 0 for other in others]
+    if max(counts) == 0:
+        paragraphs.append("The arms share no finished seed, so their difference mixes the arm with the seed: nothing "
+                          "about significance can be said.")
+    elif max(counts) == 1:
+        paragraphs.append("Each difference rests on one seed: nothing about significance can be said. Another seed could "
+                          "change the order.")
+    else:
+        seeds = str(min(counts)) if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
+        text = (f"In brackets is the 95 % interval of the mean paired difference (Student's t, {seeds} shared seeds). It is "
+                "not corrected for having picked the lowest of "
+                f"{count(len(comparison.ranking), 'arm')} after looking.")
+        open_arms = [f"“{other.arm.name}”" for other in others
+                     if not other.difference or not other.difference.interval or other.difference.interval[0] <= 0]
+        if open_arms:
+            text += (f" Against {joined(open_arms) if len(open_arms) <= ARMS_LISTED else count(len(open_arms), 'arm')} "
+                     "the interval includes zero or is missing: that order is not settled.")
+        paragraphs.append(text)
+    if not comparison.same_data:
+        basis = ("the ranking is by bits per byte, which compares only if the validation text is the same"
+                 if comparison.metric == BITS_PER_BYTE else "and no bits per byte are known, so this ranking may mean nothing")
+        paragraphs.append(f"The runs differ in dataset or vocabulary: nats per token do not compare between them; {basis}.")
+    if not comparison.same_tokens:
+        paragraphs.append("The finished runs did not all see the same number of training tokens; the ranking compares their "
+                          "ends, not equal budgets.")
+    return paragraphs
+
+
+def retention(study: Study) -> list[str]:
+    """How much of the logit gradient never reaches the backbone, always beside the random-subspace null."""
+    found = []
+    for arm in study.arms:
+        figures = [last_mean(runs_shown(arm), RETENTION + key)
+                   for key in ("destroyed_ratio", "null_destroyed_ratio", "destroyed_excess")]
+        if figures[0] and figures[1]:
+            ratio, null = figures[0].value, figures[1].value
+            found.append((arm, ratio, null, figures[2].value if figures[2] else ratio - null))
+    if not found:
+        return ["The gradient's retention was not measured in these runs."]
+    if len(found) <= ARMS_LISTED:
+        parts = [f"{name_in_list(study, arm)}{percent(ratio)} of its norm, where a random subspace of the same dimension "
+                 f"would lose {percent(null)} (excess {fixed(excess, sign=True)})" if index == 0 else
+                 f"{name_in_list(study, arm)}{percent(ratio)}, null {percent(null)} (excess {fixed(excess, sign=True)})"
+                 for index, (arm, ratio, null, excess) in enumerate(found)]
+        text = "; ".join(parts)
+    else:
+        ratios, nulls, excesses = ([entry[column] for entry in found] for column in (1, 2, 3))
+        text = (f"between {percent(min(ratios))} and {percent(max(ratios))} of its norm, where random subspaces of the same "
+                f"dimensions would lose between {percent(min(nulls))} and {percent(max(nulls))} (excess {fixed(min(excesses), sign=True)} "
+                f"to {fixed(max(excesses), sign=True)})")
+    kept = [max(0.0, 1 - ratio * ratio) for _, ratio, _, _ in found]
+    kept_text = f"{percent_range([math.sqrt(share) for share in kept])} of the norm and {percent_range(kept)} of the energy"
+    more, less = sum(entry[3] < 0 for entry in found), sum(entry[3] > 0 for entry in found)
+    if len(found) == 1:
+        verdict = "The head keeps " + ("more" if more else "less" if less else "as much") + \
+            (" than" if more or less else " as") + " a random subspace would."
+    elif more == len(found) or less == len(found):
+        verdict = f"Every head keeps {'more' if more else 'less'} than a random subspace would."
+    else:
+        verdict = f"Of {len(found)} heads {more} keep more than a random subspace would and {less} keep less."
+    return [f"At the last measurement the part of the logit gradient that never reaches the backbone has: {text}. Norms do "
+            f"not add up to one: what is kept is {kept_text}. {verdict}"]
+
+
+def name_in_list(study: Study, arm: Arm) -> str:
+    return f"“{arm.name}” " if len(study.arms) > 1 else ""
+
+
+def percent_range(shares: list[float]) -> str:
+    low, high = f"{min(shares) * 100:.2g}", f"{max(shares) * 100:.2g}"
+    return f"{low} %" if low == high else f"{low} to {high} %"
+
+
+def left_out(study: Study, comparison: Comparison | None) -> list[str]:
+    """Names what is missing from the figures above: diverged and unfinished runs."""
+    if len(study.runs) == 1:
+        return []
+    diverged = [run for run in study.runs if run.diverged_at is not None]
+    unfinished = [run for run in study.runs if not run.finished and run.diverged_at is None]
+    sentences = []
+    if diverged:
+        sentences.append(f"{count(len(diverged), 'run')} diverged; the means leave {'it' if len(diverged) == 1 else 'them'} "
+                         "out and so flatter the arm.")
+    if unfinished:
+        sentences.append(f"{count(len(unfinished), 'run')} {'is' if len(unfinished) == 1 else 'are'} not finished, drawn "
+                         "dashed and " + ("left out of the ranking." if comparison else "labelled so."))
+    return [" ".join(sentences)] if sentences else []
+
+
+def limits(study: Study) -> list[str]:
+    """What may not be concluded from this page."""
+    points = []
+    if any(RETENTION + "destroyed_ratio" in run.log for run in study.runs):
+        points += [
+            "A high destroyed ratio is no finding by itself. It is mostly geometry: a random subspace of the same dimension D "
+            "in a vocabulary of V destroys about √(1 − D/V), so only the excess over that null says something about the head.",
+            "The destroyed part is not lost to the model. It does not reach the backbone, but it still trains the head's "
+            "own weight (dL/dW is formed from the whole logit gradient).",
+            "That the destroyed ratio harms training is contested: Godey & Artzi (arXiv 2603.10145) report that it does, "
+            "Murugan (arXiv 2608.16671) finds the geometry but not the harm, and that projection figures did not reliably "
+            "predict progress. No figure on this page settles it.",
+        ]
+    _, different = configuration_tables(study)
+    if len(study.arms) > 1:
+        if any(key.startswith("head.") for key in different):
+            points.append("Arms whose heads differ in form also differ in what they can express, in parameters and in cost. A "
+                          "gap in loss between them is not the gradient bottleneck's alone.")
+        rates = [key for key in different if key.endswith("learning_rate")]
+        used = {str(lookup(run.configuration, "optimizer.learning_rate")) for run in study.runs} - {"None"}
+        if rates:
+            points.append("The arms do not use the same learning rate. Whether each was tuned for its arm cannot be seen "
+                          "from the runs; an untuned arm may look worse than it is.")
+        elif used:
+            points.append("All arms use the same learning rate"
+                          + (f" ({', '.join(used)})" if len(used) == 1 else "")
+                          + ". One that suits one arm may not suit another: part of a gap may be tuning.")
+        points.append("Equal steps, equal tokens and equal wall-clock are different comparisons. The table compares the ends "
+                      "of the runs; the plots show tokens and wall-clock.")
+    points.append("These figures hold for this model, this data and this many tokens. They do not carry to other scales by "
+                  "themselves.")
+    return points
