@@ -3,8 +3,6 @@
 #include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
-#include <numeric>
-#include <set>
 
 #include "lmhead/base/error.h"
 
@@ -312,29 +310,6 @@ void apply_override(Json& json, const std::string& assignment) {
   Json value = Json::parse(text, nullptr, /*allow_exceptions=*/false);
   if (value.is_discarded()) value = text;
   set_at_path(json, assignment.substr(0, equals), value);
-}
-
-std::string nearest_word(const std::string& word, const std::vector<std::string>& known) {
-  std::string nearest;
-  std::size_t smallest = std::max<std::size_t>(2, word.size() / 2) + 1;
-  for (const std::string& candidate : known) {
-    std::vector<std::size_t> row(candidate.size() + 1);
-    std::iota(row.begin(), row.end(), 0);
-    for (std::size_t i = 1; i <= word.size(); ++i) {
-      std::size_t diagonal = row[0];
-      row[0] = i;
-      for (std::size_t j = 1; j <= candidate.size(); ++j) {
-        const std::size_t substituted = diagonal + (word[i - 1] != candidate[j - 1]);
-        diagonal = row[j];
-        row[j] = std::min({row[j] + 1, row[j - 1] + 1, substituted});
-      }
-    }
-    if (row.back() < smallest) {
-      smallest = row.back();
-      nearest = candidate;
-    }
-  }
-  return nearest;
 }
 
 Json parse_json(const std::string& text, const std::string& who) {

@@ -10,6 +10,8 @@
 #include <string>
 #include <vector>
 
+#include "lmhead/base/words.h"
+
 namespace lmhead {
 
 using Json = nlohmann::ordered_json;
@@ -116,9 +118,6 @@ void apply_override(Json& json, const std::string& assignment);
 
 /// Sets the value at a dotted path, making objects on the way.
 void set_at_path(Json& json, const std::string& path, const Json& value);
-
-/// The known word with the smallest edit distance to `word`; empty when none is near enough to be meant.
-std::string nearest_word(const std::string& word, const std::vector<std::string>& known);
 
 /// Parses JSON text; the error names `who` and the position.
 Json parse_json(const std::string& text, const std::string& who);

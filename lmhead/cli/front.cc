@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "lmhead/base/words.h"
 #include "lmhead/cli/command_line.h"
 
 namespace {
@@ -49,8 +50,11 @@ int main(int argument_count, char** arguments) {
         if (::access(program.c_str(), X_OK) == 0)
           execute(program, std::vector<char*>(arguments + 1, arguments + argument_count));
       }
+    std::vector<std::string> verbs = native;
+    verbs.insert(verbs.end(), {"prepare", "report", "tensorboard"});
+    const std::string nearest = lmhead::nearest_word(verb, verbs);
     std::cerr << "[lmhead] the verb must be one that `lmhead --help` lists or a program lmhead-" << verb
-              << " on the path, got \"" << verb << "\"\n";
+              << " on the path, got \"" << verb << '"' << (nearest.empty() ? "" : ", did you mean " + nearest + "?") << '\n';
     return 2;
   }
   lmhead::parse_command_line(argument_count, arguments);

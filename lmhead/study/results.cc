@@ -1,7 +1,6 @@
 #include "lmhead/study/results.h"
 
 #include <map>
-#include <nlohmann/json.hpp>
 
 namespace lmhead {
 namespace {

@@ -1,6 +1,5 @@
 #include "lmhead/study/run.h"
 
-#include <nlohmann/json.hpp>
 
 #include "lmhead/base/error.h"
 

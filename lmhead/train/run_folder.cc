@@ -5,7 +5,6 @@
 #include <unistd.h>
 
 #include <cstdio>
-#include <nlohmann/json.hpp>
 #include <sstream>
 
 #include "lmhead/base/error.h"

@@ -1,0 +1,35 @@
+# make demo   the main job on an embedded default: text, training with three heads, measuring, a report
+# make test   everything that must hold
+# Both set the machine up first; PYTHON=... names an interpreter, whose torch is used if it has one.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+PYTHON ?= python3
+LMHEAD := .venv/bin/lmhead
+export PYTHON
+
+.PHONY: setup demo test test-slow bench fuzz clean
+
+setup:
+	@scripts/setup
+
+demo: setup
+	@$(LMHEAD) prepare data/default --vocab-size 4096
+	@$(LMHEAD) study studies/demo.json
+	@$(LMHEAD) report runs/demo
+	@echo "open runs/demo/report.html"
+
+test: setup
+	@ctest --test-dir build/release --output-on-failure
+	@.venv/bin/python -m pytest -q -m "not slow" tests/python
+
+test-slow: test
+	@.venv/bin/python -m pytest -q -m slow tests/python
+
+bench: setup
+	@.venv/bin/python bench/training_step.py
+
+fuzz:
+	@scripts/fuzz.sh
+
+clean:
+	@rm -rf build .venv
