@@ -13,6 +13,8 @@ void TrainingOptions::visit_fields(FieldVisitor& visitor) {
   visitor.field("checkpoint_every", checkpoint_every, "steps between checkpoints; 0: only after the last step",
                 at_least(0));
   visitor.field("keep_last", keep_last, "newest checkpoints that stay, beside the best", at_least(1));
+  visitor.field("initial_weights", initial_weights,
+                "safetensors file with every parameter, such as a checkpoint's; empty: drawn from the seed");
 }
 
 void TrainConfiguration::visit_fields(FieldVisitor& visitor) {

@@ -18,6 +18,7 @@ struct TrainingOptions {
   std::int64_t validate_every = 100;
   std::int64_t checkpoint_every = 100;
   std::int64_t keep_last = 2;
+  std::string initial_weights;
   void visit_fields(FieldVisitor& visitor);
 };
 

@@ -91,6 +91,8 @@ void Trainer::restore() {
             batches_->tokenizer_hash());
     require(state_.dataset_hash == batches_->content_hash(), "train", where, " must come from the same dataset ",
             state_.dataset_hash, ", got ", batches_->content_hash());
+  } else if (!configuration_.training.initial_weights.empty()) {
+    load_parameters(configuration_.training.initial_weights, parameters_);
   }
   state_.dataset_hash = batches_->content_hash();
   state_.tokenizer_hash = batches_->tokenizer_hash();

@@ -1,0 +1,150 @@
+#!/usr/bin/env python3
+"""Trains the reference model with lmhead and with plain PyTorch in turn, compares the losses, then prints both speeds.
+
+The model: 6 layers, width 256, SwiGLU 684, 4 heads, V = 8,192, 16 sequences of 128, AdamW. Every entrant starts from the same
+weights and sees the same 2,048 tokens at every step. Entrants run one after another, several rounds; a round's figure is the median
+over its steps without the first ones.
+"""
+import argparse
+import datetime
+import json
+import pathlib
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+
+import numpy
+import torch
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+SHAPE = {"vocab": 8192, "width": 256, "inner": 684, "layers": 6, "heads": 4, "length": 128}
+SEQUENCES = 16
+LEARNING_RATE = 1e-3
+SKIPPED_STEPS = 4
+
+
+def make_inputs(folder: pathlib.Path) -> dict:
+    """One batch of tokens as a dataset whose only windows they are, and one set of weights."""
+    sys.path.insert(0, str(ROOT / "bench"))
+    from reference_model import Llama
+    from safetensors.torch import save_file
+
+    torch.manual_seed(0)
+    model = Llama(**{k: SHAPE[k] for k in ("vocab", "width", "inner", "layers", "heads", "length")})
+    weights = folder / "weights.safetensors"
+    save_file({name: p.detach() for name, p in model.named_parameters()}, weights)
+    # Zipf-distributed ids: the embedding's gradient touches few rows often, as with text.
+    count = SEQUENCES * SHAPE["length"] + 1
+    ids = numpy.random.default_rng(0).zipf(1.3, count) % SHAPE["vocab"]
+    data = folder / "data"
+    data.mkdir()
+    for name in ("train.bin", "val.bin"):
+        ids.astype("<u2").tofile(data / name)
+    windows = [ids[i * SHAPE["length"] : (i + 1) * SHAPE["length"] + 1].tolist() for i in range(SEQUENCES)]
+    return {"weights": str(weights), "data": str(data), "tokens": sum(windows, [])}
+
+
+def run_lmhead(inputs: dict, folder: pathlib.Path, precision: str, steps: int, threads: int, measure_every: int = 0) -> dict:
+    configuration = {
+        "data": {"path": inputs["data"], "sequence_length": SHAPE["length"], "batch_size": SEQUENCES, "validation_tokens": 128},
+        "model": {
+            "hidden_size": SHAPE["width"], "intermediate_size": SHAPE["inner"], "num_hidden_layers": SHAPE["layers"],
+            "num_attention_heads": SHAPE["heads"], "vocab_size": SHAPE["vocab"],
+        },
+        "optimizer": {"learning_rate": LEARNING_RATE},
+        "training": {
+            "steps": steps, "precision": precision, "threads": threads, "validate_every": 0, "checkpoint_every": 0,
+            "initial_weights": inputs["weights"],
+        },
+        "observe": {"gradient_retention": {"every": measure_every}},
+    }
+    run = pathlib.Path(tempfile.mkdtemp(dir=folder))
+    file = run / "bench.json"
+    file.write_text(json.dumps(configuration))
+    subprocess.run([ROOT / ".venv/bin/lmhead", "train", file, "--run", run / "run"], check=True, capture_output=True)
+    lines = [json.loads(line) for line in (run / "run/log.jsonl").read_text().splitlines()]
+    tokens = SEQUENCES * SHAPE["length"]
+    return {
+        "losses": [line["loss"] for line in lines],
+        "seconds": [tokens / line["tokens_per_second"] for line in lines],
+        "measure_share": lines[-1]["measure_seconds"] / lines[-1]["wall_seconds"],
+    }
+
+
+def run_torch(inputs: dict, folder: pathlib.Path, precision: str, steps: int, threads: int, compiled: bool) -> dict:
+    request = {
+        "shape": SHAPE, "weights": inputs["weights"], "tokens": inputs["tokens"], "steps": steps, "threads": threads,
+        "precision": precision, "compile": compiled, "learning_rate": LEARNING_RATE,
+    }
+    file = folder / "request.json"
+    file.write_text(json.dumps(request))
+    done = subprocess.run(
+        [sys.executable, ROOT / "bench/reference_model.py", file], check=True, capture_output=True, text=True
+    )
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--compile", action="store_true", help="torch.compile as a third entrant (slow to start)")
+    parser.add_argument("--out", default=str(ROOT / "bench/results/training_step.jsonl"), help="rows are appended here")
+    arguments = parser.parse_args()
+    tokens = SEQUENCES * SHAPE["length"]
+    rows = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        inputs = make_inputs(folder)
+        for precision in ("float32", "bfloat16"):
+            entrants = {
+                "lmhead": lambda: run_lmhead(inputs, folder, precision, arguments.steps, arguments.threads),
+                "torch eager": lambda: run_torch(inputs, folder, precision, arguments.steps, arguments.threads, False),
+            }
+            if arguments.compile:
+                entrants["torch compiled"] = lambda: run_torch(
+                    inputs, folder, precision, arguments.steps, arguments.threads, True
+                )
+            speeds = {entrant: [] for entrant in entrants}
+            losses = {}
+            for _ in range(arguments.rounds):
+                for entrant, run in entrants.items():
+                    result = run()
+                    losses[entrant] = result["losses"]
+                    speeds[entrant].append(tokens / statistics.median(result["seconds"][SKIPPED_STEPS:]))
+            worst = max(abs(a - b) for a, b in zip(losses["lmhead"][:20], losses["torch eager"][:20]))
+            print(f"{precision}: largest difference of the first {min(20, arguments.steps)} losses {worst:.1e}")
+            if precision == "float32" and worst > 1e-4:
+                print("[bench] float32 losses must agree within 1e-4; nothing was timed", file=sys.stderr)
+                return 1
+            for entrant, values in speeds.items():
+                ratios = sorted(a / b for a, b in zip(speeds["lmhead"], values))
+                print(
+                    f"  {entrant:15} {statistics.median(values):8.0f} tokens/s "
+                    f"(rounds {min(values):.0f} to {max(values):.0f})   lmhead / it {statistics.median(ratios):.2f}"
+                )
+                rows.append(
+                    {
+                        "kernel": "training_step", "entrant": entrant, "metric": "tokens_per_second", "unit": "tokens/s",
+                        "shape": SHAPE | {"sequences": SEQUENCES, "precision": precision}, "median": statistics.median(values),
+                        "quantiles": [min(values), max(values)], "rounds": arguments.rounds, "threads": arguments.threads,
+                        "machine": platform.machine() + " " + torch.backends.cpu.get_cpu_capability(),
+                        "torch": torch.__version__, "date": datetime.date.today().isoformat(),
+                    }
+                )
+        measured = run_lmhead(inputs, folder, "float32", 40, arguments.threads, measure_every=10)
+        print(f"measuring gradient retention every 10 steps: {100 * measured['measure_share']:.1f} % of the training time")
+    commit = subprocess.run(["git", "-C", ROOT, "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
+    out = pathlib.Path(arguments.out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with out.open("a") as file:
+        for row in rows:
+            file.write(json.dumps(row | {"commit": commit}) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
