@@ -17,7 +17,8 @@ struct Batch {
   at::Tensor targets;  // [B * T] int64: what each token of `tokens`, row by row, is followed by
 };
 
-/// What training has shown of a synthetic language after some steps (theory: expected share 1 - (1 - 1/V)^draws).
+/// What training has shown of a synthetic language after some steps. The share seen after n draws is expected
+/// to be 1 - (1 - 1/V)^n.
 struct Coverage {
   std::int64_t draws;       // independent ones: a sequence is one, however long
   double draws_per_symbol;  // draws / V
@@ -25,17 +26,17 @@ struct Coverage {
   at::Tensor seen_targets;  // [V] bool, by target id: whether it was ever a training target
 };
 
-/// The training stream and the validation set of a run. Every method depends on the options and the seed alone, never
-/// on what was asked before; calls from several threads are safe.
+/// The training stream and the validation set of a run. Every method depends on the options and the seed
+/// alone, never on what was asked before; calls from several threads are safe.
 class BatchSource {
  public:
   virtual ~BatchSource() = default;
 
-  /// Part `micro_batch` of the batch of `step`, both counted from 0: B = batch_size / micro_batches sequences. The parts
-  /// of a step are the same sequences whatever `micro_batches` is.
+  /// Part `micro_batch` of the batch of `step`, both counted from 0: B = batch_size / micro_batches
+  /// sequences. The parts of a step are the same sequences whatever `micro_batches` is.
   Batch training_batch(std::int64_t step, std::int64_t micro_batch = 0) const;
-  /// Sequences [first, first + count) of the endless training stream; step s is those from s * batch_size on. For data
-  /// parallelism, where each process takes its share.
+  /// Sequences [first, first + count) of the endless training stream; step s is those from s * batch_size on.
+  /// For data parallelism, where each process takes its share.
   virtual Batch training_sequences(std::int64_t first, std::int64_t count) const = 0;
 
   /// Number of validation batches, at least 1.
@@ -44,7 +45,8 @@ class BatchSource {
   Batch validation_batch(std::int64_t index) const;
   /// Targets in all validation batches together.
   std::int64_t validation_targets() const { return validation_sequence_count() * options_.sequence_length; }
-  /// UTF-8 bytes per token of the whole validation split, for bits per byte = loss / (ln 2 * this); absent where not known.
+  /// UTF-8 bytes per token of the whole validation split, for bits per byte = loss / (ln 2 * this); absent
+  /// where bytes are not known.
   virtual std::optional<double> validation_bytes_per_token() const { return std::nullopt; }
   /// For synthetic languages, what the first `steps` steps showed.
   virtual std::optional<Coverage> coverage(std::int64_t steps) const { return std::nullopt; }
@@ -68,8 +70,9 @@ class BatchSource {
   DataOptions options_;
 };
 
-/// The source that the options ask for. `seed` is the run's, `vocab_size` the model's where it is known. Throws where
-/// the data cannot be read, a split is shorter than one sequence, or `vocab_size` is below the data's.
+/// The source that the options ask for. `seed` is the run's, `vocab_size` the model's where it is known.
+/// Throws where the data cannot be read, a split is shorter than one sequence, or `vocab_size` is below the
+/// data's.
 std::unique_ptr<BatchSource> open_batches(const DataOptions& options, std::uint64_t seed,
                                           std::optional<std::int64_t> vocab_size = std::nullopt);
 

@@ -7,8 +7,9 @@
 
 namespace lmhead {
 
-/// A bijection of {0, ..., size - 1} chosen by seed, name and index: a balanced Feistel network on the next power of four,
-/// walked until it lands inside (Black & Rogaway 2002). Memory: eight keys; time: a few walks for any size.
+/// A bijection of {0, ..., size - 1} chosen by seed, name and index: a balanced Feistel network on the next
+/// power of four, walked until it lands inside (Black & Rogaway 2002). Memory: eight keys; time: a few walks
+/// for any size.
 class KeyedPermutation {
  public:
   KeyedPermutation(std::uint64_t seed, std::string_view name, std::uint64_t index, std::uint64_t size);

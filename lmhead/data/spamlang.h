@@ -7,11 +7,12 @@
 
 namespace lmhead {
 
-/// Each training sequence is one symbol, drawn uniformly and repeated T times, with itself as every target (Godey & Artzi
-/// 2026, arXiv 2603.10145). With `shuffled_map` the targets are pi(x), pi a random permutation fixed by the seed, so that
-/// nothing can be copied (Murugan 2026, arXiv 2608.16671). Sequence k is drawn from its own random stream.
-/// Validation is every symbol once where `validation_tokens` / T reaches V, else that many different symbols (at least one),
-/// chosen at random by the seed. Memory: 8 V bytes with `shuffled_map`.
+/// Each training sequence is one symbol, drawn uniformly and repeated T times, with itself as every target
+/// (Godey & Artzi 2026, arXiv 2603.10145). With `shuffled_map` the targets are pi(x), pi a random permutation
+/// fixed by the seed, so that nothing can be copied (Murugan 2026, arXiv 2608.16671). Sequence k is drawn
+/// from its own random stream. Validation is every symbol once where `validation_tokens` / T reaches V, else
+/// that many different symbols (at least one), chosen at random by the seed. Memory: 8 V bytes with
+/// `shuffled_map`.
 class SpamlangBatches : public BatchSource {
  public:
   SpamlangBatches(const DataOptions& options, std::uint64_t seed);

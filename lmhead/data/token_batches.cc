@@ -38,7 +38,8 @@ class BatchBuilder {
 
 void require_one_window(const TokenSequence& split, const char* name, std::int64_t length) {
   require(split.size() > length, "data", "the ", name, " split must have at least ", length + 1,
-          " tokens for one sequence of ", length, ", got ", split.size(), " in ", split.shards().front().path().string());
+          " tokens for one sequence of ", length, ", got ", split.size(), " in ",
+          split.shards().front().path().string());
 }
 
 }  // namespace
@@ -57,18 +58,19 @@ TokenBatches::TokenBatches(Dataset dataset, const DataOptions& options, std::uin
 }
 
 Batch TokenBatches::training_sequences(std::int64_t first, std::int64_t count) const {
-  require(first >= 0 && count >= 0 && first <= INT64_MAX - count, "data", "training sequences must be counted from 0, got ",
-          count, " from ", first);
+  require(first >= 0 && count >= 0 && first <= INT64_MAX - count, "data",
+          "training sequences must be counted from 0, got ", count, " from ", first);
   const std::int64_t length = options().sequence_length;
   BatchBuilder builder(count, length);
   for (std::int64_t sequence = first; sequence < first + count;) {
     const std::int64_t epoch = sequence / windows_;
     const std::int64_t end = std::min(first + count, (epoch + 1) * windows_);
-    const auto offset = std::int64_t(RandomStream(seed_, "data.offset", std::uint64_t(epoch)).below(
-        std::uint64_t(largest_offset_) + 1));
+    const auto offset = std::int64_t(
+        RandomStream(seed_, "data.offset", std::uint64_t(epoch)).below(std::uint64_t(largest_offset_) + 1));
     const KeyedPermutation order(seed_, "data.order", std::uint64_t(epoch), std::uint64_t(windows_));
     for (; sequence < end; ++sequence)
-      builder.add(dataset_.train.tokens, offset + std::int64_t(order(std::uint64_t(sequence % windows_))) * length);
+      builder.add(dataset_.train.tokens,
+                  offset + std::int64_t(order(std::uint64_t(sequence % windows_))) * length);
   }
   return builder.take();
 }

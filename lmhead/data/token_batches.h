@@ -6,17 +6,19 @@
 
 namespace lmhead {
 
-/// Cuts a split into non-overlapping windows of T inputs, each with the T tokens one further as targets, across document
-/// boundaries. An epoch of training visits every window once, in an order and from an offset in [0, T) that change from
-/// epoch to epoch; up to T tokens at either end of the split are left out of an epoch. Validation is the first
-/// `validation_tokens` of its split (whole windows, at least one) from its start.
+/// Cuts a split into non-overlapping windows of T inputs, each with the T tokens one further as targets,
+/// across document boundaries. An epoch of training visits every window once, in an order and from an offset
+/// in [0, T) that change from epoch to epoch; of the tokens at the two ends, fewer than 2 T are left out of
+/// an epoch. Validation is the first `validation_tokens` of its split, in whole windows, at least one.
 class TokenBatches : public BatchSource {
  public:
   /// Throws where a split has fewer than T + 1 tokens.
   TokenBatches(Dataset dataset, const DataOptions& options, std::uint64_t seed);
 
   Batch training_sequences(std::int64_t first, std::int64_t count) const override;
-  std::optional<double> validation_bytes_per_token() const override { return dataset_.validation.bytes_per_token; }
+  std::optional<double> validation_bytes_per_token() const override {
+    return dataset_.validation.bytes_per_token;
+  }
   std::int64_t vocab_size() const override { return dataset_.vocab_size; }
   std::string content_hash() const override { return dataset_.content_hash; }
   std::string tokenizer_hash() const override { return dataset_.tokenizer_hash; }

@@ -15,18 +15,20 @@ namespace lmhead {
 /// How an id is stored; both are little-endian.
 enum class TokenType { kUint16, kUint32 };
 
-/// One file of token ids. Memory: pages are read on demand; a shard may be far larger than the machine's memory.
+/// One file of token ids. Memory: pages are read on demand, so a shard may exceed the machine's memory.
 class TokenShard {
  public:
   /// A file that is nothing but ids. Throws where it is empty or ends inside an id.
-  static TokenShard open_headerless(const std::filesystem::path& path, TokenType type, std::int64_t vocab_size);
-  /// A file of llm.c: 256 int32 (magic, version, token count), then uint16 (magic 20240520, version 1) or uint32 (magic
-  /// 20240801, version 7). Throws where magic, version or token count do not fit the file.
+  static TokenShard open_headerless(const std::filesystem::path& path, TokenType type,
+                                    std::int64_t vocab_size);
+  /// A file of llm.c: 256 int32 (magic, version, token count), then uint16 (magic 20240520, version 1) or
+  /// uint32 (magic 20240801, version 7). Throws where magic, version or token count do not fit the file.
   static TokenShard open_llm_c(const std::filesystem::path& path, std::int64_t vocab_size);
 
   /// Number of ids.
   std::int64_t size() const { return size_; }
-  /// The id at a position. Throws where the position is outside the shard or the id is not below the vocabulary size.
+  /// The id at a position. Throws where the position is outside the shard or the id is not below the
+  /// vocabulary size.
   std::int64_t at(std::int64_t position) const;
   /// Writes the ids of [begin, begin + count) to `out`; the same errors, naming file, position and id.
   void copy(std::int64_t begin, std::int64_t count, std::int64_t* out) const;
@@ -36,9 +38,13 @@ class TokenShard {
   std::string_view bytes() const;
 
  private:
-  TokenShard(std::filesystem::path path, std::shared_ptr<const MappedFile> file, std::size_t header, TokenType type,
-             std::int64_t size, std::int64_t vocab_size)
-      : path_(std::move(path)), file_(std::move(file)), header_(header), type_(type), size_(size),
+  TokenShard(std::filesystem::path path, std::shared_ptr<const MappedFile> file, std::size_t header,
+             TokenType type, std::int64_t size, std::int64_t vocab_size)
+      : path_(std::move(path)),
+        file_(std::move(file)),
+        header_(header),
+        type_(type),
+        size_(size),
         vocab_size_(vocab_size) {}
 
   std::filesystem::path path_;

@@ -37,7 +37,8 @@ inline void write_text(const std::filesystem::path& path, const std::string& tex
 }
 
 template <class Stored>
-void write_ids(const std::filesystem::path& path, const std::vector<std::int64_t>& ids, const std::string& header = "") {
+void write_ids(const std::filesystem::path& path, const std::vector<std::int64_t>& ids,
+               const std::string& header = "") {
   const std::vector<Stored> stored(ids.begin(), ids.end());
   std::ofstream file(path, std::ios::binary);
   file << header;

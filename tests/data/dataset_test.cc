@@ -12,10 +12,12 @@ namespace {
 Json write_dataset(const ScratchFolder& folder) {
   write_ids<std::uint16_t>(folder / "train.bin", counting(40));
   write_ids<std::uint16_t>(folder / "validation.bin", counting(20, 30));
-  const Json json = Json::parse(R"({"format": "lmhead-dataset", "version": 1, "vocab_size": 50, "token_type": "uint16",
-      "tokenizer": null, "tokenizer_hash": "bytes", "end_of_document": 49, "content_hash": "c0ffee", "source": {},
-      "splits": {"train": {"file": "train.bin", "tokens": 40, "bytes": 100, "documents": 2, "sha256": "00"},
-                 "validation": {"file": "validation.bin", "tokens": 20, "bytes": 30, "documents": 1, "sha256": "00"}}})");
+  const Json json = Json::parse(R"({
+      "format": "lmhead-dataset", "version": 1, "vocab_size": 50, "token_type": "uint16", "tokenizer": null,
+      "tokenizer_hash": "bytes", "end_of_document": 49, "content_hash": "c0ffee", "source": {},
+      "splits": {
+        "train": {"file": "train.bin", "tokens": 40, "bytes": 100, "documents": 2, "sha256": "00"},
+        "validation": {"file": "validation.bin", "tokens": 20, "bytes": 30, "documents": 1, "sha256": "00"}}})");
   write_text(folder / "dataset.json", json.dump());
   return json;
 }
@@ -48,7 +50,8 @@ TEST(Dataset, ChecksIdsAgainstItsOwnVocabularyUnderALargerModel) {
   write_ids<std::uint16_t>(folder / "train.bin", counting(40, 20));
   const Dataset dataset = open_dataset(folder.path(), 1000);
   std::vector<std::int64_t> out(40);
-  EXPECT_ERROR(dataset.train.tokens.copy(0, 40, out.data()), "position 30 must be below the vocabulary size 50, got 50");
+  EXPECT_ERROR(dataset.train.tokens.copy(0, 40, out.data()),
+               "position 30 must be below the vocabulary size 50, got 50");
 }
 
 struct Hostile {
@@ -79,7 +82,8 @@ TEST(Dataset, NamesFileAndKeyOfEverythingWrongInASidecar) {
       {"/splits", "[]", "splits must be an object, got array"},
       {"/splits/train", "3", "splits.train must be an object, got number"},
       {"/splits/validation", nullptr, "splits.validation must be there"},
-      {"/splits/train/file", "\"/etc/passwd\"", "splits.train.file must be the plain name of a file beside it"},
+      {"/splits/train/file", "\"/etc/passwd\"",
+       "splits.train.file must be the plain name of a file beside it"},
       {"/splits/train/file", "\"..\"", "splits.train.file must be the plain name"},
       {"/splits/train/file", "\"a\\u0000b\"", "splits.train.file must be the plain name"},
       {"/splits/train/file", "\"absent.bin\"", "absent.bin must be readable"},
@@ -122,7 +126,8 @@ TEST(Dataset, RefusesFilesWhoseSizeIsNotThatOfTheirTokens) {
   ScratchFolder folder;
   write_dataset(folder);
   std::filesystem::resize_file(folder / "train.bin", 78);
-  EXPECT_ERROR(open_dataset(folder.path()), "train.bin must hold the 40 tokens that dataset.json says, got 39");
+  EXPECT_ERROR(open_dataset(folder.path()),
+               "train.bin must hold the 40 tokens that dataset.json says, got 39");
   std::filesystem::resize_file(folder / "train.bin", 79);
   EXPECT_ERROR(open_dataset(folder.path()), "whole ids of 2 bytes, got 79 bytes");
   std::filesystem::resize_file(folder / "train.bin", 0);
@@ -134,7 +139,8 @@ TEST(Dataset, ReadsNanoGptFolders) {
   write_ids<std::uint16_t>(folder / "train.bin", counting(40));
   EXPECT_ERROR(open_dataset(folder.path(), 40), "val.bin must be readable");
   write_ids<std::uint16_t>(folder / "val.bin", counting(20));
-  EXPECT_ERROR(open_dataset(folder.path()), "model.vocab_size must be given where the data has no dataset.json");
+  EXPECT_ERROR(open_dataset(folder.path()),
+               "model.vocab_size must be given where the data has no dataset.json");
   const Dataset dataset = open_dataset(folder.path(), 40);
   EXPECT_EQ(dataset.vocab_size, 40);
   EXPECT_EQ(dataset.train.tokens.size(), 40);
