@@ -1,0 +1,31 @@
+"""Runs a Python verb: python -m lmhead prepare | report | tensorboard."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+VERBS = {
+    "prepare": "make a dataset of token ids from text",
+    "report": "write the report of a run or study as one HTML file",
+    "tensorboard": "convert the logs of a run or study for TensorBoard",
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    argv = sys.argv[1:] if argv is None else argv
+    if argv and argv[0] in VERBS:
+        return importlib.import_module(f"lmhead.{argv[0]}").main(argv[1:])
+    if argv and argv[0] in ("-h", "--help"):
+        print("usage: python -m lmhead VERB ...\n")
+        for verb, meaning in VERBS.items():
+            print(f"  {verb:<12} {meaning}")
+        print("\nEach verb has its own --help; the other verbs are those of the native command lmhead.")
+        return 0
+    got = repr(argv[0]) if argv else "none"
+    print(f"[lmhead] the verb must be one of {', '.join(VERBS)}, got {got}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
