@@ -9,12 +9,12 @@
   const markerOf = (arm) => markers[(arm + Math.floor(arm / markers.length)) % markers.length];
   const style = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   const colourOf = (arm) => style(`--arm-${arm % 8}`);
-  const meansOf = (panel) => new Set(panel.lines.filter((line) => line.kind === "mean").map((line) => line.arm));
+  const linesOf = (panel, arm, kind) => panel.lines.filter((line) => line.arm === arm && line.kind === kind);
 
-  function trace(panel, line, hasMean) {
+  function trace(panel, line) {
     const colour = colourOf(line.arm);
     const few = line.x.length <= 40;
-    const thin = line.kind === "seed" && hasMean;
+    const thin = line.kind === "seed" && linesOf(panel, line.arm, "seed").length > 1;
     const result = {
       type: "scatter", x: line.x, y: line.y, mode: few && !thin && line.kind !== "null" ? "lines+markers" : "lines",
       line: { color: colour, width: 2.25 }, marker: { symbol: markerOf(line.arm), size: 7, color: colour },
@@ -32,25 +32,28 @@
   function layout(panel, width) {
     const axis = { gridcolor: style("--grid"), linecolor: style("--rule"), zeroline: false, automargin: true,
                    ticks: "outside", tickcolor: style("--rule"), ticklen: 4 };
+    const end = Math.max(0, ...panel.lines.map((line) => line.x.at(-1)));
     const logarithmic = panel.xkind === "tokens" && logarithmicTokens;
     return {
-      autosize: true, showlegend: false, hovermode: "closest", dragmode: width < 480 ? false : "zoom",
-      margin: { l: 58, r: labelRoom(panel, width), t: 12, b: 50 },
+      autosize: true, uirevision: String(logarithmic), showlegend: false, hovermode: "closest", dragmode: width < 480 ? false : "zoom",
+      margin: { l: 58, r: labelRoom(width), t: 10, b: 50 },
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
       font: { family: getComputedStyle(document.body).fontFamily, size: 12.5, color: style("--soft") },
       hoverlabel: { bgcolor: style("--paper"), bordercolor: style("--rule"), font: { color: style("--ink") } },
       xaxis: { ...axis, title: { text: panel.xtitle, standoff: 8 }, type: logarithmic ? "log" : "linear",
                tickformat: "~s", nticks: Math.max(3, Math.floor(width / 90)), showgrid: false,
-               rangemode: logarithmic ? "normal" : "tozero", ...(logarithmic ? { dtick: 1 } : {}) },
+               ...(logarithmic || !end ? { autorange: true, dtick: logarithmic ? 1 : undefined }
+                                       : { range: [0, 1.03 * end], autorange: false }) },
       yaxis: { ...axis, title: { text: panel.ytitle, standoff: 10 }, type: panel.ylog ? "log" : "linear",
-               ...(panel.ylog ? { exponentformat: "power", dtick: 1 } : { tickformat: "~g", nticks: 7 }) },
+               ...(panel.ylog ? { exponentformat: "power", nticks: 5 } : { tickformat: "~g", nticks: 7 }),
+               ...(panel.yrange && !logarithmic ? { range: panel.yrange, autorange: false } : { autorange: true }) },
       shapes: panel.zero ? [{ type: "line", xref: "paper", x0: 0, x1: 1, y0: 0, y1: 0,
                               line: { color: style("--soft"), width: 1, dash: "dot" } }] : [],
     };
   }
 
   // Arms are named at the ends of their lines where the names are short enough and there is room.
-  function labelRoom(panel, width) {
+  function labelRoom(width) {
     const longest = Math.max(...page.arms.map((arm) => arm.label.length));
     const fits = width >= 420 && page.arms.length > 1 && page.arms.length <= 8 && longest <= 18;
     return fits ? 14 + Math.ceil(7.2 * longest) : 14;
@@ -60,12 +63,11 @@
     if (plot.layout.margin.r <= 14) return [];
     const { range, type } = plot.layout.yaxis;
     const height = plot.clientHeight - plot.layout.margin.t - plot.layout.margin.b;
-    const means = meansOf(panel);
     const ends = [];
     page.arms.forEach((arm, index) => {
       if (hidden.has(index)) return;
-      const wanted = means.has(index) ? "mean" : "seed";
-      const lines = panel.lines.filter((line) => line.arm === index && line.kind === wanted);
+      const means = linesOf(panel, index, "mean");
+      const lines = means.length ? means : linesOf(panel, index, "seed");
       const values = lines.map((line) => line.y.filter((y) => y !== null).at(-1)).filter((y) => y !== undefined);
       if (!values.length) return;
       const mean = values.reduce((sum, y) => sum + y, 0) / values.length;
@@ -74,11 +76,12 @@
     });
     ends.sort((a, b) => a.place - b.place);
     const gap = 15 / height;
-    for (let round = 0; round < 60; round++) {
+    for (let round = 0; round < 200; round++) {
       for (let i = 1; i < ends.length; i++) {
         const overlap = gap - (ends[i].place - ends[i - 1].place);
         if (overlap > 1e-6) { ends[i].place += overlap / 2; ends[i - 1].place -= overlap / 2; }
       }
+      ends.forEach((end) => { end.place = Math.min(1, Math.max(0, end.place)); });
     }
     return ends.map(({ index, place }) => ({
       xref: "paper", x: 1, xanchor: "left", xshift: 6, yref: "paper", y: place, yanchor: "middle", showarrow: false,
@@ -89,13 +92,11 @@
   function draw(panel) {
     const plot = document.getElementById(panel.id);
     if (!plot) return;
-    const means = meansOf(panel);
     const order = { raw: 0, null: 1, seed: 2, mean: 3 };
     const lines = [...panel.lines].sort((a, b) => order[a.kind] - order[b.kind]);
-    const traces = lines.map((line) => trace(panel, line, means.has(line.arm)));
-    const options = { responsive: false, displaylogo: false, scrollZoom: false, displayModeBar: "hover",
-                      modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"],
-                      toImageButtonOptions: { format: "svg", filename: panel.id } };
+    const traces = lines.map((line) => trace(panel, line));
+    // No bar of buttons: it covers the lines, and one of its buttons sends the data to a server.
+    const options = { displayModeBar: false, showSendToCloud: false, plotlyServerURL: "", scrollZoom: false };
     return Plotly.react(plot, traces, layout(panel, plot.clientWidth), options)
         .then(() => Plotly.relayout(plot, { annotations: endLabels(plot, panel) }))
         .then(() => {

@@ -28,10 +28,10 @@ def panels(study: Study) -> list[dict[str, Any]]:
     loss = "loss (nats per token)"
     ratio = "share of the norm, r"
     return [
-        metric_panel(study, "validation-tokens", "Validation loss against tokens", LOSS, loss, tokens),
-        metric_panel(study, "validation-time", "Validation loss against wall-clock", LOSS, loss, wall),
-        training_panel(study, "training-tokens", "Training loss against tokens", loss, tokens),
-        training_panel(study, "training-time", "Training loss against wall-clock", loss, wall),
+        cropped(metric_panel(study, "validation-tokens", "Validation loss against tokens", LOSS, loss, tokens)),
+        cropped(metric_panel(study, "validation-time", "Validation loss against wall-clock", LOSS, loss, wall)),
+        cropped(training_panel(study, "training-tokens", "Training loss against tokens", loss, tokens)),
+        cropped(training_panel(study, "training-time", "Training loss against wall-clock", loss, wall)),
         metric_panel(study, "destroyed-ratio", "Destroyed ratio and its null", RETENTION + "destroyed_ratio", ratio, tokens,
                      null=RETENTION + "null_destroyed_ratio"),
         metric_panel(study, "destroyed-excess", "Excess over the null", RETENTION + "destroyed_excess", "r − null", tokens,
@@ -96,6 +96,17 @@ def metric_panel(study: Study, identity: str, title: str, metric: str, ytitle: s
     return panel(identity, title, ytitle, axis, lines, thinned, zero=zero)
 
 
+def cropped(shown: dict[str, Any]) -> dict[str, Any]:
+    """The panel with a first view (`yrange`) that the steep fall of the first tenth does not flatten."""
+    lines = [line for line in shown["lines"] if line["kind"] != "raw"]
+    end = max((line["x"][-1] for line in lines), default=0)
+    later = [y for line in lines for x, y in zip(line["x"], line["y"]) if y is not None and x >= 0.1 * end]
+    if later and max(later) > min(later):
+        margin = 0.06 * (max(later) - min(later))
+        shown["yrange"] = [min(later) - margin, max(later) + margin]
+    return shown
+
+
 def mean_points(arm: Arm, metric: str, axis: dict[str, Any]) -> Points:
     """Mean of x and of the metric at every step that all finished seeds logged; nothing for fewer than two seeds."""
     runs = [run for run in arm.finished if run.log.get(metric)]
@@ -110,7 +121,7 @@ def mean_points(arm: Arm, metric: str, axis: dict[str, Any]) -> Points:
 def training_panel(study: Study, identity: str, title: str, ytitle: str, axis: dict[str, Any]) -> dict[str, Any]:
     """Each run's loss smoothed, over the faint unsmoothed one where few runs are drawn."""
     limit, lines, thinned = points_per_line(study), [], False
-    few = len(study.runs) <= RUNS_WITH_RAW_LOSS
+    few = len(study.runs) <= RUNS_WITH_RAW_LOSS and len(study.arms) == len(study.runs)
     for index, arm in enumerate(study.arms):
         for run in arm.runs:
             x, y = against(run, run.log.get("loss", {}), axis)
@@ -120,6 +131,9 @@ def training_panel(study: Study, identity: str, title: str, ytitle: str, axis: d
             if few:
                 lines.append(line(index, "raw", (x, y), "", limit))
             lines.append(line(index, "seed", (x, smoothed(y)), run_label(run), limit, not run.finished))
+        x, y = mean_points(arm, "loss", axis)
+        if x:
+            lines.append(line(index, "mean", (x, smoothed(y)), f"mean of {len(arm.finished)} seeds", limit))
     return panel(identity, title, ytitle, axis, lines, thinned)
 
 
@@ -139,7 +153,11 @@ def spectrum_panel(study: Study) -> dict[str, Any]:
 
 
 def smoothed(values: list[float]) -> list[float]:
-    """Centred moving mean over about 2 % of the values; a value that is not finite stays one and joins no mean."""
+    """Moving mean over about 2 % of the values; a value that is not finite stays one and joins no mean.
+
+    The window is centred and narrows at the steep beginning; at the end it loses its later half only, so that the
+    last point is no single step's noise.
+    """
     reach = len(values) // 100
     sums, counts = [0.0], [0]
     for value in values:
@@ -148,8 +166,8 @@ def smoothed(values: list[float]) -> list[float]:
         counts.append(counts[-1] + finite)
     result = []
     for place, value in enumerate(values):
-        half = min(reach, place, len(values) - 1 - place)
-        low, high = place - half, place + half + 1
+        half = min(reach, place)
+        low, high = place - half, min(place + half + 1, len(values))
         result.append((sums[high] - sums[low]) / (counts[high] - counts[low]) if math.isfinite(value) else math.nan)
     return result
 

@@ -19,13 +19,14 @@ from pathlib import Path
 from typing import Any
 
 from lmhead import report_figures, report_words
-from lmhead.report_facts import (BITS_PER_BYTE, LOSS, RETENTION, Comparison, Mean, compare, configuration_tables,
+from lmhead.report_facts import (BITS_PER_BYTE, LOSS, RETENTION, Comparison, Mean, Ranked, compare, configuration_tables,
                                  dataset_hash, last_mean, runs_shown, summary_mean)
 from lmhead.report_runs import Arm, Run, Study, flatten, number
 from lmhead.report_words import count, duration, fixed, si
 
 KEY_STAYS_IN_VIEW = 8   # arms up to which the key may follow the reader without hiding the plots
 RUNS_LISTED_OPEN = 6    # runs up to which their table is open from the start
+LABEL_LENGTH = 18       # letters up to which an arm is named at the end of its line
 MARKERS = ("M-5 0A5 5 0 1 1 5 0A5 5 0 1 1-5 0Z", "M-4.5-4.5H4.5V4.5H-4.5Z", "M0-6 6 0 0 6-6 0Z", "M0-5.5 6 5H-6Z",
            "M-2-6H2V-2H6V2H2V6H-2V2H-6V-2H-2Z", "M0-6.5 1.6-2.2 6.2-2 2.6.9 3.8 5.3 0 2.8-3.8 5.3-2.6.9-6.2-2-1.6-2.2Z",
            "M0 5.5-6-5H6Z", "M-5.5-3-3-5.5 0-2.5 3-5.5 5.5-3 2.5 0 5.5 3 3 5.5 0 2.5-3 5.5-5.5 3-2.5 0Z")
@@ -94,7 +95,7 @@ def heading(study: Study) -> str:
         facts.append(f"{count(len(study.arms), 'arm')}, {count(len(study.runs), 'run')}, {finished} finished")
     else:
         facts.append(study.runs[0].state)
-    for name, label in (("vocab_size", "V = "), ("hidden_size", "D = ")):
+    for name, label in (("vocab_size", "V\u00a0=\u00a0"), ("hidden_size", "D\u00a0=\u00a0")):
         values = {value for run in study.runs if (value := number(run.summary.get(name))) is not None}
         if len(values) == 1:
             facts.append(f"{label}{values.pop():,.0f}")
@@ -142,7 +143,7 @@ def arms_table(study: Study, comparison: Comparison | None) -> str:
     columns: list[tuple[str, list[str]]] = [("arm" if several else "run", []), ("seeds", []),
         ("validation loss<small>nats/token</small>", []), ("above lowest<small>" + (
             report_words.unit_of(comparison.metric).replace(" per ", "/") if comparison else "") + "</small>", []),
-        ("bits per byte", []), ("accuracy<small>top 1</small>", []), ("destroyed ratio<small>r</small>", []),
+        ("bits per byte", []), ("top-1 accuracy", []), ("destroyed ratio<small>r</small>", []),
         ("null<small>random subspace</small>", []), ("excess<small>r − null</small>", []), ("step cosine", []),
         ("head<small>parameters</small>", []), ("speed<small>tokens/s</small>", []), ("training time", []), ("state", [])]
     for index, arm in enumerate(study.arms):
@@ -150,14 +151,13 @@ def arms_table(study: Study, comparison: Comparison | None) -> str:
         entry = ranked.get(arm.name)
         above = "–"
         if best and entry:
-            above = "lowest" if entry is best else fixed(
-                entry.difference.mean if entry.difference else entry.mean.value - best.mean.value, 4, sign=True)
+            above = "lowest" if entry is best else above_lowest(entry, best)
         speed, seconds = summary_mean(runs, "tokens_per_second"), summary_mean(runs, "wall_seconds")
         head_parameters = summary_mean(runs, "parameters_head")
         cells = [swatch(index) + text(shortened(arm.name, 60)), f"{len(arm.finished)} of {len(arm.runs)}",
                  mean_cell(last_mean(runs, LOSS)), above,
                  mean_cell(last_mean(runs, BITS_PER_BYTE)), mean_cell(last_mean(runs, "validation.top1_accuracy")),
-                 *(mean_cell(last_mean(runs, RETENTION + name), sign=name.endswith("excess"))
+                 *(mean_cell(last_mean(runs, RETENTION + name), 4 if name == "step_cosine" else 5, sign=name.endswith("excess"))
                    for name in ("destroyed_ratio", "null_destroyed_ratio", "destroyed_excess", "step_cosine")),
                  si(head_parameters.value if head_parameters else None), si(speed.value if speed else None),
                  duration(seconds.value if seconds else None), text(arm_state(arm))]
@@ -166,7 +166,7 @@ def arms_table(study: Study, comparison: Comparison | None) -> str:
     kept = [column for column in columns if any(cell not in ("–", "") for cell in column[1])]
     if not several:
         kept = [column for column in kept if not column[0].startswith("above")]
-    if not study.is_study:
+    if all(len(arm.runs) == 1 for arm in study.arms):
         kept = [column for column in kept if column[0] != "seeds"]
     rows = [list(cells) for cells in zip(*(column[1] for column in kept))]
     caption = ("Last figures of each arm" if several else "Last figures")
@@ -176,6 +176,15 @@ def arms_table(study: Study, comparison: Comparison | None) -> str:
         caption += " Arms without a finished run show how far they have come and are not ranked."
     classes = ["lowest" if best and arm is best.arm else "" for arm in study.arms]
     return table([column[0] for column in kept], rows, caption, classes, label="results by arm")
+
+
+def above_lowest(entry: Ranked, best: Ranked) -> str:
+    """An arm's distance from the lowest: the paired difference and its interval where seeds are shared."""
+    if entry.difference is None:
+        return fixed(entry.mean.value - best.mean.value, sign=True)
+    interval = entry.difference.interval
+    shown = f" <small>[{fixed(interval[0])}, {fixed(interval[1])}]</small>" if interval else ""
+    return fixed(entry.difference.mean, sign=True) + shown
 
 
 def arm_state(arm: Arm) -> str:
@@ -197,7 +206,8 @@ def runs_table(study: Study) -> str:
             best = number(run.summary.get("best", {}).get("validation_loss")) if isinstance(run.summary.get("best"), dict) else None
             memory = number(run.summary.get("peak_memory_bytes"))
             rows.append([swatch(index) + text(shortened(arm.name, 60)), text("–" if run.seed is None else run.seed),
-                         text(run.state), *(fixed(last[name][1] if last[name] else None, sign=name == "excess")
+                         text(run.state), *(fixed(last[name][1] if last[name] else None, 5 if name in ("ratio", "excess") else 4,
+                                                  sign=name == "excess")
                                             for name in ("loss", "bits", "ratio", "excess")),
                          fixed(best), si(memory) + ("B" if memory is not None else ""), f"<code>{text(run.name)}</code>"])
     head = ["arm", "seed", "state", "validation loss<small>nats/token</small>", "bits per byte", "destroyed ratio", "excess",
@@ -236,15 +246,14 @@ def plot_sections(study: Study, panels: list[dict[str, Any]]) -> list[str]:
         line["kind"] == "raw" for panel in panels for line in panel["lines"]) else ""
     sections = [
         ("Loss", f"{lines}{dashed}Wall-clock is training time, without validation and measuring. Training loss is a moving "
-                 f"mean over 2 % of the steps{raw}.",
+                 f"mean over 2 % of the steps{raw}. The plots open on what follows the first tenth; double-click one to see it whole.",
          ["validation-tokens", "validation-time", "training-tokens", "training-time"]),
-        ("What reaches the backbone", "The destroyed ratio r is the norm of the part of the logit gradient that never reaches "
+        ("What reaches the backbone, and the head's spectrum", "The destroyed ratio r is the norm of the part of the logit gradient that never reaches "
          "the backbone, over the norm of the whole; the dotted null is the same for a random subspace of the same dimension. "
          "Below zero excess, the head keeps more than a random subspace would. The step cosine compares the logit change "
-         "that backpropagation into the features makes with the steepest one.",
-         ["destroyed-ratio", "destroyed-excess", "step-cosine"]),
-        ("The head's spectrum", "Singular values of the head's matrix at the end of each run, over the largest; values below "
-         f"{report_figures.ROUNDING_OF_FLOAT32:g} of it are rounding and are not drawn.", ["spectrum"])]
+         "that backpropagation into the features makes with the steepest one. The spectrum is that of the head's matrix at "
+         "the end of each run; singular values below a ten-millionth of the largest are rounding and are not drawn.",
+         ["destroyed-ratio", "destroyed-excess", "step-cosine", "spectrum"])]
     result = []
     for title, note, names in sections:
         drawn = [by_name[name] for name in names]
@@ -335,11 +344,13 @@ def shortened(name: str, length: int) -> str:
 
 
 def short_labels(arms: list[Arm]) -> list[str]:
-    """Names for the ends of lines: without the words that all arms share, unless two would become the same."""
-    words = [re.findall(r"[^\s,;/]+[\s,;/]*", arm.name) for arm in arms]
-    if len(arms) > 1:
-        common = set.intersection(*(set(parts) for parts in words))
-        trimmed = ["".join(part for part in parts if part not in common).strip(" ,;/") for parts in words]
-        if all(trimmed) and len(set(trimmed)) == len(trimmed):
-            return trimmed
-    return [arm.name for arm in arms]
+    """Names for the ends of lines: the shortest of a few ways of cutting that keeps every two arms apart."""
+    names = [arm.name for arm in arms]
+    without_path = [re.sub(r"(^|[\s,;])[\w.]*\.(?=\w+=)", r"\1", name) for name in names]  # head.rank=4 is rank=4
+    words = [re.findall(r"[^\s,;/]+[\s,;/]*", name) for name in without_path]
+    common = set.intersection(*(set(parts) for parts in words)) if len(arms) > 1 else set()
+    without_common = ["".join(part for part in parts if part not in common).strip(" ,;/") for parts in words]
+    for candidate in ([shortened(name, LABEL_LENGTH) for name in without_common], without_common, without_path):
+        if all(candidate) and len(set(candidate)) == len(candidate):
+            return candidate
+    return names

@@ -8,16 +8,16 @@ from lmhead.report_facts import (BITS_PER_BYTE, LOSS, RETENTION, Comparison, Ran
                                  last_mean, runs_shown, tokens_at_last)
 from lmhead.report_runs import Arm, Run, Study, lookup, number
 
-ARMS_LISTED = 6  # a sentence names each arm up to this many, beyond it the range
+ARMS_LISTED = 3  # a sentence names each arm up to this many, beyond it the range
 
 
 def si(value: float | None, digits: int = 3) -> str:
-    """`value` with an SI prefix: 1234567 is "1.23 M"; an en dash where there is none."""
+    """`value` with an SI prefix: 1234567 is "1.23 M", unbreakable; an en dash where there is none."""
     if value is None or not math.isfinite(value):
         return "–"
     for factor, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= factor:
-            return f"{float(f'{value / factor:.{digits}g}'):g} {prefix}"
+            return f"{float(f'{value / factor:.{digits}g}'):g}\u00a0{prefix}"
     return f"{float(f'{value:.{digits}g}'):g}"
 
 
@@ -38,7 +38,7 @@ def duration(seconds: float | None) -> str:
 
 
 def percent(share: float) -> str:
-    return f"{share * 100:.2f} %"
+    return f"{share * 100:.2f}\u00a0%"
 
 
 def count(amount: int, noun: str) -> str:
@@ -96,7 +96,7 @@ def ranking(comparison: Comparison) -> str:
     if not others:
         return f"Arm “{best.arm.name}” ends at a validation loss of {fixed(best.mean.value)} {unit}{bits}{over}."
     text = f"Arm “{best.arm.name}” ends with the lowest validation loss: {fixed(best.mean.value)} {unit}{bits}{over}. "
-    named = others if len(others) < ARMS_LISTED else [others[0], others[-1]]
+    named = others if len(others) <= ARMS_LISTED else [others[0], others[-1]]
     parts = [behind(best, other, comparison.metric) for other in named]
     return text + "Above it " + ("are " if len(parts) > 1 else "is ") + joined(parts) + \
         (f", with {count(len(others) - 2, 'arm')} between them." if len(named) < len(others) else ".")
@@ -113,8 +113,7 @@ def behind(best: Ranked, other: Ranked, metric: str) -> str:
             text += f" ({fixed(bits.value - best_bits.value)} bits per byte)"
     if other.difference and other.difference.interval:
         low, high = other.difference.interval
-        text += (f" [{fixed(low)}, {fixed(high)}], “{best.arm.name}” being lower on {other.difference.lower_for_best} of "
-                 f"{count(other.difference.count, 'shared seed')}")
+        text += f" [{fixed(low)}, {fixed(high)}]"
     return text
 
 
@@ -124,6 +123,7 @@ def cautions(study: Study, comparison: Comparison) -> list[str]:
     if not others:
         return []
     paragraphs = []
+    paired = [other.difference for other in others if other.difference]
     counts = [other.difference.count if other.difference else 0 for other in others]
     if max(counts) == 0:
         paragraphs.append("The arms share no finished seed, so their difference mixes the arm with the seed: nothing "
@@ -136,6 +136,8 @@ def cautions(study: Study, comparison: Comparison) -> list[str]:
         text = (f"In brackets is the 95 % interval of the mean paired difference (Student's t, {seeds} shared seeds). It is "
                 "not corrected for having picked the lowest of "
                 f"{count(len(comparison.ranking), 'arm')} after looking.")
+        lower, pairs = sum(entry.lower_for_best for entry in paired), sum(entry.count for entry in paired)
+        text += f" “{comparison.ranking[0].arm.name}” is the lower one in {lower} of {pairs} comparisons on the same seed."
         open_arms = [f"“{other.arm.name}”" for other in others
                      if not other.difference or not other.difference.interval or other.difference.interval[0] <= 0]
         if open_arms:
@@ -165,15 +167,15 @@ def retention(study: Study) -> list[str]:
         return ["The gradient's retention was not measured in these runs."]
     if len(found) <= ARMS_LISTED:
         parts = [f"{name_in_list(study, arm)}{percent(ratio)} of its norm, where a random subspace of the same dimension "
-                 f"would lose {percent(null)} (excess {fixed(excess, sign=True)})" if index == 0 else
-                 f"{name_in_list(study, arm)}{percent(ratio)}, null {percent(null)} (excess {fixed(excess, sign=True)})"
+                 f"would lose {percent(null)} (excess {fixed(excess, 5, sign=True)})" if index == 0 else
+                 f"{name_in_list(study, arm)}{percent(ratio)}, null {percent(null)} (excess {fixed(excess, 5, sign=True)})"
                  for index, (arm, ratio, null, excess) in enumerate(found)]
         text = "; ".join(parts)
     else:
         ratios, nulls, excesses = ([entry[column] for entry in found] for column in (1, 2, 3))
         text = (f"between {percent(min(ratios))} and {percent(max(ratios))} of its norm, where random subspaces of the same "
-                f"dimensions would lose between {percent(min(nulls))} and {percent(max(nulls))} (excess {fixed(min(excesses), sign=True)} "
-                f"to {fixed(max(excesses), sign=True)})")
+                f"dimensions would lose between {percent(min(nulls))} and {percent(max(nulls))} (excess {fixed(min(excesses), 5, sign=True)} "
+                f"to {fixed(max(excesses), 5, sign=True)})")
     kept = [max(0.0, 1 - ratio * ratio) for _, ratio, _, _ in found]
     kept_text = f"{percent_range([math.sqrt(share) for share in kept])} of the norm and {percent_range(kept)} of the energy"
     more, less = sum(entry[3] < 0 for entry in found), sum(entry[3] > 0 for entry in found)
@@ -194,7 +196,7 @@ def name_in_list(study: Study, arm: Arm) -> str:
 
 def percent_range(shares: list[float]) -> str:
     low, high = f"{min(shares) * 100:.2g}", f"{max(shares) * 100:.2g}"
-    return f"{low} %" if low == high else f"{low} to {high} %"
+    return f"{low}\u00a0%" if low == high else f"{low} to {high}\u00a0%"
 
 
 def left_out(study: Study, comparison: Comparison | None) -> list[str]:

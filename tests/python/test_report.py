@@ -5,6 +5,8 @@ import json
 import math
 import random
 import re
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "python"))
 
-from lmhead import report, report_facts, report_figures, report_page, report_runs, report_words  # noqa: E402
+from lmhead import report, report_facts, report_figures, report_page, report_picture, report_runs, report_words  # noqa: E402
 
 VOCAB_SIZE, HIDDEN_SIZE, TOKENS_A_STEP = 4096, 128, 1024
 
@@ -153,7 +155,7 @@ def test_paired_intervals_match_scipy(tmp_path):
         ours = [losses[entry.arm.name, seed] for seed in range(4)]
         oracle = stats.ttest_rel(ours, [losses["full", seed] for seed in range(4)]).confidence_interval(0.95)
         assert entry.difference.interval == pytest.approx((oracle.low, oracle.high), rel=1e-9)
-    assert "“full” being lower on 4 of 4 shared seeds" in report_words.summary(study)[0]
+    assert "“full” is the lower one in 8 of 8 comparisons on the same seed" in report_words.summary(study)[1]
 
 
 def test_an_order_within_noise_is_called_unsettled(tmp_path):
@@ -301,9 +303,41 @@ def test_the_page_asks_nothing_of_a_network(tmp_path):
             assert "http:" not in (value or "") and "https:" not in (value or ""), (tag, name)
     policy = next(attributes["content"] for _, attributes in page.elements if "http-equiv" in attributes)
     assert policy.startswith("default-src 'none'; script-src 'sha256-") and "http" not in policy
+    drawing = (Path(report_page.__file__).parent / "report.js").read_text()
+    assert "displayModeBar: false, showSendToCloud: false" in drawing
     style = (Path(report_page.__file__).parent / "report.css").read_text()
     assert "url(" not in style and "@import" not in style
     assert (tmp_path / "study/report.html").stat().st_size < 8e6
+
+
+def test_a_browser_draws_every_panel_and_runs_nothing_else(tmp_path):
+    browser = next((found for name in report_picture.BROWSERS if (found := shutil.which(name))), None)
+    if browser is None:
+        pytest.skip("no Chromium")
+    make_study(tmp_path / "study", arms=((HOSTILE, 4), ("<b>full</b> %{y}", 128)))
+    report_of(tmp_path / "study")
+    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--dump-dom",
+               "--virtual-time-budget=5000", f"--user-data-dir={tmp_path}/profile",
+               (tmp_path / "study/report.html").as_uri()]
+    try:
+        drawn = subprocess.run(command, capture_output=True, timeout=120, text=True, errors="replace").stdout
+    except subprocess.TimeoutExpired:
+        pytest.skip("Chromium does not answer here")
+    if "<html" not in drawn:
+        pytest.skip("Chromium does not start here")
+    body = drawn[:drawn.index('<script type="application/json"')]
+    for name in (entry["id"] for entry in report_of(tmp_path / "study").data["panels"]):
+        drawing = body[body.index(f'id="{name}"'):].split("</figure>")[0]
+        assert drawing.count('class="js-line"') >= 2, name
+    assert "&lt;b&gt;full&lt;/b&gt; %{y}" in body and "<b>full" not in body and "<img" not in body and "<a " not in body
+    assert "modebar-btn" not in body
+
+
+def test_a_picture_without_a_browser_is_refused(tmp_path, monkeypatch, capsys):
+    make_run(tmp_path / "run")
+    monkeypatch.setattr(report_picture.shutil, "which", lambda name: None)
+    assert report.main([str(tmp_path / "run"), "--picture", str(tmp_path / "picture.png")]) == 2
+    assert "a picture needs one of chromium" in capsys.readouterr().err
 
 
 def test_long_logs_are_thinned_but_keep_their_spikes():
@@ -316,8 +350,9 @@ def test_long_logs_are_thinned_but_keep_their_spikes():
 
 
 def test_smoothing_is_a_centred_mean_that_a_nan_does_not_spread_through():
-    ramp = [float(place) for place in range(500)]
-    assert report_figures.smoothed(ramp) == pytest.approx(ramp)
+    ramp = [float(place) for place in range(500)]  # so that the mean reaches 5 values either way
+    assert report_figures.smoothed(ramp)[:495] == pytest.approx(ramp[:495])
+    assert report_figures.smoothed(ramp)[-1] == pytest.approx(sum(ramp[-6:]) / 6)
     ramp[100] = math.nan
     assert [place for place, value in enumerate(report_figures.smoothed(ramp)) if math.isnan(value)] == [100]
 
@@ -347,8 +382,8 @@ def test_a_failed_write_leaves_the_old_report_and_no_litter(tmp_path, monkeypatc
 
 
 def test_numbers_read_well():
-    assert [report_words.si(value) for value in (1_234_567, 999, 0.5, 3000, math.nan)] == ["1.23 M", "999", "0.5", "3 k", "–"]
+    assert [report_words.si(value) for value in (1_234_567, 999, 0.5, 3000, math.nan)] == ["1.23\u00a0M", "999", "0.5", "3\u00a0k", "–"]
     assert report_words.fixed(-0.01234, 4, sign=True) == "−0.0123" and report_words.fixed(-0.0, sign=True) == "0.0000"
     assert sorted(["rank-16", "rank-4", "full"], key=report_runs.natural_order) == ["full", "rank-4", "rank-16"]
     arms = [report_runs.Arm(f"head.type=low_rank, head.rank={rank}", []) for rank in (4, 16)]
-    assert report_page.short_labels(arms) == ["head.rank=4", "head.rank=16"]
+    assert report_page.short_labels(arms) == ["rank=4", "rank=16"]
