@@ -13,15 +13,17 @@
 
   function trace(panel, line) {
     const colour = colourOf(line.arm);
+    const format = panel.xkind === "tokens" ? ".4~s" : ".4~g";
     const few = line.x.length <= 40;
     const thin = line.kind === "seed" && linesOf(panel, line.arm, "seed").length > 1;
+    const hasMean = linesOf(panel, line.arm, "mean").length > 0;
     const result = {
       type: "scatter", x: line.x, y: line.y, mode: few && !thin && line.kind !== "null" ? "lines+markers" : "lines",
       line: { color: colour, width: 2.25 }, marker: { symbol: markerOf(line.arm), size: 7, color: colour },
       visible: !hidden.has(line.arm), meta: [page.arms[line.arm].name, line.label],
-      hovertemplate: "<b>%{meta[0]}</b> %{meta[1]}<br>%{y:.5~g} at %{x:.4~s}<extra></extra>",
+      hovertemplate: `<b>%{meta[0]}</b> %{meta[1]}<br>%{y:.5~g} at %{x:${format}}<extra></extra>`,
     };
-    if (thin) Object.assign(result, { opacity: 0.45, line: { color: colour, width: 1 } });
+    if (thin) Object.assign(result, { opacity: hasMean ? 0.45 : 0.8, line: { color: colour, width: hasMean ? 1 : 1.4 } });
     if (line.kind === "raw") Object.assign(result, { opacity: 0.22, line: { color: colour, width: 1 }, hoverinfo: "skip",
                                                      hovertemplate: null, mode: "lines" });
     if (line.dashed) result.line.dash = "dash";
@@ -41,7 +43,7 @@
       font: { family: getComputedStyle(document.body).fontFamily, size: 12.5, color: style("--soft") },
       hoverlabel: { bgcolor: style("--paper"), bordercolor: style("--rule"), font: { color: style("--ink") } },
       xaxis: { ...axis, title: { text: panel.xtitle, standoff: 8 }, type: logarithmic ? "log" : "linear",
-               tickformat: "~s", nticks: Math.max(3, Math.floor(width / 90)), showgrid: false,
+               tickformat: panel.xkind === "tokens" ? "~s" : "~g", nticks: Math.max(3, Math.floor(width / 90)), showgrid: false,
                ...(logarithmic || !end ? { autorange: true, dtick: logarithmic ? 1 : undefined }
                                        : { range: [0, 1.03 * end], autorange: false }) },
       yaxis: { ...axis, title: { text: panel.ytitle, standoff: 10 }, type: panel.ylog ? "log" : "linear",

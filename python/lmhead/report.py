@@ -3,7 +3,8 @@
     lmhead report RUN-OR-STUDY [--out FILE] [--picture FILE.png]
 
 Words and a table first, then loss against tokens and wall-clock, what part of the logit gradient reaches the
-backbone beside its random-subspace null, the head's spectrum, the complete configuration, and how to reproduce it.
+backbone beside its random-subspace null, the head's spectrum, the complete configuration, and how to
+reproduce it.
 """
 
 from __future__ import annotations
@@ -50,10 +51,15 @@ def write(study: report_runs.Study, command_path: str, out: Path) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     parser = Parser(prog="lmhead report", description="Write the report of a run or study as one HTML file.")
-    parser.add_argument("folder", metavar="RUN-OR-STUDY", help="the folder that lmhead train or lmhead study wrote")
+    parser.add_argument(
+        "folder", metavar="RUN-OR-STUDY", help="the folder that lmhead train or lmhead study wrote"
+    )
     parser.add_argument("--out", metavar="FILE", help="where to write (default: report.html in that folder)")
-    parser.add_argument("--picture", metavar="FILE.png",
-                        help="also take a picture of the top of the page, with a Chromium that is installed")
+    parser.add_argument(
+        "--picture",
+        metavar="FILE.png",
+        help="also take a picture of the top of the page, with a Chromium that is installed",
+    )
     try:
         arguments = parser.parse_args(argv)
         study = report_runs.read(arguments.folder)

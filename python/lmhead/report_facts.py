@@ -27,7 +27,7 @@ class Mean:
 
 @dataclass
 class Difference:
-    """Another arm minus the best one on the seeds that both finished; `interval` is the 95 % t interval of the mean."""
+    """Another arm minus the best one on the seeds that both finished, with the mean's 95 % t interval."""
 
     mean: float
     interval: tuple[float, float] | None
@@ -61,7 +61,9 @@ def mean_of(values: Iterable[float]) -> Mean | None:
     values = [value for value in values if math.isfinite(value)]
     if not values:
         return None
-    return Mean(math.fsum(values) / len(values), statistics.stdev(values) if len(values) > 1 else None, len(values))
+    return Mean(
+        math.fsum(values) / len(values), statistics.stdev(values) if len(values) > 1 else None, len(values)
+    )
 
 
 def last_mean(runs: list[Run], metric: str) -> Mean | None:
@@ -80,7 +82,7 @@ def last_by_seed(arm: Arm, metric: str) -> dict[int | None, float]:
 
 
 def paired_difference(best: Arm, other: Arm, metric: str) -> Difference | None:
-    """Mean of `other` minus `best` over shared seeds, with the 95 % interval of a paired t test from two seeds up."""
+    """Mean of `other` minus `best` over shared seeds; from two seeds up with the 95 % paired t interval."""
     best_by_seed, other_by_seed = last_by_seed(best, metric), last_by_seed(other, metric)
     differences = [other_by_seed[seed] - best_by_seed[seed] for seed in best_by_seed if seed in other_by_seed]
     mean = mean_of(differences)
@@ -98,20 +100,25 @@ def paired_difference(best: Arm, other: Arm, metric: str) -> Difference | None:
 def compare(study: Study) -> Comparison | None:
     """Ranks the arms that have a finished run with a validation loss, None where there is no such arm.
 
-    Nats per token compare only where runs share a tokenizer; where the dataset differs the ranking is by bits per
-    byte if every arm has them.
+    Nats per token compare only where runs share a tokenizer; where the dataset differs the ranking is by
+    bits per byte if every arm has them.
     """
     runs = [run for arm in study.arms for run in arm.finished if run.last(LOSS) is not None]
     data = {(str(dataset_hash(run)), str(run.summary.get("vocab_size"))) for run in runs}
     tokens = {value for run in runs if (value := tokens_at_last(run)) is not None}
-    all_have_bytes = all((last := run.last(BITS_PER_BYTE)) is not None and math.isfinite(last[1]) for run in runs)
+    all_have_bytes = all(
+        (last := run.last(BITS_PER_BYTE)) is not None and math.isfinite(last[1]) for run in runs
+    )
     metric = BITS_PER_BYTE if len(data) > 1 and all_have_bytes else LOSS
     means = [(arm, mean) for arm in study.arms if (mean := last_mean(arm.finished, metric)) is not None]
     if not means:
         return None
     means.sort(key=lambda entry: entry[1].value)
     best = means[0][0]
-    ranking = [Ranked(arm, mean, None if arm is best else paired_difference(best, arm, metric)) for arm, mean in means]
+    ranking = [
+        Ranked(arm, mean, None if arm is best else paired_difference(best, arm, metric))
+        for arm, mean in means
+    ]
     return Comparison(metric, ranking, len(data) <= 1, len(tokens) <= 1)
 
 
@@ -130,18 +137,23 @@ def dataset_hash(run: Run) -> Any:
 
 
 def configuration_tables(study: Study) -> tuple[dict[str, Any], dict[str, list[Any]]]:
-    """Splits the configurations into what all runs share and, by key, each arm's own value (that of its first run).
+    """Splits the configurations into what all runs share and, by key, each arm's own value (its first run's).
 
-    The seed is left out of the second, being what runs of one arm differ in; a key that an arm lacks is "absent".
+    The seed is left out of the second, being what runs of one arm differ in; a key that an arm lacks is
+    "absent".
     """
     flat = [dict(flatten(run.configuration)) for run in study.runs if run.configuration]
     keys = list(dict.fromkeys(key for configuration in flat for key in configuration))
     shared, different = {}, {}
     for key in keys:
-        values = {json.dumps(configuration[key], sort_keys=True) if key in configuration else None
-                  for configuration in flat}
+        values = {
+            json.dumps(configuration[key], sort_keys=True) if key in configuration else None
+            for configuration in flat
+        }
         if len(values) == 1:
             shared[key] = flat[0][key]
         elif key != "training.seed":
-            different[key] = [dict(flatten(arm.runs[0].configuration)).get(key, "absent") for arm in study.arms]
+            different[key] = [
+                dict(flatten(arm.runs[0].configuration)).get(key, "absent") for arm in study.arms
+            ]
     return shared, different

@@ -1,7 +1,7 @@
 """Turns runs into the lines that the page draws: plain numbers, thinned to what a screen can show.
 
-A line is a dictionary: `arm` (index), `kind` ("seed", "mean", "raw" or "null"), `x`, `y`, `label` (for the pointer)
-and `dashed` (the run is not finished). report.js draws them; nothing here knows about colours.
+A line is a dictionary: `arm` (index), `kind` ("seed", "mean", "raw" or "null"), `x`, `y`, `label` (for the
+pointer) and `dashed` (the run is not finished). report.js draws them; nothing here knows about colours.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from lmhead.report_runs import Arm, Run, Study, number
 
 POINTS_PER_LINE = 2000
 POINTS_PER_PANEL = 60_000
-RUNS_WITH_RAW_LOSS = 6      # beyond it the unsmoothed losses would hide one another
+RUNS_WITH_RAW_LOSS = 6  # beyond it the unsmoothed losses would hide one another
 ROUNDING_OF_FLOAT32 = 1e-7  # singular values below this share of the largest are rounding
 
 Points = tuple[list[float], list[float]]
@@ -28,29 +28,69 @@ def panels(study: Study) -> list[dict[str, Any]]:
     loss = "loss (nats per token)"
     ratio = "share of the norm, r"
     return [
-        cropped(metric_panel(study, "validation-tokens", "Validation loss against tokens", LOSS, loss, tokens)),
-        cropped(metric_panel(study, "validation-time", "Validation loss against wall-clock", LOSS, loss, wall)),
+        cropped(
+            metric_panel(study, "validation-tokens", "Validation loss against tokens", LOSS, loss, tokens)
+        ),
+        cropped(
+            metric_panel(study, "validation-time", "Validation loss against wall-clock", LOSS, loss, wall)
+        ),
         cropped(training_panel(study, "training-tokens", "Training loss against tokens", loss, tokens)),
         cropped(training_panel(study, "training-time", "Training loss against wall-clock", loss, wall)),
-        metric_panel(study, "destroyed-ratio", "Destroyed ratio and its null", RETENTION + "destroyed_ratio", ratio, tokens,
-                     null=RETENTION + "null_destroyed_ratio"),
-        metric_panel(study, "destroyed-excess", "Excess over the null", RETENTION + "destroyed_excess", "r − null", tokens,
-                     zero=True),
+        metric_panel(
+            study,
+            "destroyed-ratio",
+            "Destroyed ratio and its null",
+            RETENTION + "destroyed_ratio",
+            ratio,
+            tokens,
+            null=RETENTION + "null_destroyed_ratio",
+        ),
+        metric_panel(
+            study,
+            "destroyed-excess",
+            "Excess over the null",
+            RETENTION + "destroyed_excess",
+            "r − null",
+            tokens,
+            zero=True,
+        ),
         metric_panel(study, "step-cosine", "Step cosine", RETENTION + "step_cosine", "cosine", tokens),
         spectrum_panel(study),
     ]
 
 
 def time_unit(study: Study) -> tuple[str, float]:
-    longest = max((value for run in study.runs for value in run.log.get("wall_seconds", {}).values()
-                   if math.isfinite(value)), default=0.0)
+    longest = max(
+        (
+            value
+            for run in study.runs
+            for value in run.log.get("wall_seconds", {}).values()
+            if math.isfinite(value)
+        ),
+        default=0.0,
+    )
     return ("s", 1.0) if longest < 120 else ("min", 60.0) if longest < 7200 else ("h", 3600.0)
 
 
-def panel(identity: str, title: str, ytitle: str, axis: dict[str, Any], lines: list[dict[str, Any]],
-          thinned: bool = False, **more: Any) -> dict[str, Any]:
-    return {"id": identity, "title": title, "xtitle": axis["xtitle"], "ytitle": ytitle, "xkind": axis["xkind"],
-            "lines": lines, "thinned": thinned, **more}
+def panel(
+    identity: str,
+    title: str,
+    ytitle: str,
+    axis: dict[str, Any],
+    lines: list[dict[str, Any]],
+    thinned: bool = False,
+    **more: Any,
+) -> dict[str, Any]:
+    return {
+        "id": identity,
+        "title": title,
+        "xtitle": axis["xtitle"],
+        "ytitle": ytitle,
+        "xkind": axis["xkind"],
+        "lines": lines,
+        "thinned": thinned,
+        **more,
+    }
 
 
 def points_per_line(study: Study) -> int:
@@ -66,8 +106,14 @@ def against(run: Run, values: dict[int, float], axis: dict[str, Any]) -> Points:
 
 def line(arm: int, kind: str, points: Points, label: str, limit: int, dashed: bool = False) -> dict[str, Any]:
     x, y = thin(*points, limit)
-    return {"arm": arm, "kind": kind, "x": [rounded(value) for value in x], "y": [rounded(value) for value in y],
-            "label": label, "dashed": dashed}
+    return {
+        "arm": arm,
+        "kind": kind,
+        "x": [rounded(value) for value in x],
+        "y": [rounded(value) for value in y],
+        "label": label,
+        "dashed": dashed,
+    }
 
 
 def run_label(run: Run) -> str:
@@ -75,9 +121,17 @@ def run_label(run: Run) -> str:
     return ", ".join(part for part in (seed, "" if run.finished else run.state) if part)
 
 
-def metric_panel(study: Study, identity: str, title: str, metric: str, ytitle: str, axis: dict[str, Any],
-                 null: str | None = None, zero: bool = False) -> dict[str, Any]:
-    """A line per run, the mean over the finished seeds of an arm, and the arm's null line where one is asked for."""
+def metric_panel(
+    study: Study,
+    identity: str,
+    title: str,
+    metric: str,
+    ytitle: str,
+    axis: dict[str, Any],
+    null: str | None = None,
+    zero: bool = False,
+) -> dict[str, Any]:
+    """A line per run, each arm's mean over its finished seeds, and its null line where one is asked for."""
     limit, lines, thinned = points_per_line(study), [], False
     for index, arm in enumerate(study.arms):
         for run in arm.runs:
@@ -108,17 +162,24 @@ def cropped(shown: dict[str, Any]) -> dict[str, Any]:
 
 
 def mean_points(arm: Arm, metric: str, axis: dict[str, Any]) -> Points:
-    """Mean of x and of the metric at every step that all finished seeds logged; nothing for fewer than two seeds."""
+    """Means of x and metric at every step that all finished seeds logged; nothing for fewer than two."""
     runs = [run for run in arm.finished if run.log.get(metric)]
     if len(runs) < 2:
         return [], []
-    steps = [step for step in runs[0].log[metric]
-             if all(step in run.log[metric] and step in run.log.get(axis["xkind"], {}) for run in runs)]
-    places = [math.fsum(run.log[axis["xkind"]][step] for run in runs) / len(runs) / axis["xscale"] for step in steps]
+    steps = [
+        step
+        for step in runs[0].log[metric]
+        if all(step in run.log[metric] and step in run.log.get(axis["xkind"], {}) for run in runs)
+    ]
+    places = [
+        math.fsum(run.log[axis["xkind"]][step] for run in runs) / len(runs) / axis["xscale"] for step in steps
+    ]
     return places, [math.fsum(run.log[metric][step] for run in runs) / len(runs) for step in steps]
 
 
-def training_panel(study: Study, identity: str, title: str, ytitle: str, axis: dict[str, Any]) -> dict[str, Any]:
+def training_panel(
+    study: Study, identity: str, title: str, ytitle: str, axis: dict[str, Any]
+) -> dict[str, Any]:
     """Each run's loss smoothed, over the faint unsmoothed one where few runs are drawn."""
     limit, lines, thinned = points_per_line(study), [], False
     few = len(study.runs) <= RUNS_WITH_RAW_LOSS and len(study.arms) == len(study.runs)
@@ -143,20 +204,36 @@ def spectrum_panel(study: Study) -> dict[str, Any]:
     for index, arm in enumerate(study.arms):
         for run in arm.runs:
             values = run.summary.get("head_singular_values")
-            values = [value for entry in values if (value := number(entry)) is not None] if isinstance(values, list) else []
+            values = (
+                [value for entry in values if (value := number(entry)) is not None]
+                if isinstance(values, list)
+                else []
+            )
             largest = max((value for value in values if math.isfinite(value)), default=0.0)
-            shares = [value / largest for value in values if largest > 0 and value >= ROUNDING_OF_FLOAT32 * largest]
+            shares = [
+                value / largest for value in values if largest > 0 and value >= ROUNDING_OF_FLOAT32 * largest
+            ]
             if shares:
-                lines.append(line(index, "seed", ([float(place) for place in range(1, len(shares) + 1)], shares),
-                                  run_label(run), points_per_line(study), not run.finished))
-    return panel("spectrum", "The head's spectrum at the end", "singular value / largest", axis, lines, ylog=True)
+                lines.append(
+                    line(
+                        index,
+                        "seed",
+                        ([float(place) for place in range(1, len(shares) + 1)], shares),
+                        run_label(run),
+                        points_per_line(study),
+                        not run.finished,
+                    )
+                )
+    return panel(
+        "spectrum", "The head's spectrum at the end", "singular value / largest", axis, lines, ylog=True
+    )
 
 
 def smoothed(values: list[float]) -> list[float]:
     """Moving mean over about 2 % of the values; a value that is not finite stays one and joins no mean.
 
-    The window is centred and narrows at the steep beginning; at the end it loses its later half only, so that the
-    last point is no single step's noise.
+    The window is centred and narrows at the steep beginning; at the end it loses its later half only, so
+    that the last point is no single step's noise.
     """
     reach = len(values) // 100
     sums, counts = [0.0], [0]
@@ -168,12 +245,14 @@ def smoothed(values: list[float]) -> list[float]:
     for place, value in enumerate(values):
         half = min(reach, place)
         low, high = place - half, min(place + half + 1, len(values))
-        result.append((sums[high] - sums[low]) / (counts[high] - counts[low]) if math.isfinite(value) else math.nan)
+        result.append(
+            (sums[high] - sums[low]) / (counts[high] - counts[low]) if math.isfinite(value) else math.nan
+        )
     return result
 
 
 def thin(x: list[float], y: list[float], limit: int) -> Points:
-    """At most about `limit` points: the lowest and the highest of each stretch, so that spikes stay, and both ends."""
+    """About `limit` points at most: both ends, and each stretch's lowest and highest so that spikes stay."""
     if len(x) <= limit:
         return x, y
     stretch = math.ceil(2 * len(x) / limit)

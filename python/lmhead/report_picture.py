@@ -13,17 +13,29 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 
 def take(page: Path, picture: Path, width: int = 1280, height: int = 1600) -> None:
-    """Writes `picture` (PNG) of `page` as a window of that size shows it; ReportError where no browser can."""
+    """Writes `picture` (PNG) of `page` in a window of that size; ReportError where no browser can."""
     browser = next((found for name in BROWSERS if (found := shutil.which(name))), None)
     if browser is None:
         raise ReportError(f"a picture needs one of {', '.join(BROWSERS)} on the path, got none")
     with tempfile.TemporaryDirectory() as profile:
         shot = Path(profile) / "picture.png"
-        command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
-                   "--hide-scrollbars", "--virtual-time-budget=8000", f"--window-size={width},{height}",
-                   f"--screenshot={shot}", f"--user-data-dir={profile}/profile", page.resolve().as_uri()]
+        command = [
+            browser,
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-background-networking",
+            "--hide-scrollbars",
+            "--virtual-time-budget=8000",
+            f"--window-size={width},{height}",
+            f"--screenshot={shot}",
+            f"--user-data-dir={profile}/profile",
+            page.resolve().as_uri(),
+        ]
         try:
-            subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=120, check=False)
+            subprocess.run(
+                command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=120, check=False
+            )
         except (OSError, subprocess.TimeoutExpired) as error:
             raise ReportError(f"{browser} must take the picture, got {type(error).__name__}") from None
         if not shot.is_file():

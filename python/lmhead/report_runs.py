@@ -47,11 +47,13 @@ class Run:
     @property
     def diverged_at(self) -> int | None:
         """The first step whose loss is not finite, None where every loss is."""
-        return next((step for step, loss in self.log.get("loss", {}).items() if not math.isfinite(loss)), None)
+        return next(
+            (step for step, loss in self.log.get("loss", {}).items() if not math.isfinite(loss)), None
+        )
 
     @property
     def finished(self) -> bool:
-        """Whether the run reached its planned end with finite losses, so that its last figures are results."""
+        """Whether the run reached its planned end with finite losses: its last figures are results."""
         return self.summary.get("state") == "finished" and self.diverged_at is None
 
     @property
@@ -101,6 +103,7 @@ class Study:
     is_study: bool
     definition: dict[str, Any] = field(default_factory=dict)  # study.json
     notes: list[str] = field(default_factory=list)
+    missing_runs: int = 0  # planned runs without a folder
 
     @property
     def runs(self) -> list[Run]:
@@ -143,8 +146,12 @@ def parse(text: str | bytes) -> Any:
         raise ValueError(f"nested more than {MAXIMUM_DEPTH} deep") from None
     level = [value]
     for _ in range(MAXIMUM_DEPTH):
-        level = [child for node in level if isinstance(node, (dict, list))
-                 for child in (node.values() if isinstance(node, dict) else node)]
+        level = [
+            child
+            for node in level
+            if isinstance(node, (dict, list))
+            for child in (node.values() if isinstance(node, dict) else node)
+        ]
         if not level:
             return value
     raise ValueError(f"nested more than {MAXIMUM_DEPTH} deep")
@@ -187,7 +194,9 @@ def read_lines(path: Path, notes: list[str]) -> Iterator[dict[str, Any]]:
     except OSError as error:
         notes.append(f"{path.name} cannot be read: {error.strerror}")
     if unreadable:
-        notes.append(f"{path.name}: {unreadable:,} unreadable {'line' if unreadable == 1 else 'lines'} skipped")
+        notes.append(
+            f"{path.name}: {unreadable:,} unreadable {'line' if unreadable == 1 else 'lines'} skipped"
+        )
     if truncated:
         notes.append(f"{path.name}: the last line is cut short and skipped")
 
@@ -208,7 +217,7 @@ def read_log(path: Path, notes: list[str]) -> Iterator[tuple[int, dict[str, floa
 
 
 def read_run(folder: Path, name: str, arm: str = "", seed: int | None = None) -> Run:
-    """Reads one run folder; a step that was logged twice, as after a kill and a resume, keeps its later line."""
+    """Reads one run folder; a step that was logged twice, as after a resume, keeps its later line."""
     run = Run(folder, name, arm or name, seed)
     run.configuration = read_object(folder / "config.json", run.notes)
     run.summary = read_object(folder / "summary.json", run.notes)
@@ -228,8 +237,10 @@ def is_run(folder: Path) -> bool:
 
 def run_folders(study: Path) -> list[Path]:
     """The run folders of a study, in natural order of their names (rank-4 before rank-16)."""
-    return sorted((folder for folder in study.glob("runs/*/seed-*") if is_run(folder)),
-                  key=lambda folder: natural_order(folder.relative_to(study).as_posix()))
+    return sorted(
+        (folder for folder in study.glob("runs/*/seed-*") if is_run(folder)),
+        key=lambda folder: natural_order(folder.relative_to(study).as_posix()),
+    )
 
 
 def natural_order(name: str) -> list[tuple[int, int, str]]:
@@ -252,12 +263,26 @@ def read(path: str | Path) -> Study:
     if is_run(folder):
         run = read_run(folder, name)
         return Study(folder, name, [Arm(run.arm, [run])], is_study=False)
-    raise ReportError(f"{str(path)!r} must hold a run (config.json, log.jsonl) or a study (study.json, runs/), "
-                      "got neither")
+    raise ReportError(
+        f"{str(path)!r} must hold a run (config.json, log.jsonl) or a study (study.json, runs/), got neither"
+    )
+
+
+def planned_arms(definition: dict[str, Any]) -> dict[str, str]:
+    """The arms that a study names, by their folders; empty where a grid multiplies them or none are named."""
+    entries = definition.get("arms")
+    if definition.get("grid") or not isinstance(entries, list):
+        return {}
+    names = [
+        entry["name"] for entry in entries if isinstance(entry, dict) and isinstance(entry.get("name"), str)
+    ]
+    return {
+        re.sub(rb"[^A-Za-z0-9._-]", b"-", name.encode("utf-8", "replace")).decode(): name for name in names
+    }
 
 
 def read_study(folder: Path, name: str) -> Study:
-    """Reads a study; arms come in the order of the study's results, then in natural order of their folders."""
+    """Reads a study; arms come in the order of its definition, of its results, and then of their folders."""
     study = Study(folder, name, [], is_study=True)
     study.definition = read_object(folder / "study.json", study.notes)
     known: dict[str, tuple[str, int | None]] = {}
@@ -270,15 +295,21 @@ def read_study(folder: Path, name: str) -> Study:
     if isinstance(study.definition.get("name"), str) and study.definition["name"]:
         study.name = study.definition["name"]
 
-    arms = {arm: Arm(arm, []) for arm, _ in known.values()}
+    planned = planned_arms(study.definition)
+    arms = {arm: Arm(arm, []) for arm in [*planned.values(), *(arm for arm, _ in known.values())]}
     for run_folder in run_folders(folder):
         relative = run_folder.relative_to(folder).as_posix()
-        arm, seed = known.get(relative, (run_folder.parent.name, None))
+        arm, seed = known.get(relative, (planned.get(run_folder.parent.name, run_folder.parent.name), None))
         if seed is None:
             match = re.fullmatch(r"seed-(-?[0-9]{1,18})", run_folder.name)
             seed = int(match[1]) if match else None
         arms.setdefault(arm, Arm(arm, [])).runs.append(read_run(run_folder, relative, arm, seed))
+    seeds = study.definition.get("seeds", [0])
+    if planned and isinstance(seeds, list):
+        study.missing_runs = max(0, len(planned) * len(seeds) - sum(len(arm.runs) for arm in arms.values()))
     study.arms = [arm for arm in arms.values() if arm.runs]
     if not study.arms:
-        raise ReportError(f"a study must hold a run that has begun (runs/ARM/seed-S/), got none in {str(folder)!r}")
+        raise ReportError(
+            f"a study must hold a run that has begun (runs/ARM/seed-S/), got none in {str(folder)!r}"
+        )
     return study

@@ -2,8 +2,8 @@
 
     lmhead tensorboard RUN-OR-STUDY [--out DIR]
 
-Every figure of log.jsonl becomes a scalar under its dotted name, at its step, at the time it was measured. Converting
-again replaces what was converted before.
+Every figure of log.jsonl becomes a scalar under its dotted name, at its step, at the time it was measured.
+Converting again replaces what was converted before.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from lmhead.report_runs import ReportError, Run
 
 
 def start_time(run: Run) -> float:
-    """When the run started, in seconds of the epoch: the summary's word, or when the log was last written less its length."""
+    """When the run started, in epoch seconds: by its summary, or its log's last change less its length."""
     started = run.summary.get("started")
     if isinstance(started, str):
         try:
@@ -28,7 +28,9 @@ def start_time(run: Run) -> float:
         except (ValueError, OverflowError, OSError):
             pass
     log = run.folder / "log.jsonl"
-    spent = max((value for value in run.log.get("wall_seconds", {}).values() if math.isfinite(value)), default=0.0)
+    spent = max(
+        (value for value in run.log.get("wall_seconds", {}).values() if math.isfinite(value)), default=0.0
+    )
     return log.stat().st_mtime - spent if log.is_file() else 0.0
 
 
@@ -43,7 +45,9 @@ def convert_run(run: Run, out: Path) -> int:
         for name, values in run.log.items():
             for step, value in values.items():
                 spent = wall.get(step, 0.0) + measure.get(step, 0.0)
-                writer.add_scalar(name, value, step, walltime=start + (spent if math.isfinite(spent) else 0.0))
+                writer.add_scalar(
+                    name, value, step, walltime=start + (spent if math.isfinite(spent) else 0.0)
+                )
                 written += 1
     return written
 
@@ -56,11 +60,13 @@ def require_replaceable(out: Path) -> None:
         raise ReportError(f"--out must be a new folder or one of event files, got {str(out)!r}")
     for path in out.rglob("*"):
         if path.is_symlink() or not path.is_dir() and not path.name.startswith("events.out.tfevents."):
-            raise ReportError(f"--out must hold nothing but event files, since it is replaced, got {str(path)!r}")
+            raise ReportError(
+                f"--out must hold nothing but event files, since it is replaced, got {str(path)!r}"
+            )
 
 
 def convert(study: report_runs.Study, out: Path) -> int:
-    """Converts every run of `study` into `out`, one folder a run where it is a study; replaces `out` when all is written."""
+    """Converts every run into `out`, a folder a run in a study; replaces `out` when all is written."""
     require_replaceable(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as scratch:
@@ -77,8 +83,12 @@ def convert(study: report_runs.Study, out: Path) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = Parser(prog="lmhead tensorboard", description="Convert the logs of a run or study for TensorBoard.")
-    parser.add_argument("folder", metavar="RUN-OR-STUDY", help="the folder that lmhead train or lmhead study wrote")
+    parser = Parser(
+        prog="lmhead tensorboard", description="Convert the logs of a run or study for TensorBoard."
+    )
+    parser.add_argument(
+        "folder", metavar="RUN-OR-STUDY", help="the folder that lmhead train or lmhead study wrote"
+    )
     parser.add_argument("--out", metavar="DIR", help="where to write (default: tensorboard in that folder)")
     try:
         arguments = parser.parse_args(argv)
@@ -88,8 +98,10 @@ def main(argv: list[str] | None = None) -> int:
             written = convert(study, out)
         except OSError as error:
             raise ReportError(f"event files must be writable at {str(out)!r}: {error.strerror}") from None
-        print(f"[tensorboard] wrote {written:,} scalars of {len(study.runs)} "
-              f"{'run' if len(study.runs) == 1 else 'runs'} to {out}")
+        print(
+            f"[tensorboard] wrote {written:,} scalars of {len(study.runs)} "
+            f"{'run' if len(study.runs) == 1 else 'runs'} to {out}"
+        )
     except ReportError as error:
         print(f"[tensorboard] {error}", file=sys.stderr)
         return 2

@@ -1,4 +1,4 @@
-"""lmhead report: what the page says, what it shows of broken runs, and that nothing in a run's files can run in it."""
+"""lmhead report: what the page says, how it shows broken runs, and that nothing in a run's files can run."""
 
 import html.parser
 import json
@@ -14,47 +14,108 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "python"))
 
-from lmhead import report, report_facts, report_figures, report_page, report_picture, report_runs, report_words  # noqa: E402
+from lmhead import (
+    report,
+    report_facts,
+    report_figures,
+    report_page,
+    report_picture,
+    report_runs,
+    report_text,
+    report_words,
+)  # noqa: E402
 
 VOCAB_SIZE, HIDDEN_SIZE, TOKENS_A_STEP = 4096, 128, 1024
 
 
-def make_run(folder, rank=HIDDEN_SIZE, seed=0, steps=60, logged=None, loss_shift=0.0, state="finished", validation=True,
-             retention=True, **configuration):
-    """Writes a run folder with made-up curves; without a summary where `state` is None. Returns its last validation loss."""
+def make_run(
+    folder,
+    rank=HIDDEN_SIZE,
+    seed=0,
+    steps=60,
+    logged=None,
+    loss_shift=0.0,
+    state="finished",
+    validation=True,
+    retention=True,
+    **configuration,
+):
+    """Writes a run with made-up curves (no summary where `state` is None); returns its validation loss."""
     folder.mkdir(parents=True)
     draw = random.Random(f"{rank} {seed}")
-    config = {"data": {"path": "data/corpus", "batch_size": 8}, "model": {"hidden_size": HIDDEN_SIZE, "num_hidden_layers": 4},
-              "head": {"type": "low_rank" if rank < HIDDEN_SIZE else "linear", "rank": rank},
-              "optimizer": {"type": "adamw", "learning_rate": 0.001, "betas": [0.9, 0.95]},
-              "training": {"steps": steps, "seed": seed}, **configuration}
+    config = {
+        "data": {"path": "data/corpus", "batch_size": 8},
+        "model": {"hidden_size": HIDDEN_SIZE, "num_hidden_layers": 4},
+        "head": {"type": "low_rank" if rank < HIDDEN_SIZE else "linear", "rank": rank},
+        "optimizer": {"type": "adamw", "learning_rate": 0.001, "betas": [0.9, 0.95]},
+        "training": {"steps": steps, "seed": seed},
+        **configuration,
+    }
     (folder / "config.json").write_text(json.dumps(config))
     final = None
     with (folder / "log.jsonl").open("w") as log:
         for step in range(1, (steps if logged is None else logged) + 1):
             floor = 3.1 + 1.8 / math.sqrt(rank) + loss_shift + draw.gauss(0, 0.003)
             loss = floor + 5.2 * math.exp(-step / (0.11 * steps)) + 0.5 * math.exp(-step / (0.5 * steps))
-            line = {"step": step, "tokens": step * TOKENS_A_STEP, "loss": loss + draw.gauss(0, 0.08), "learning_rate": 1e-3,
-                    "gradient_norm": 1.0, "tokens_per_second": 3000.0, "wall_seconds": step * (0.33 + rank / 3000)}
+            line = {
+                "step": step,
+                "tokens": step * TOKENS_A_STEP,
+                "loss": loss + draw.gauss(0, 0.08),
+                "learning_rate": 1e-3,
+                "gradient_norm": 1.0,
+                "tokens_per_second": 3000.0,
+                "wall_seconds": step * (0.33 + rank / 3000),
+            }
             if validation and (step % max(1, steps // 12) == 0 or step == 1):
-                line["validation"] = {"loss": loss, "perplexity": math.exp(loss), "bits_per_byte": loss / 2.6, "tokens": 5000,
-                                      "top1_accuracy": 0.3}
+                line["validation"] = {
+                    "loss": loss,
+                    "perplexity": math.exp(loss),
+                    "bits_per_byte": loss / 2.6,
+                    "tokens": 5000,
+                    "top1_accuracy": 0.3,
+                }
                 final = line
             if retention and (step % 10 == 0 or step == 1):
                 null = math.sqrt(1 - rank / (VOCAB_SIZE - 1))
-                ratio = null - (1 - null) * (0.1 + 0.9 * math.exp(-step / steps * 4)) + draw.gauss(0, 1e-4) * (1 - null)
+                ratio = (
+                    null
+                    - (1 - null) * (0.1 + 0.9 * math.exp(-step / steps * 4))
+                    + draw.gauss(0, 1e-4) * (1 - null)
+                )
                 line["gradient_retention"] = {
-                    "destroyed_ratio": ratio, "null_destroyed_ratio": null, "destroyed_excess": ratio - null,
-                    "retained_energy": 1 - ratio**2, "visible_cosine": math.sqrt(1 - ratio**2), "step_cosine": 0.1,
-                    "head_rank": rank, "head_condition": 30.0, "tokens": TOKENS_A_STEP}
+                    "destroyed_ratio": ratio,
+                    "null_destroyed_ratio": null,
+                    "destroyed_excess": ratio - null,
+                    "retained_energy": 1 - ratio**2,
+                    "visible_cosine": math.sqrt(1 - ratio**2),
+                    "step_cosine": 0.1,
+                    "head_rank": rank,
+                    "head_condition": 30.0,
+                    "tokens": TOKENS_A_STEP,
+                }
             log.write(json.dumps(line) + "\n")
     if state is not None:
-        summary = {"state": state, "steps": steps, "tokens": steps * TOKENS_A_STEP, "wall_seconds": 20.0, "measure_seconds": 1.0,
-                   "tokens_per_second": 3000.0, "peak_memory_bytes": 5e8, "parameters_head": VOCAB_SIZE * rank,
-                   "best": {"step": steps, "validation_loss": 3.5}, "vocab_size": VOCAB_SIZE, "hidden_size": HIDDEN_SIZE,
-                   "head_singular_values": [12.0 / (1 + 0.05 * index) for index in range(rank)] + [1e-9] * (HIDDEN_SIZE - rank),
-                   "dataset": {"content_hash": "c0ffee"}, "version": "0.1.0", "torch_version": "2.13.0", "threads": 2,
-                   "started": "2026-01-02T03:04:05Z", "finished": "2026-01-02T03:05:05Z"}
+        summary = {
+            "state": state,
+            "steps": steps,
+            "tokens": steps * TOKENS_A_STEP,
+            "wall_seconds": 20.0,
+            "measure_seconds": 1.0,
+            "tokens_per_second": 3000.0,
+            "peak_memory_bytes": 5e8,
+            "parameters_head": VOCAB_SIZE * rank,
+            "best": {"step": steps, "validation_loss": 3.5},
+            "vocab_size": VOCAB_SIZE,
+            "hidden_size": HIDDEN_SIZE,
+            "head_singular_values": [12.0 / (1 + 0.05 * index) for index in range(rank)]
+            + [1e-9] * (HIDDEN_SIZE - rank),
+            "dataset": {"content_hash": "c0ffee"},
+            "version": "0.1.0",
+            "torch_version": "2.13.0",
+            "threads": 2,
+            "started": "2026-01-02T03:04:05Z",
+            "finished": "2026-01-02T03:05:05Z",
+        }
         (folder / "summary.json").write_text(json.dumps(summary | ({"final": final} if final else {})))
     return final["validation"]["loss"] if final else None
 
@@ -68,8 +129,18 @@ def make_study(folder, arms=(("rank=4", 4), ("rank=16", 16), ("full", HIDDEN_SIZ
         for seed in range(seeds):
             run = f"runs/{re.sub('[^A-Za-z0-9._-]', '-', arm)}/seed-{seed}"
             losses[arm, seed] = make_run(folder / run, rank, seed, steps)
-            rows.append({"study": "ladder", "arm": arm, "seed": seed, "run": run, "step": steps, "metric": "validation.loss",
-                         "value": losses[arm, seed], "unit": "nats per token"})
+            rows.append(
+                {
+                    "study": "ladder",
+                    "arm": arm,
+                    "seed": seed,
+                    "run": run,
+                    "step": steps,
+                    "metric": "validation.loss",
+                    "value": losses[arm, seed],
+                    "unit": "nats per token",
+                }
+            )
     (folder / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return losses
 
@@ -138,7 +209,10 @@ def test_every_arm_is_in_the_first_table_with_its_figures(tmp_path):
 def test_the_summary_names_the_lowest_arm_by_how_much_and_claims_nothing_from_one_seed(tmp_path):
     losses = make_study(tmp_path / "study")
     page = report_of(tmp_path / "study")
-    assert f"Arm “full” ends with the lowest validation loss: {losses['full', 0]:.4f} nats per token" in page.text
+    assert (
+        f"Arm “full” ends with the lowest validation loss: {losses['full', 0]:.4f} nats per token"
+        in page.text
+    )
     gap = losses["rank=16", 0] - losses["full", 0]
     assert f"“rank=16” by {gap:.4f} ({gap / 2.6:.4f} bits per byte)" in page.text
     assert "one seed: nothing about significance can be said" in page.text
@@ -163,8 +237,10 @@ def test_an_order_within_noise_is_called_unsettled(tmp_path):
     for arm, shifts in (("a", (0.0, 0.02, 0.0)), ("b", (0.02, 0.0, 0.01))):
         for seed, shift in enumerate(shifts):
             make_run(study / "runs" / arm / f"seed-{seed}", seed=seed, loss_shift=shift)
-    assert any("Against “b” the interval includes zero or is missing: that order is not settled" in line
-               for line in report_words.summary(report_runs.read(study)))
+    assert any(
+        "Against “b” the interval includes zero or is missing: that order is not settled" in line
+        for line in report_words.summary(report_runs.read(study))
+    )
 
 
 def test_the_destroyed_ratio_never_stands_without_its_null(tmp_path):
@@ -174,7 +250,9 @@ def test_the_destroyed_ratio_never_stands_without_its_null(tmp_path):
     place = next(index for index, name in enumerate(head) if name.startswith("destroyed ratio"))
     assert head[place + 1].startswith("null") and head[place + 2].startswith("excess")
     lines = panel(page, "destroyed-ratio")["lines"]
-    assert {line["arm"] for line in lines if line["kind"] == "null"} == {line["arm"] for line in lines if line["kind"] == "seed"}
+    assert {line["arm"] for line in lines if line["kind"] == "null"} == {
+        line["arm"] for line in lines if line["kind"] == "seed"
+    }
     null = math.sqrt(1 - 4 / (VOCAB_SIZE - 1))
     assert f"null {null * 100:.2f} %" in page.text or f"would lose {null * 100:.2f} %" in page.text
     assert "Every head keeps more than a random subspace would." in page.text
@@ -184,11 +262,28 @@ def test_the_destroyed_ratio_never_stands_without_its_null(tmp_path):
 def test_every_run_has_its_loss_against_tokens_and_wall_clock(tmp_path):
     make_study(tmp_path / "study", seeds=2)
     page = report_of(tmp_path / "study")
-    for name in ("validation-tokens", "validation-time", "training-tokens", "training-time", "destroyed-ratio", "spectrum"):
-        seeds = [(line["arm"], line["label"]) for line in panel(page, name)["lines"] if line["kind"] == "seed"]
+    for name in (
+        "validation-tokens",
+        "validation-time",
+        "training-tokens",
+        "training-time",
+        "destroyed-ratio",
+        "spectrum",
+    ):
+        seeds = [
+            (line["arm"], line["label"]) for line in panel(page, name)["lines"] if line["kind"] == "seed"
+        ]
         assert sorted(seeds) == [(arm, f"seed {seed}") for arm in range(3) for seed in range(2)], name
-    mean = next(line for line in panel(page, "validation-tokens")["lines"] if line["kind"] == "mean" and line["arm"] == 0)
-    pair = [line["y"] for line in panel(page, "validation-tokens")["lines"] if line["kind"] == "seed" and line["arm"] == 0]
+    mean = next(
+        line
+        for line in panel(page, "validation-tokens")["lines"]
+        if line["kind"] == "mean" and line["arm"] == 0
+    )
+    pair = [
+        line["y"]
+        for line in panel(page, "validation-tokens")["lines"]
+        if line["kind"] == "seed" and line["arm"] == 0
+    ]
     assert mean["y"] == pytest.approx([(a + b) / 2 for a, b in zip(*pair)], rel=1e-5)
     spectrum = next(line for line in panel(page, "spectrum")["lines"] if line["arm"] == 0)
     assert len(spectrum["y"]) == 4  # the rank-4 head: rounding is not drawn
@@ -226,12 +321,31 @@ def test_unfinished_stopped_and_diverged_runs_are_labelled_and_not_ranked(tmp_pa
     log.write_text("\n".join(lines) + "\n")
     page = report_of(study)
     states = {row[0]: row[-1] for row in page.tables[0][1:]}
-    assert states == {"done": "finished", "going": "unfinished, step 31 of 60", "halted": "stopped, step 20 of 60",
-                      "broken": "diverged at step 41 of 60"}
+    assert states == {
+        "done": "finished",
+        "going": "unfinished, step 31 of 60",
+        "halted": "stopped, step 20 of 60",
+        "broken": "diverged at step 41 of 60",
+    }
     assert "Arm “done” ends at a validation loss" in page.text
     assert "1 run diverged" in page.text and "2 runs are not finished" in page.text
-    dashed = {line["arm"]: line["dashed"] for line in panel(page, "training-tokens")["lines"] if line["kind"] == "seed"}
+    dashed = {
+        line["arm"]: line["dashed"]
+        for line in panel(page, "training-tokens")["lines"]
+        if line["kind"] == "seed"
+    }
     assert [page.data["arms"][arm]["name"] for arm, value in sorted(dashed.items()) if not value] == ["done"]
+
+
+def test_planned_arms_keep_their_names_and_order_and_missing_runs_are_counted(tmp_path):
+    study = tmp_path / "study"
+    make_run(study / "runs/full--linear-/seed-0")  # every other character of a name is a - in its folder
+    make_run(study / "runs/rank-4/seed-0", rank=4)
+    arms = [{"name": "rank 4"}, {"name": "full (linear)"}, {"name": "later"}]
+    (study / "study.json").write_text(json.dumps({"arms": arms, "seeds": [0, 1], "description": "Why <b>."}))
+    page = report_of(study)
+    assert [row[0] for row in page.tables[0][1:]] == ["rank 4", "full (linear)"]
+    assert "4 planned runs have not begun." in page.text and "Why <b>." in page.text
 
 
 def test_broken_files_are_read_as_far_as_they_go(tmp_path):
@@ -275,7 +389,10 @@ def test_a_run_that_has_only_begun_has_a_page(tmp_path):
     assert "no step logged" in report_of(tmp_path / "run").text
 
 
-HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)> & %{y} <a href='http://evil.example'>\u202e\ud800"
+HOSTILE = (
+    "</script><script>alert(1)</script><img src=x onerror=alert(2)> & %{y} "
+    "<a href='http://evil.example'>\u202e\ud800"
+)
 
 
 def test_nothing_from_a_file_becomes_markup(tmp_path):
@@ -316,20 +433,33 @@ def test_a_browser_draws_every_panel_and_runs_nothing_else(tmp_path):
         pytest.skip("no Chromium")
     make_study(tmp_path / "study", arms=((HOSTILE, 4), ("<b>full</b> %{y}", 128)))
     report_of(tmp_path / "study")
-    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--dump-dom",
-               "--virtual-time-budget=5000", f"--user-data-dir={tmp_path}/profile",
-               (tmp_path / "study/report.html").as_uri()]
+    command = [
+        browser,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-background-networking",
+        "--dump-dom",
+        "--virtual-time-budget=5000",
+        f"--user-data-dir={tmp_path}/profile",
+        (tmp_path / "study/report.html").as_uri(),
+    ]
     try:
         drawn = subprocess.run(command, capture_output=True, timeout=120, text=True, errors="replace").stdout
     except subprocess.TimeoutExpired:
         pytest.skip("Chromium does not answer here")
     if "<html" not in drawn:
         pytest.skip("Chromium does not start here")
-    body = drawn[:drawn.index('<script type="application/json"')]
+    body = drawn[: drawn.index('<script type="application/json"')]
     for name in (entry["id"] for entry in report_of(tmp_path / "study").data["panels"]):
-        drawing = body[body.index(f'id="{name}"'):].split("</figure>")[0]
+        drawing = body[body.index(f'id="{name}"') :].split("</figure>")[0]
         assert drawing.count('class="js-line"') >= 2, name
-    assert "&lt;b&gt;full&lt;/b&gt; %{y}" in body and "<b>full" not in body and "<img" not in body and "<a " not in body
+    assert (
+        "&lt;b&gt;full&lt;/b&gt; %{y}" in body
+        and "<b>full" not in body
+        and "<img" not in body
+        and "<a " not in body
+    )
     assert "modebar-btn" not in body
 
 
@@ -357,15 +487,28 @@ def test_smoothing_is_a_centred_mean_that_a_nan_does_not_spread_through():
     assert [place for place, value in enumerate(report_figures.smoothed(ramp)) if math.isnan(value)] == [100]
 
 
-@pytest.mark.parametrize("make, expected", [
-    (lambda path: [str(path / "nowhere")], "which is no folder"),
-    (lambda path: [str(path)], "must hold a run"),
-    (lambda path: [], "RUN-OR-STUDY"),
-    (lambda path: [str(path), "--colour"], "RUN-OR-STUDY"),
-    (lambda path: [make_run(path / "run") and str(path / "run"), "--out", str(path / "no/such/file.html")], "must be writable"),
-    (lambda path: [make_run(path / "run") and str(path / "run"), "--out", str(path)], "must name a file"),
-    (lambda path: [(path / "study.json").write_text("{}") and str(path)], "must hold a run that has begun"),
-])
+@pytest.mark.parametrize(
+    "make, expected",
+    [
+        (lambda path: [str(path / "nowhere")], "which is no folder"),
+        (lambda path: [str(path)], "must hold a run"),
+        (lambda path: [], "RUN-OR-STUDY"),
+        (lambda path: [str(path), "--colour"], "RUN-OR-STUDY"),
+        (
+            lambda path: [
+                make_run(path / "run") and str(path / "run"),
+                "--out",
+                str(path / "no/such/file.html"),
+            ],
+            "must be writable",
+        ),
+        (lambda path: [make_run(path / "run") and str(path / "run"), "--out", str(path)], "must name a file"),
+        (
+            lambda path: [(path / "study.json").write_text("{}") and str(path)],
+            "must hold a run that has begun",
+        ),
+    ],
+)
 def test_a_wrong_request_is_one_line_and_exit_code_2(tmp_path, capsys, make, expected):
     assert report.main(make(tmp_path)) == 2
     error = capsys.readouterr().err
@@ -375,15 +518,32 @@ def test_a_wrong_request_is_one_line_and_exit_code_2(tmp_path, capsys, make, exp
 def test_a_failed_write_leaves_the_old_report_and_no_litter(tmp_path, monkeypatch):
     make_run(tmp_path / "run")
     (tmp_path / "run/report.html").write_text("old")
-    monkeypatch.setattr(report.os, "fsync", lambda handle: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    monkeypatch.setattr(
+        report.os, "fsync", lambda handle: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+    )
     before = sorted(tmp_path.rglob("*"))
     assert report.main([str(tmp_path / "run")]) == 2
     assert (tmp_path / "run/report.html").read_text() == "old" and sorted(tmp_path.rglob("*")) == before
 
 
 def test_numbers_read_well():
-    assert [report_words.si(value) for value in (1_234_567, 999, 0.5, 3000, math.nan)] == ["1.23\u00a0M", "999", "0.5", "3\u00a0k", "–"]
-    assert report_words.fixed(-0.01234, 4, sign=True) == "−0.0123" and report_words.fixed(-0.0, sign=True) == "0.0000"
-    assert sorted(["rank-16", "rank-4", "full"], key=report_runs.natural_order) == ["full", "rank-4", "rank-16"]
+    assert [report_words.si(value) for value in (1_234_567, 999, 0.5, 3000, math.nan)] == [
+        "1.23\u00a0M",
+        "999",
+        "0.5",
+        "3\u00a0k",
+        "–",
+    ]
+    assert (
+        report_words.fixed(-0.01234, 4, sign=True) == "−0.0123"
+        and report_words.fixed(-0.0, sign=True) == "0.0000"
+    )
+    assert sorted(["rank-16", "rank-4", "full"], key=report_runs.natural_order) == [
+        "full",
+        "rank-4",
+        "rank-16",
+    ]
     arms = [report_runs.Arm(f"head.type=low_rank, head.rank={rank}", []) for rank in (4, 16)]
-    assert report_page.short_labels(arms) == ["rank=4", "rank=16"]
+    assert report_text.short_labels(arms) == ["rank=4", "rank=16"]
+    arms = [report_runs.Arm(name, []) for name in ("rank 4", "rank 16", "full rank (linear)")]
+    assert report_text.short_labels(arms) == ["rank 4", "rank 16", "full rank (linear)"]

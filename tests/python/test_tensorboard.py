@@ -1,4 +1,4 @@
-"""lmhead tensorboard: every figure arrives under its dotted name, converting again replaces, nothing else is ever removed."""
+"""lmhead tensorboard: figures keep their dotted names, converting again replaces, nothing else is removed."""
 
 import json
 import math
@@ -16,11 +16,24 @@ from lmhead import tensorboard  # noqa: E402
 def make_run(folder, losses=(5.0, 4.0, 3.0)):
     folder.mkdir(parents=True)
     (folder / "config.json").write_text("{}")
-    (folder / "summary.json").write_text(json.dumps({"state": "finished", "started": "2026-01-02T03:04:05+00:00"}))
+    (folder / "summary.json").write_text(
+        json.dumps({"state": "finished", "started": "2026-01-02T03:04:05+00:00"})
+    )
     with (folder / "log.jsonl").open("w") as log:
         for step, loss in enumerate(losses, 1):
-            log.write(json.dumps({"step": step, "tokens": 64 * step, "loss": loss, "wall_seconds": 2.0 * step,
-                                  "measure_seconds": 0.5, "validation": {"loss": loss + 1, "bits_per_byte": None}}) + "\n")
+            log.write(
+                json.dumps(
+                    {
+                        "step": step,
+                        "tokens": 64 * step,
+                        "loss": loss,
+                        "wall_seconds": 2.0 * step,
+                        "measure_seconds": 0.5,
+                        "validation": {"loss": loss + 1, "bits_per_byte": None},
+                    }
+                )
+                + "\n"
+            )
         log.write('{"step": 4, "lo')
 
 
@@ -29,8 +42,10 @@ def scalars(folder):
 
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
     events.Reload()
-    return {name: [(event.step, event.value, event.wall_time) for event in events.Scalars(name)]
-            for name in events.Tags()["scalars"]}
+    return {
+        name: [(event.step, event.value, event.wall_time) for event in events.Scalars(name)]
+        for name in events.Tags()["scalars"]
+    }
 
 
 def test_every_figure_keeps_its_dotted_name_step_value_and_time(tmp_path):
@@ -48,8 +63,12 @@ def test_converting_again_replaces(tmp_path):
         assert tensorboard.main([str(tmp_path / "run")]) == 0
     assert len(list((tmp_path / "run/tensorboard").iterdir())) == 1
     assert len(scalars(tmp_path / "run/tensorboard")["loss"]) == 3
-    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["config.json", "log.jsonl", "summary.json",
-                                                                          "tensorboard"]
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
+        "config.json",
+        "log.jsonl",
+        "summary.json",
+        "tensorboard",
+    ]
 
 
 def test_a_study_becomes_a_folder_a_run_and_nan_stays_nan(tmp_path):
