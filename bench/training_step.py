@@ -48,7 +48,7 @@ def make_inputs(folder: pathlib.Path) -> dict:
 
 def run_lmhead(inputs: dict, folder: pathlib.Path, precision: str, steps: int, threads: int, measure_every: int = 0) -> dict:
     configuration = {
-        "data": {"path": inputs["data"], "sequence_length": SHAPE["length"], "batch_size": SEQUENCES, "validation_tokens": 128},
+        "data": {"path": inputs["data"], "sequence_length": SHAPE["length"], "batch_size": SEQUENCES, "validation_tokens": 128, "shift_windows": False},
         "model": {
             "hidden_size": SHAPE["width"], "intermediate_size": SHAPE["inner"], "num_hidden_layers": SHAPE["layers"],
             "num_attention_heads": SHAPE["heads"], "vocab_size": SHAPE["vocab"],

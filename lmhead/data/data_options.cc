@@ -22,6 +22,8 @@ void DataOptions::visit_fields(FieldVisitor& visitor) {
       between(1, 1 << 24));
   visitor.field("validation_tokens", validation_tokens,
                 "tokens of the validation split that a validation uses", between(1, 1e15));
+  visitor.field("shift_windows", shift_windows,
+                "epochs cut the text at different places; false: every epoch has the same windows, from the first token on");
   visitor.field("seed", seed, "seed of the order of the data; null: the run's seed", at_least(0));
   visitor.group("spamlang", spamlang, "the synthetic language, for kind spamlang");
 }

@@ -23,6 +23,7 @@ struct DataOptions {
   std::int64_t batch_size = 16;
   std::int64_t micro_batches = 1;
   std::int64_t validation_tokens = 65536;
+  bool shift_windows = true;
   std::optional<std::int64_t> seed;
   SpamlangOptions spamlang;
   void visit_fields(FieldVisitor& visitor);

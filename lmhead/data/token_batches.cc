@@ -51,8 +51,8 @@ TokenBatches::TokenBatches(Dataset dataset, const DataOptions& options, std::uin
   require_one_window(dataset_.validation.tokens, "validation", length);
   // As many windows as fit behind the largest offset, so that every epoch has the same number.
   const std::int64_t size = dataset_.train.tokens.size();
-  windows_ = std::max<std::int64_t>(1, (size - length) / length);
-  largest_offset_ = std::min(length - 1, size - 1 - windows_ * length);
+  windows_ = std::max<std::int64_t>(1, (options.shift_windows ? size - length : size - 1) / length);
+  largest_offset_ = options.shift_windows ? std::min(length - 1, size - 1 - windows_ * length) : 0;
   validation_windows_ = std::max<std::int64_t>(
       1, std::min(options.validation_tokens, dataset_.validation.tokens.size() - 1) / length);
 }
