@@ -317,6 +317,8 @@ Json parse_json(const std::string& text, const std::string& who) {
     return Json::parse(text);
   } catch (const Json::parse_error& error) {
     fail(who, "must be valid JSON, got an error at byte ", error.byte);
+  } catch (const Json::exception&) {  // 1e999 is well-formed and still no number
+    fail(who, "must hold numbers that float64 can, got one that it cannot");
   }
 }
 

@@ -85,6 +85,11 @@ TEST(Options, OverridesReachNestedKeysAndListItems) {
   EXPECT_THROW(apply_override(json, "inner..steps=1"), Error);
 }
 
+TEST(Options, ParsingThrowsErrorsAlone) {
+  EXPECT_THROW(parse_json("{", "test"), Error);
+  EXPECT_THROW(parse_json("{\"a\": 1e999}", "test"), Error);
+}
+
 TEST(Options, DescriptionsCoverEveryKeyWithItsPath) {
   std::vector<std::string> paths;
   for (const FieldDescription& field : describe_options<Outer>()) paths.push_back(field.path);
