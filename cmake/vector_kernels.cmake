@@ -1,0 +1,18 @@
+# The row operations are compiled once for each instruction set; lmhead/kernels/vector_dispatch.cc chooses at run time.
+# Contraction to fused multiply-add and vectorised reductions are allowed in these files only.
+set(LMHEAD_VECTOR_FLAGS -O3 -fopenmp-simd -ffp-contract=fast -fno-math-errno -fno-trapping-math)
+
+function(lmhead_add_vector_level level)
+  add_library(lmhead_vector_${level} OBJECT lmhead/kernels/vector/row_kernels.cc)
+  target_link_libraries(lmhead_vector_${level} PRIVATE lmhead_options)
+  target_compile_options(lmhead_vector_${level} PRIVATE ${LMHEAD_VECTOR_FLAGS} ${ARGN})
+  target_compile_definitions(lmhead_vector_${level} PRIVATE LMHEAD_VECTOR_LEVEL=${level})
+  target_sources(lmhead PRIVATE $<TARGET_OBJECTS:lmhead_vector_${level}>)
+endfunction()
+
+lmhead_add_vector_level(baseline)
+if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|amd64|AMD64)$")
+  lmhead_add_vector_level(avx2 -mavx2 -mfma -mf16c)
+  lmhead_add_vector_level(avx512 -mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma -mprefer-vector-width=512)
+  target_compile_definitions(lmhead PRIVATE LMHEAD_VECTOR_X86)
+endif()

@@ -1,0 +1,88 @@
+// Operations on one row, compiled once for each instruction set and chosen at run time.
+//
+// Plain pointers and plain types only: this header is seen by files compiled for different instruction sets.
+#pragma once
+
+#include <cstdint>
+
+namespace lmhead::vector {
+
+/// The upper half of a float32; same layout as c10::BFloat16.
+struct Bfloat16 {
+  std::uint16_t bits;
+};
+
+/// What one pass over a piece of a row of logits leaves behind.
+struct LineSums {
+  double max;            // -infinity where every logit is
+  double sum;            // of exp(z - shift), where shift is max, and 0 where max is -infinity
+  double weighted;       // of class_weight (z - shift); on request
+  double entropy;        // of exp(z - shift) (z - shift); on request
+  std::int64_t arg_max;  // first index of max; on request, else 0
+};
+
+/// How a piece of a row of logits turns into the gradient of the row's loss.
+struct LineGradient {
+  double logsumexp;    // of the whole row
+  double probability;  // factor of p
+  double smoothing;    // factor of class_weight, subtracted
+  double softcap;      // 0: none; else the result is multiplied by 1 - (z / softcap)^2
+};
+
+/// Operations on logits that are stored as T and computed as Wide (float for bfloat16 and float, else double).
+template <class T, class Wide>
+struct LogitKernels {
+  /// line = softcap(scale * (stored + bias)); `bias` may be null; softcap 0: none. `line` may be `stored`.
+  void (*load)(const T* stored, const Wide* bias, std::int64_t size, double scale, double softcap, Wide* line);
+  void (*store)(const Wide* line, std::int64_t size, T* stored);
+  /// `weighted` asks for that sum (over `class_weight`, or ones where it is null), `more` for entropy and arg_max.
+  LineSums (*sums)(const Wide* line, std::int64_t size, const Wide* class_weight, bool weighted, bool more);
+  /// In place: logits to (probability * p - smoothing * class_weight) * (softcap derivative).
+  void (*gradient)(Wide* line, std::int64_t size, const LineGradient& factors, const Wide* class_weight);
+  double (*square_sum)(const Wide* line, std::int64_t size);
+  Wide (*magnitude)(const Wide* line, std::int64_t size);  // largest |value|; a NaN counts as infinity
+  void (*add_to_double)(const Wide* line, std::int64_t size, double* sums);
+  /// total = stored where `first`, else total + stored.
+  void (*add)(const T* stored, std::int64_t size, bool first, Wide* total);
+};
+
+/// Operations of a decoder block; statistics are computed in Wide, gains are stored as Wide.
+template <class In, class Out, class Wide>
+struct NormKernels {
+  /// output = input * inverse * weight with inverse = 1 / sqrt(mean(input^2) + eps), which is returned.
+  Wide (*forward)(const In* input, const Wide* weight, std::int64_t size, double eps, Out* output);
+  /// d_input from d_output; adds d_output * input * inverse to `d_weight`. Either result may be null.
+  void (*backward)(const Out* d_output, const In* input, const Wide* weight, Wide inverse, std::int64_t size,
+                   In* d_input, Wide* d_weight);
+};
+
+template <class T, class Wide>
+struct BlockKernels {
+  void (*swiglu)(const T* gate, const T* up, std::int64_t size, T* output);
+  void (*swiglu_backward)(const T* d_output, const T* gate, const T* up, std::int64_t size, T* d_gate, T* d_up);
+  /// Turns the pairs (first[i], second[i]) by the angle of (cosine, direction * sine).
+  void (*rotate)(const T* first, const T* second, const Wide* cosine, const Wide* sine, double direction,
+                 std::int64_t size, T* out_first, T* out_second);
+};
+
+/// Every operation for one instruction set.
+struct RowKernels {
+  const char* name;
+  LogitKernels<float, float> logits_float;
+  LogitKernels<double, double> logits_double;
+  LogitKernels<Bfloat16, float> logits_bfloat16;
+  NormKernels<float, float, float> norm_float;
+  NormKernels<float, Bfloat16, float> norm_float_bfloat16;
+  NormKernels<Bfloat16, Bfloat16, float> norm_bfloat16;
+  NormKernels<Bfloat16, float, float> norm_bfloat16_float;
+  NormKernels<double, double, double> norm_double;
+  BlockKernels<float, float> block_float;
+  BlockKernels<double, double> block_double;
+  BlockKernels<Bfloat16, float> block_bfloat16;
+};
+
+/// The kernels for the best instruction set that both this build and this machine have. ATen's own choice is
+/// followed, its environment variable ATEN_CPU_CAPABILITY included.
+const RowKernels& row_kernels();
+
+}  // namespace lmhead::vector
