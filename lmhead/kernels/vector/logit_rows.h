@@ -64,30 +64,41 @@ LineSums logit_sums(const Wide* line, std::int64_t size, const Wide* class_weigh
 
 template <class Wide>
 void logit_gradient(Wide* line, std::int64_t size, const LineGradient& factors, const Wide* class_weight) {
-  // Two parts, because logits near 1e4 leave a single float32 logsumexp no digits behind the point.
-  const Wide high = static_cast<Wide>(factors.logsumexp);
-  const Wide low = high - high == 0 ? static_cast<Wide>(factors.logsumexp - high) : Wide(0);
+  // The same exponentials as in the sum, so that their rounding cancels in p.
+  const Wide shift = static_cast<Wide>(factors.shift);
   const Wide probability = static_cast<Wide>(factors.probability), smoothing = static_cast<Wide>(factors.smoothing);
+  const std::int64_t target = factors.target_index;
+  const bool holds_target = target >= 0 && target < size;
+  Wide target_gradient = 0;
+  if (holds_target) {  // subtracted before the slope is applied, so that p = 1 gives exactly 0
+    target_gradient = probability * exponential(line[target] - shift) - static_cast<Wide>(factors.target) -
+                      (class_weight ? smoothing * class_weight[target] : smoothing);
+    if (factors.softcap > 0) {
+      const Wide share = line[target] / static_cast<Wide>(factors.softcap);
+      target_gradient *= 1 - share * share;
+    }
+  }
   if (factors.softcap > 0) {
     const Wide inverse_cap = static_cast<Wide>(1 / factors.softcap);
 #pragma omp simd
     for (std::int64_t i = 0; i < size; ++i) {
       const Wide share = line[i] * inverse_cap;
-      const Wide gradient = probability * exponential((line[i] - high) - low) -
+      const Wide gradient = probability * exponential(line[i] - shift) -
                             (class_weight ? smoothing * class_weight[i] : smoothing);
       line[i] = gradient * (1 - share * share);
     }
   } else if (factors.smoothing == 0) {
 #pragma omp simd
-    for (std::int64_t i = 0; i < size; ++i) line[i] = probability * exponential((line[i] - high) - low);
+    for (std::int64_t i = 0; i < size; ++i) line[i] = probability * exponential(line[i] - shift);
   } else if (class_weight) {
 #pragma omp simd
     for (std::int64_t i = 0; i < size; ++i)
-      line[i] = probability * exponential((line[i] - high) - low) - smoothing * class_weight[i];
+      line[i] = probability * exponential(line[i] - shift) - smoothing * class_weight[i];
   } else {
 #pragma omp simd
-    for (std::int64_t i = 0; i < size; ++i) line[i] = probability * exponential((line[i] - high) - low) - smoothing;
+    for (std::int64_t i = 0; i < size; ++i) line[i] = probability * exponential(line[i] - shift) - smoothing;
   }
+  if (holds_target) line[target] = target_gradient;
 }
 
 template <class Wide>

@@ -23,9 +23,11 @@ struct LineSums {
 
 /// How a piece of a row of logits turns into the gradient of the row's loss.
 struct LineGradient {
-  double logsumexp;    // of the whole row
-  double probability;  // factor of p
+  double shift;        // largest logit of the whole row
+  double probability;  // factor of exp(z - shift)
   double smoothing;    // factor of class_weight, subtracted
+  double target;       // subtracted at `target_index`, where that lies in the piece
+  std::int64_t target_index;
   double softcap;      // 0: none; else the result is multiplied by 1 - (z / softcap)^2
 };
 
@@ -37,7 +39,7 @@ struct LogitKernels {
   void (*store)(const Wide* line, std::int64_t size, T* stored);
   /// `weighted` asks for that sum (over `class_weight`, or ones where it is null), `more` for entropy and arg_max.
   LineSums (*sums)(const Wide* line, std::int64_t size, const Wide* class_weight, bool weighted, bool more);
-  /// In place: logits to (probability * p - smoothing * class_weight) * (softcap derivative).
+  /// In place: logits to (probability * exp(z - shift) - target * onehot - smoothing * class_weight) * (softcap derivative).
   void (*gradient)(Wide* line, std::int64_t size, const LineGradient& factors, const Wide* class_weight);
   double (*square_sum)(const Wide* line, std::int64_t size);
   Wide (*magnitude)(const Wide* line, std::int64_t size);  // largest |value|; a NaN counts as infinity

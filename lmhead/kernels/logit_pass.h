@@ -1,0 +1,63 @@
+// One pass over the logits of a linear map, tile by tile: what each row sums to, and what its gradient gives.
+//
+// Never materialises [N, V]. Rows are taken in blocks; of a block either all logits are kept between computing the
+// sums and forming the gradient (a buffer of rows x V), or, when the sums are known, one tile a thread.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <functional>
+#include <vector>
+
+#include "lmhead/kernels/linear_map.h"
+
+namespace lmhead {
+
+/// What is known of a row when all its tiles have been seen; all in nats.
+struct RowOutcome {
+  double max;
+  double logsumexp;
+  double target_logit;
+  double weighted;  // sum over the vocabulary of class_weight (logsumexp - logit); where asked for
+  double entropy;   // where asked for
+  bool correct;     // the target is the first index of the largest logit; where asked for
+};
+
+/// The gradient of a row with respect to its product `hidden weight^T`, before the soft-cap's derivative:
+/// probability * p - target * onehot - smoothing * class_weight.
+struct RowFactors {
+  double max = 0, logsumexp = 0;  // of the row's logits
+  double probability = 0, target = 0, smoothing = 0;
+};
+
+struct LogitPass {
+  at::Tensor hidden;             // [n, D] contiguous, on the CPU: float32, float64 or bfloat16
+  LinearMap map;                 // weight [V, D] contiguous, of the type of `hidden`; bias [V] of any floating type
+  const std::int64_t* targets;   // [n], each in [0, V)
+  at::Tensor class_weight;       // [V] or undefined
+
+  /// Called once a row, from any thread, and gives the row's factors; empty: `factors` are known already.
+  std::function<RowFactors(std::int64_t row, const RowOutcome& outcome)> on_row;
+  bool wants_weighted = false, wants_more = false;
+  std::vector<RowFactors> factors;  // [n] where `on_row` is empty
+
+  bool wants_hidden = false, wants_weight = false, wants_bias = false, wants_squares = false;
+  /// Where positive: a tile is not multiplied when no |gradient| in it exceeds this share of its row's `target` factor.
+  double filter_threshold = 0;
+
+  /// Filled by `run` where wanted. Weight and hidden gradients are float32 (float64 for float64 input).
+  at::Tensor d_hidden, d_weight, d_bias, squares;  // [n, D], [V, D], [V] float64, [n] float64
+  /// Tiles seen, tiles that the filter skipped, and the sum of squares of all gradients in those.
+  std::int64_t tiles_seen = 0, tiles_skipped = 0;
+  double skipped_square_sum = 0;
+
+  /// Sums are formed in an order that depends only on shapes and on the number of threads. Memory beyond the results:
+  /// min(256 V, 32 Mi) float32 logits where both sums and gradients are wanted, else 256 x 1024 a thread; and 256 x D a thread.
+  void run();
+};
+
+/// Rows that a block would have for this vocabulary and type if its logits are kept.
+std::int64_t rows_per_kept_block(std::int64_t vocab_size, at::ScalarType type);
+
+}  // namespace lmhead

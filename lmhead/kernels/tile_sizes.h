@@ -1,0 +1,28 @@
+// Every size that decides how the fast kernels cut their work. Nothing but speed, memory and the order of sums
+// depends on them.
+#pragma once
+
+#include <cstdint>
+
+namespace lmhead::tile_sizes {
+
+/// Rows of features that are multiplied at once. A whole block of logits [rows, V] is kept between its two passes.
+constexpr std::int64_t kRowsPerBlock = 256;
+/// The same for bfloat16, whose logits take half the bytes.
+constexpr std::int64_t kRowsPerBlockBfloat16 = 512;
+/// Columns of a tile at most; a tile of float32 logits then fits the second-level cache.
+constexpr std::int64_t kColumnsPerTile = 1024;
+/// Tiles are multiples of this, so that each one begins on a cache line.
+constexpr std::int64_t kColumnMultiple = 64;
+/// The block of logits is cut to fewer rows where it would take more than this.
+constexpr std::int64_t kBlockBytes = std::int64_t{128} << 20;
+/// Where not even this many rows would fit into the block, logits are recomputed instead.
+constexpr std::int64_t kFewestRowsPerBlock = 64;
+/// Up to these sizes threads share out rows, each with a weight gradient of its own; beyond, they share out the
+/// vocabulary.
+constexpr std::int64_t kSharedRowsVocabularyLimit = 8192;
+constexpr std::int64_t kSharedRowsWeightLimit = std::int64_t{1} << 19;
+/// Elements that are worth a thread of their own in elementwise and row operations.
+constexpr std::int64_t kElementsPerThread = std::int64_t{1} << 14;
+
+}  // namespace lmhead::tile_sizes

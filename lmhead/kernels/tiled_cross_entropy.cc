@@ -1,0 +1,171 @@
+// linear_cross_entropy on the CPU: the arithmetic of a row's loss around the streaming LogitPass.
+#include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
+
+#include <cmath>
+
+#include "lmhead/base/error.h"
+#include "lmhead/kernels/cross_entropy_rows.h"
+
+namespace lmhead {
+namespace {
+
+constexpr const char* kWho = "linear_cross_entropy";
+
+/// The rows whose target counts, packed together, and each row's weights.
+class KeptRows {
+ public:
+  explicit KeptRows(const CrossEntropyArguments& arguments) : arguments_(arguments), options_(arguments.options) {
+    const at::Tensor targets = arguments.targets.contiguous();
+    const std::int64_t* ids = targets.const_data_ptr<std::int64_t>();
+    const std::int64_t size = targets.size(0);
+    vocab_size_ = arguments.map.weight.size(0);
+    rows_.reserve(size), targets_.reserve(size);
+    for (std::int64_t row = 0; row < size; ++row) {
+      if (ids[row] == options_.ignore_index) continue;
+      require(ids[row] >= 0 && ids[row] < vocab_size_, kWho, "targets must be below ", vocab_size_, " or ignore_index ",
+              options_.ignore_index, ", got ", ids[row], " at row ", row);
+      rows_.push_back(row), targets_.push_back(ids[row]);
+    }
+    if (options_.class_weight.defined()) {
+      const at::Tensor weights = options_.class_weight.detach().to(at::kDouble).contiguous();
+      const double* weight = weights.const_data_ptr<double>();
+      for (std::int64_t id = 0; id < vocab_size_; ++id) class_weight_sum_ += weight[id];
+      for (std::int64_t target : targets_) class_weight_.push_back(weight[target]);
+    } else {
+      class_weight_sum_ = static_cast<double>(vocab_size_);
+      class_weight_.assign(targets_.size(), 1.0);
+    }
+    token_weight_.assign(targets_.size(), 1.0);
+    if (options_.token_weight.defined()) {
+      const at::Tensor weights = options_.token_weight.detach().to(at::kDouble).contiguous();
+      for (std::size_t row = 0; row < rows_.size(); ++row)
+        token_weight_[row] = weights.const_data_ptr<double>()[rows_[row]];
+    }
+    for (double weight : class_weight_) total_weight_ += weight;
+  }
+
+  bool all() const { return static_cast<std::int64_t>(rows_.size()) == arguments_.targets.size(0); }
+  std::int64_t size() const { return static_cast<std::int64_t>(rows_.size()); }
+  std::int64_t row(std::int64_t kept) const { return rows_[kept]; }
+  /// What the sum of losses is divided by.
+  double denominator() const { return options_.reduction == Reduction::kMean ? total_weight_ : 1; }
+
+  double loss(std::int64_t kept, const RowOutcome& outcome) const {
+    const double smoothing = options_.label_smoothing;
+    double loss = (1 - smoothing) * class_weight_[kept] * (outcome.logsumexp - outcome.target_logit);
+    if (smoothing != 0) loss += smoothing / static_cast<double>(vocab_size_) * outcome.weighted;
+    if (options_.z_loss != 0) loss += options_.z_loss * outcome.logsumexp * outcome.logsumexp;
+    return loss * token_weight_[kept];
+  }
+  /// Factors of the gradient of `upstream` times the row's loss.
+  RowFactors factors(std::int64_t kept, double max, double logsumexp, double upstream) const {
+    const double smoothing = options_.label_smoothing, classes = static_cast<double>(vocab_size_);
+    const double scale = upstream * token_weight_[kept] * arguments_.map.logit_scale;
+    const double target = (1 - smoothing) * class_weight_[kept];
+    const double probability =
+        target + smoothing * class_weight_sum_ / classes + 2 * options_.z_loss * logsumexp;
+    return {max, logsumexp, scale * probability, scale * target, scale * smoothing / classes};
+  }
+
+  LogitPass pass(const WantedGradients& wanted) const {
+    LogitPass pass;
+    pass.hidden = arguments_.hidden.detach();
+    pass.hidden = all() ? pass.hidden.contiguous() : pass.hidden.index_select(0, index());
+    pass.map = arguments_.map;
+    pass.map.weight = arguments_.map.weight.detach().contiguous();
+    pass.targets = targets_.data();
+    pass.class_weight = options_.class_weight;
+    pass.wants_hidden = wanted.hidden, pass.wants_weight = wanted.weight, pass.wants_bias = wanted.bias;
+    return pass;
+  }
+  CrossEntropyGradients gradients(const LogitPass& pass) const {
+    CrossEntropyGradients gradients;
+    if (pass.wants_hidden) {
+      gradients.hidden = pass.d_hidden.to(arguments_.hidden.scalar_type());
+      if (!all()) {
+        const at::Tensor packed = gradients.hidden;
+        gradients.hidden = at::zeros(arguments_.hidden.sizes(), packed.options());
+        gradients.hidden.index_copy_(0, index(), packed);
+      }
+    }
+    if (pass.wants_weight) gradients.weight = pass.d_weight.to(arguments_.map.weight.scalar_type());
+    if (pass.wants_bias) gradients.bias = pass.d_bias.to(arguments_.map.bias.scalar_type());
+    return gradients;
+  }
+
+ private:
+  at::Tensor index() const {
+    at::Tensor index = at::empty({size()}, at::kLong);
+    std::copy(rows_.begin(), rows_.end(), index.mutable_data_ptr<std::int64_t>());
+    return index;
+  }
+
+  const CrossEntropyArguments& arguments_;
+  const LinearCrossEntropyOptions& options_;
+  std::int64_t vocab_size_;
+  std::vector<std::int64_t> rows_, targets_;
+  std::vector<double> class_weight_, token_weight_;
+  double class_weight_sum_ = 0, total_weight_ = 0;
+};
+
+}  // namespace
+
+bool tiled_kernel_takes(const CrossEntropyArguments& arguments) {
+  const at::ScalarType type = arguments.hidden.scalar_type();
+  return arguments.hidden.is_cpu() && (type == at::kFloat || type == at::kDouble || type == at::kBFloat16);
+}
+
+CrossEntropyForward tiled_forward(const CrossEntropyArguments& arguments, const WantedGradients& wanted,
+                                  double filter_threshold) {
+  const KeptRows kept(arguments);
+  const std::int64_t size = arguments.targets.size(0);
+  at::Tensor losses = at::zeros({size}, at::kDouble);
+  CrossEntropyForward result;
+  result.row_sums = at::zeros({size, 2}, at::kDouble);
+  double* loss = losses.mutable_data_ptr<double>();
+  double* row_sums = result.row_sums.mutable_data_ptr<double>();
+  const double upstream = 1 / kept.denominator();
+
+  LogitPass pass = kept.pass(wanted);
+  pass.filter_threshold = filter_threshold;
+  pass.wants_weighted = arguments.options.label_smoothing != 0;
+  pass.on_row = [&](std::int64_t row, const RowOutcome& outcome) {
+    loss[kept.row(row)] = kept.loss(row, outcome);
+    row_sums[2 * kept.row(row)] = outcome.max;
+    row_sums[2 * kept.row(row) + 1] = outcome.logsumexp;
+    return kept.factors(row, outcome.max, outcome.logsumexp, upstream);
+  };
+  pass.run();
+
+  const at::ScalarType type = loss_type(arguments.hidden.scalar_type());
+  if (arguments.options.reduction == Reduction::kNone) {
+    result.loss = losses.to(type);
+  } else {
+    double sum = 0;
+    for (std::int64_t row = 0; row < size; ++row) sum += loss[row];
+    result.loss = at::empty({}, type);
+    result.loss.fill_(sum / kept.denominator());
+  }
+  result.gradients = kept.gradients(pass);
+  result.filter = {pass.tiles_seen, pass.tiles_skipped, std::sqrt(pass.skipped_square_sum)};
+  return result;
+}
+
+CrossEntropyGradients tiled_backward(const CrossEntropyArguments& arguments, const at::Tensor& upstream,
+                                     const at::Tensor& row_sums, const WantedGradients& wanted) {
+  const KeptRows kept(arguments);
+  const at::Tensor given = upstream.detach().to(at::kDouble).contiguous(), sums = row_sums.contiguous();
+  const double* above = given.const_data_ptr<double>();
+  const bool per_token = arguments.options.reduction == Reduction::kNone;
+  LogitPass pass = kept.pass(wanted);
+  for (std::int64_t row = 0; row < kept.size(); ++row) {
+    const double factor = per_token ? above[kept.row(row)] : above[0] / kept.denominator();
+    const double* of_row = sums.const_data_ptr<double>() + 2 * kept.row(row);
+    pass.factors.push_back(kept.factors(row, of_row[0], of_row[1], factor));
+  }
+  pass.run();
+  return kept.gradients(pass);
+}
+
+}  // namespace lmhead

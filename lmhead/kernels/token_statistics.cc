@@ -1,0 +1,71 @@
+// What diagnostics need of every token, from one streaming pass.
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/argmax.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/log_softmax.h>
+#include <ATen/ops/logsumexp.h>
+#include <ATen/ops/mm.h>
+
+#include "lmhead/base/error.h"
+#include "lmhead/kernels/cross_entropy_rows.h"
+
+namespace lmhead {
+namespace {
+constexpr const char* kWho = "token_statistics";
+}
+
+TokenStatistics plain_token_statistics(const at::Tensor& hidden, const LinearMap& map, const at::Tensor& targets) {
+  const at::ScalarType type = loss_type(hidden.scalar_type());
+  const at::Tensor logits = linear_logits(hidden, map).to(type);
+  const at::Tensor log_p = at::log_softmax(logits, 1);
+  const at::Tensor p = log_p.exp(), index = targets.unsqueeze(1);
+  at::Tensor gradient = p.scatter_add(1, index, at::Tensor(-p.new_ones({p.size(0), 1})));
+  TokenStatistics statistics;
+  statistics.log_probability = log_p.gather(1, index).squeeze(1);
+  statistics.logsumexp = at::logsumexp(logits, 1);
+  statistics.entropy = -(p * log_p).nan_to_num().sum(1);
+  statistics.correct = logits.argmax(1).eq(targets);
+  gradient = gradient * map.logit_scale;
+  if (map.logit_softcap > 0) gradient = gradient * (1 - (logits / map.logit_softcap).square());
+  statistics.logit_gradient_square = gradient.square().sum(1);
+  statistics.hidden_gradient = at::mm(gradient, map.weight.to(type));
+  return statistics;
+}
+
+TokenStatistics token_statistics(const at::Tensor& given_hidden, const LinearMap& given_map,
+                                 const at::Tensor& given_targets) {
+  const at::Tensor hidden = given_hidden.detach();
+  LinearMap map = given_map;
+  map.weight = map.weight.detach();
+  if (map.bias.defined()) map.bias = map.bias.detach();
+  check_linear_cross_entropy(hidden, map, given_targets, {}, kWho);
+  if (!tiled_kernel_takes({hidden, given_targets, map, {}})) return plain_token_statistics(hidden, map, given_targets);
+
+  const at::Tensor targets = given_targets.contiguous();
+  const std::int64_t size = targets.size(0);
+  for (std::int64_t row = 0; row < size; ++row) {
+    const std::int64_t target = targets.const_data_ptr<std::int64_t>()[row];
+    require(target >= 0 && target < map.weight.size(0), kWho, "targets must lie in [0, ", map.weight.size(0), "), got ",
+            target, " at row ", row);
+  }
+  at::Tensor log_probability = at::empty({size}, at::kDouble), logsumexp = at::empty({size}, at::kDouble);
+  at::Tensor entropy = at::empty({size}, at::kDouble), correct = at::empty({size}, at::kBool);
+  LogitPass pass;
+  pass.hidden = hidden.contiguous();
+  pass.map = map;
+  pass.map.weight = map.weight.contiguous();
+  pass.targets = targets.const_data_ptr<std::int64_t>();
+  pass.wants_more = pass.wants_hidden = pass.wants_squares = true;
+  pass.on_row = [&, scale = map.logit_scale](std::int64_t row, const RowOutcome& outcome) {
+    log_probability.mutable_data_ptr<double>()[row] = outcome.target_logit - outcome.logsumexp;
+    logsumexp.mutable_data_ptr<double>()[row] = outcome.logsumexp;
+    entropy.mutable_data_ptr<double>()[row] = outcome.entropy;
+    correct.mutable_data_ptr<bool>()[row] = outcome.correct;
+    return RowFactors{outcome.max, outcome.logsumexp, scale, scale, 0};
+  };
+  pass.run();
+  const at::ScalarType type = loss_type(hidden.scalar_type());
+  return {log_probability.to(type), logsumexp.to(type), entropy.to(type), correct, pass.squares.to(type), pass.d_hidden};
+}
+
+}  // namespace lmhead

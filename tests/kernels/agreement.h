@@ -1,0 +1,34 @@
+// How close a fast kernel must be to the float64 plain composition: at most twice as far as the plain composition in
+// the kernel's own precision, plus a few units in the last place.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <gtest/gtest.h>
+
+#include <string>
+
+namespace lmhead::test {
+
+/// Unit roundoff of a type.
+inline double epsilon_of(at::ScalarType type) {
+  return type == at::kDouble ? 2.3e-16 : type == at::kFloat ? 1.2e-7 : 7.9e-3;
+}
+
+/// `scale` is the size of the terms that the result is summed from, where they may cancel.
+inline void expect_as_good_as_plain(const at::Tensor& fast, const at::Tensor& plain, const at::Tensor& exact,
+                                    at::ScalarType type, double scale, const std::string& what) {
+  ASSERT_EQ(fast.defined(), exact.defined()) << what;
+  if (!exact.defined()) return;
+  ASSERT_EQ(fast.sizes(), exact.sizes()) << what;
+  if (exact.numel() == 0) return;
+  const at::Tensor reference = exact.detach().to(at::kDouble);
+  const double error = (fast.detach().to(at::kDouble) - reference).norm().item<double>();
+  const double plain_error = (plain.detach().to(at::kDouble) - reference).norm().item<double>();
+  // Where the reference is float64 itself, its own error is of the same size as what is measured.
+  const double units = type == at::kDouble ? 128 : type == at::kFloat ? 8 : 1;
+  const double floor = units * epsilon_of(type) * (reference.norm().item<double>() + scale);
+  EXPECT_LE(error, 2 * plain_error + floor) << what << ": plain errs " << plain_error << ", norm "
+                                            << reference.norm().item<double>();
+}
+
+}  // namespace lmhead::test

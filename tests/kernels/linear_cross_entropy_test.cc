@@ -1,0 +1,380 @@
+#include "lmhead/kernels/linear_cross_entropy.h"
+
+#include <ATen/Parallel.h>
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/full.h>
+#include <ATen/ops/ones.h>
+#include <ATen/ops/rand.h>
+#include <ATen/ops/zeros.h>
+#include <gtest/gtest.h>
+
+#include <limits>
+#include <sstream>
+#include <vector>
+
+#include "lmhead/base/error.h"
+#include "lmhead/base/random.h"
+#include "lmhead/kernels/cross_entropy_rows.h"
+#include "tests/kernels/agreement.h"
+
+namespace lmhead {
+namespace {
+
+using test::expect_as_good_as_plain;
+
+at::Tensor normal(at::IntArrayRef shape, RandomStream& random, double scale = 1) {
+  at::Tensor tensor = at::empty(shape, at::kDouble);
+  double* values = tensor.mutable_data_ptr<double>();
+  for (std::int64_t i = 0; i < tensor.numel(); ++i) values[i] = scale * random.normal();
+  return tensor;
+}
+at::Tensor ids(std::int64_t size, std::int64_t bound, RandomStream& random) {
+  at::Tensor tensor = at::empty({size}, at::kLong);
+  for (std::int64_t i = 0; i < size; ++i)
+    tensor.mutable_data_ptr<std::int64_t>()[i] = static_cast<std::int64_t>(random.below(static_cast<std::uint64_t>(bound)));
+  return tensor;
+}
+
+/// A problem in float64 whose values are exact in the type that it is going to be run in.
+struct Problem {
+  at::Tensor hidden, weight, bias, targets, upstream;
+  double logit_scale = 1, logit_softcap = 0;
+  LinearCrossEntropyOptions options;
+  bool transposed = false;
+};
+
+struct Outcome {
+  at::Tensor loss, hidden, weight, bias;
+};
+
+template <class Function>
+Outcome run(const Problem& problem, at::ScalarType type, const Function& function) {
+  const auto leaf = [&](const at::Tensor& tensor) {
+    if (!tensor.defined()) return tensor;
+    at::Tensor copy = problem.transposed && tensor.dim() == 2
+                          ? tensor.to(type).t().contiguous().t()
+                          : tensor.to(type, /*non_blocking=*/false, /*copy=*/true);
+    return copy.requires_grad_();
+  };
+  const at::Tensor hidden = leaf(problem.hidden);
+  const LinearMap map{leaf(problem.weight), leaf(problem.bias), problem.logit_scale, problem.logit_softcap};
+  const at::Tensor loss = function(hidden, map, problem.targets, problem.options);
+  (loss * problem.upstream.to(loss.scalar_type())).sum().backward();
+  return {loss, hidden.grad(), map.weight.grad(), problem.bias.defined() ? map.bias.grad() : at::Tensor()};
+}
+
+void expect_agreement(const Problem& problem, at::ScalarType type, const std::string& what) {
+  const Outcome exact = run(problem, at::kDouble, plain_linear_cross_entropy);
+  const Outcome plain = run(problem, type, plain_linear_cross_entropy);
+  const Outcome fast = run(problem, type, linear_cross_entropy);
+  // A row of p - y is a difference of two vectors of about norm one each.
+  const std::int64_t size = problem.hidden.size(0);
+  const bool mean = problem.options.reduction == Reduction::kMean;
+  const double row = problem.upstream.abs().max().item<double>() * problem.logit_scale /
+                     (mean ? std::max<double>(1, static_cast<double>(size)) : 1);
+  const double rows = row * std::sqrt(static_cast<double>(size));
+  const double weight_scale = problem.weight.norm().item<double>() / std::sqrt(problem.weight.size(0));
+  const double hidden_scale = problem.hidden.norm().item<double>() / std::sqrt(std::max<double>(1, size));
+  expect_as_good_as_plain(fast.loss, plain.loss, exact.loss, type, 0, what + ": loss");
+  expect_as_good_as_plain(fast.hidden, plain.hidden, exact.hidden, type, rows * weight_scale, what + ": d_hidden");
+  expect_as_good_as_plain(fast.weight, plain.weight, exact.weight, type, rows * hidden_scale, what + ": d_weight");
+  expect_as_good_as_plain(fast.bias, plain.bias, exact.bias, type, rows, what + ": d_bias");
+}
+
+/// Draws every option and the data for a shape.
+Problem draw(std::int64_t size, std::int64_t vocab_size, std::int64_t width, at::ScalarType type, RandomStream& random) {
+  const auto rounded = [&](const at::Tensor& tensor) { return tensor.to(type).to(at::kDouble); };
+  const auto chance = [&](double share) { return random.uniform() < share; };
+  Problem problem;
+  problem.hidden = rounded(normal({size, width}, random));
+  problem.weight = rounded(normal({vocab_size, width}, random, 2 / std::sqrt(static_cast<double>(width))));
+  problem.targets = ids(size, vocab_size, random);
+  problem.transposed = chance(0.3);
+  if (chance(0.4)) problem.bias = rounded(normal({vocab_size}, random));
+  if (chance(0.3)) problem.logit_scale = 0.5 + random.uniform();
+  if (chance(0.3)) problem.logit_softcap = 2 + 10 * random.uniform();
+  LinearCrossEntropyOptions& options = problem.options;
+  if (chance(0.4)) options.label_smoothing = 0.3 * random.uniform();
+  if (chance(0.3)) options.z_loss = 1e-2 * random.uniform();
+  if (chance(0.3)) options.class_weight = rounded(normal({vocab_size}, random)).abs() + 0.125;
+  if (chance(0.3)) options.token_weight = normal({size}, random).to(at::kFloat).to(at::kDouble);
+  if (chance(0.5)) options.ignore_index = size > 1 ? problem.targets[0].item<std::int64_t>() : -1;
+  if (size > 1 && (problem.targets == options.ignore_index).all().item<bool>()) options.ignore_index = -1;
+  options.mode = chance(0.5) ? LinearCrossEntropyMode::kAuto : LinearCrossEntropyMode::kSmall;
+  const double kind = random.uniform();
+  options.reduction = kind < 0.4 ? Reduction::kMean : kind < 0.6 ? Reduction::kSum : Reduction::kNone;
+  problem.upstream = options.reduction == Reduction::kNone ? normal({size}, random) : normal({}, random);
+  return problem;
+}
+
+std::string describe(const Problem& problem, at::ScalarType type) {
+  std::ostringstream text;
+  const LinearCrossEntropyOptions& options = problem.options;
+  text << "N " << problem.hidden.size(0) << " V " << problem.weight.size(0) << " D " << problem.hidden.size(1) << " "
+       << type << " reduction " << static_cast<int>(options.reduction) << " mode " << mode_name(options.mode) << " bias "
+       << problem.bias.defined() << " scale " << problem.logit_scale << " cap " << problem.logit_softcap << " smoothing "
+       << options.label_smoothing << " z " << options.z_loss << " class weight " << options.class_weight.defined()
+       << " token weight " << options.token_weight.defined() << " ignore " << options.ignore_index;
+  return text.str();
+}
+
+constexpr at::ScalarType kTypes[] = {at::kFloat, at::kDouble, at::kBFloat16};
+
+TEST(LinearCrossEntropy, IsAsExactAsPlainOnBothSidesOfEveryBoundary) {
+  RandomStream random(1, "boundaries");
+  const std::int64_t shapes[][3] = {{1, 2, 1},    {2, 15, 3},      {3, 16, 8},     {5, 17, 1},     {31, 63, 7},
+                                    {64, 65, 16}, {255, 1023, 20}, {256, 1024, 8}, {257, 1025, 5}, {40, 2047, 33},
+                                    {513, 130, 9}, {20, 8193, 65}, {20, 40001, 4}};
+  for (const auto& shape : shapes) {
+    for (const at::ScalarType type : kTypes) {
+      const Problem problem = draw(shape[0], shape[1], shape[2], type, random);
+      expect_agreement(problem, type, describe(problem, type));
+    }
+  }
+}
+
+TEST(LinearCrossEntropy, IsAsExactAsPlainForRandomShapesAndOptions) {
+  RandomStream random(2, "property");
+  for (int draw_number = 0; draw_number < 100; ++draw_number) {
+    const at::ScalarType type = kTypes[random.below(3)];
+    const auto size_below = [&](double largest) {  // small sizes as often as large ones
+      return static_cast<std::int64_t>(std::exp(random.uniform() * std::log(largest)));
+    };
+    const Problem problem = draw(size_below(600), 1 + size_below(5000), size_below(100), type, random);
+    expect_agreement(problem, type, describe(problem, type));
+    if (HasFailure()) return;
+  }
+}
+
+TEST(LinearCrossEntropy, TheChunkedCompositionForOtherDevicesAgreesToo) {
+  RandomStream random(3, "chunked");
+  for (int draw_number = 0; draw_number < 40; ++draw_number) {
+    Problem problem = draw(1 + static_cast<std::int64_t>(random.below(50)), 2 + static_cast<std::int64_t>(random.below(200)),
+                           1 + static_cast<std::int64_t>(random.below(20)), at::kDouble, random);
+    problem.upstream = problem.upstream.abs() + 0.5;
+    const Outcome exact = run(problem, at::kDouble, plain_linear_cross_entropy);
+    const WantedGradients wanted{true, true, problem.bias.defined()};
+    const CrossEntropyArguments arguments{
+        problem.hidden, problem.targets,
+        {problem.weight, problem.bias, problem.logit_scale, problem.logit_softcap}, problem.options};
+    const CrossEntropyForward forward = chunked_forward(arguments, wanted);
+    EXPECT_TRUE(forward.loss.allclose(exact.loss, 1e-10, 1e-12)) << describe(problem, at::kDouble);
+    const CrossEntropyGradients backward = chunked_backward(arguments, problem.upstream, forward.row_sums, wanted);
+    EXPECT_TRUE(backward.hidden.allclose(exact.hidden, 1e-9, 1e-12)) << describe(problem, at::kDouble);
+    EXPECT_TRUE(backward.weight.allclose(exact.weight, 1e-9, 1e-12)) << describe(problem, at::kDouble);
+    if (wanted.bias) {
+      EXPECT_TRUE(backward.bias.allclose(exact.bias, 1e-9, 1e-12));
+    }
+    if (problem.options.reduction != Reduction::kNone) {
+      EXPECT_TRUE((forward.gradients.weight * problem.upstream).allclose(exact.weight, 1e-9, 1e-12));
+    }
+  }
+}
+
+TEST(LinearCrossEntropy, NoTokensGiveAnEmptyLossAndZeroGradients) {
+  for (const Reduction reduction : {Reduction::kSum, Reduction::kNone}) {
+    const at::Tensor hidden = at::zeros({0, 4}).requires_grad_(), weight = at::ones({9, 4}).requires_grad_();
+    const at::Tensor loss = linear_cross_entropy(hidden, {weight, {}}, at::zeros({0}, at::kLong), {.reduction = reduction});
+    EXPECT_EQ(loss.numel(), reduction == Reduction::kSum ? 1 : 0);
+    loss.sum().backward();
+    EXPECT_EQ(weight.grad().abs().sum().item<double>(), 0);
+    EXPECT_EQ(hidden.grad().numel(), 0);
+  }
+}
+
+TEST(LinearCrossEntropy, AllTargetsIgnoredGivesTorchsLossAndZeroGradients) {
+  for (const Reduction reduction : {Reduction::kMean, Reduction::kSum, Reduction::kNone}) {
+    const at::Tensor hidden = at::ones({3, 4}).requires_grad_(), weight = at::ones({9, 4}).requires_grad_();
+    const at::Tensor loss =
+        linear_cross_entropy(hidden, {weight, {}}, at::full({3}, -100, at::kLong), {.reduction = reduction});
+    const double total = loss.sum().item<double>();
+    EXPECT_TRUE(reduction == Reduction::kMean ? std::isnan(total) : total == 0) << total;
+    loss.sum().backward();
+    EXPECT_EQ(weight.grad().abs().sum().item<double>(), 0);
+    EXPECT_EQ(hidden.grad().abs().sum().item<double>(), 0);
+  }
+}
+
+TEST(LinearCrossEntropy, OneClassCostsNothing) {
+  RandomStream random(4, "one class");
+  const at::Tensor hidden = normal({5, 3}, random).to(at::kFloat).requires_grad_();
+  const at::Tensor weight = normal({1, 3}, random).to(at::kFloat).requires_grad_();
+  const at::Tensor loss = linear_cross_entropy(hidden, {weight, {}}, at::zeros({5}, at::kLong));
+  loss.backward();
+  EXPECT_EQ(loss.item<double>(), 0);
+  EXPECT_EQ(weight.grad().abs().sum().item<double>(), 0);
+}
+
+TEST(LinearCrossEntropy, HugeLogitsAndForbiddenClassesStayExact) {
+  RandomStream random(5, "extreme");
+  const double infinity = std::numeric_limits<double>::infinity();
+  for (const auto mode : {LinearCrossEntropyMode::kFast, LinearCrossEntropyMode::kSmall}) {
+    Problem problem;
+    problem.hidden = normal({20, 6}, random).to(at::kFloat).to(at::kDouble);
+    problem.weight = normal({1100, 6}, random).to(at::kFloat).to(at::kDouble);
+    problem.targets = ids(20, 900, random);
+    problem.bias = (at::rand({1100}, at::kDouble) * 2e4 - 1e4).to(at::kFloat).to(at::kDouble);
+    problem.bias.narrow(0, 1000, 100).fill_(-infinity);
+    problem.options.mode = mode;
+    problem.upstream = at::full({}, 1.5, at::kDouble);
+    expect_agreement(problem, at::kFloat, "extreme");
+    problem.bias.fill_(-infinity).narrow(0, 3, 1).fill_(1e4);  // one class is possible, and it is the target
+    problem.targets.fill_(3);
+    const Outcome fast = run(problem, at::kFloat, linear_cross_entropy);
+    EXPECT_EQ(fast.loss.item<double>(), 0);
+    EXPECT_EQ(fast.hidden.abs().sum().item<double>(), 0);
+    problem.targets.fill_(4);  // an impossible target
+    EXPECT_EQ(run(problem, at::kFloat, linear_cross_entropy).loss.item<double>(), infinity);
+  }
+}
+
+TEST(LinearCrossEntropy, AWeightThatIsUsedElsewhereTooGetsBothGradients) {
+  RandomStream random(6, "tied");
+  const at::Tensor targets = ids(30, 50, random), inputs = ids(30, 50, random), start = normal({50, 8}, random);
+  const auto gradient = [&](auto&& loss_of) {
+    const at::Tensor weight = start.clone().requires_grad_();
+    loss_of(weight.index_select(0, inputs).tanh(), LinearMap{weight, {}}, targets, LinearCrossEntropyOptions{}).backward();
+    return weight.grad();
+  };
+  EXPECT_TRUE(gradient(linear_cross_entropy).allclose(gradient(plain_linear_cross_entropy), 1e-10, 1e-13));
+}
+
+TEST(LinearCrossEntropy, OnlyTheGradientsThatAreAskedForAreFormed) {
+  RandomStream random(7, "wanted");
+  const at::Tensor hidden = normal({9, 4}, random), weight = normal({40, 4}, random), targets = ids(9, 40, random);
+  const at::Tensor only_hidden = hidden.clone().requires_grad_();
+  linear_cross_entropy(only_hidden, {weight, {}}, targets).backward();
+  const at::Tensor exact = hidden.clone().requires_grad_();
+  plain_linear_cross_entropy(exact, {weight, {}}, targets).backward();
+  EXPECT_TRUE(only_hidden.grad().allclose(exact.grad(), 1e-10, 1e-13));
+  EXPECT_FALSE(linear_cross_entropy(hidden, {weight, {}}, targets).requires_grad());
+}
+
+TEST(LinearCrossEntropy, ASecondBackwardPassThroughAKeptGraphGivesTheSameGradient) {
+  RandomStream random(8, "kept");
+  const at::Tensor hidden = normal({9, 4}, random).requires_grad_(), weight = normal({40, 4}, random);
+  const at::Tensor loss = linear_cross_entropy(hidden, {weight, {}}, ids(9, 40, random)) * 3;
+  loss.backward({}, /*retain_graph=*/true);
+  const at::Tensor first = hidden.grad().clone();
+  hidden.mutable_grad().reset();
+  loss.backward();
+  EXPECT_TRUE(hidden.grad().equal(first));
+}
+
+TEST(LinearCrossEntropy, RefusesToBeDifferentiatedTwiceByName) {
+  RandomStream random(9, "twice");
+  const at::Tensor hidden = normal({9, 4}, random).requires_grad_(), weight = normal({40, 4}, random).requires_grad_();
+  linear_cross_entropy(hidden, {weight, {}}, ids(9, 40, random)).backward({}, true, /*create_graph=*/true);
+  try {
+    weight.grad().square().sum().backward();
+    FAIL() << "nothing was thrown";
+  } catch (const std::exception& error) {
+    EXPECT_NE(std::string(error.what()).find("[linear_cross_entropy]"), std::string::npos) << error.what();
+  }
+}
+
+TEST(LinearCrossEntropy, TheSameThreadCountGivesTheSameBitsAndAnotherCountTheSameNumbers) {
+  RandomStream random(10, "threads");
+  const int threads = at::get_num_threads();
+  for (const std::int64_t vocab_size : {300, 8300}) {  // rows shared out, vocabulary shared out
+    Problem problem;
+    problem.hidden = normal({530, 24}, random), problem.weight = normal({vocab_size, 24}, random);
+    problem.targets = ids(530, vocab_size, random), problem.upstream = at::ones({}, at::kDouble);
+    for (const at::ScalarType type : {at::kFloat, at::kBFloat16}) {
+      at::set_num_threads(2);
+      const Outcome first = run(problem, type, linear_cross_entropy), second = run(problem, type, linear_cross_entropy);
+      EXPECT_TRUE(first.loss.equal(second.loss) && first.hidden.equal(second.hidden) && first.weight.equal(second.weight));
+      at::set_num_threads(1);
+      const Outcome alone = run(problem, type, linear_cross_entropy);
+      at::set_num_threads(threads);
+      const double tolerance = type == at::kFloat ? 1e-5 : 2e-2;
+      const auto far = [](const at::Tensor& a, const at::Tensor& b) {
+        return (a - b).norm().item<double>() / b.norm().item<double>();
+      };
+      EXPECT_LE(far(first.loss, alone.loss), 1e-6);
+      EXPECT_LE(far(first.hidden, alone.hidden), tolerance);
+      EXPECT_LE(far(first.weight, alone.weight), tolerance);
+    }
+  }
+}
+
+TEST(LinearCrossEntropy, NamesWhatDoesNotFit) {
+  const at::Tensor hidden = at::ones({3, 4}), weight = at::ones({9, 4}), targets = at::zeros({3}, at::kLong);
+  EXPECT_THROW(linear_cross_entropy(hidden, {at::ones({9, 5}), {}}, targets), Error);
+  EXPECT_THROW(linear_cross_entropy(hidden, {weight.to(at::kDouble), {}}, targets), Error);
+  EXPECT_THROW(linear_cross_entropy(hidden, {weight, at::ones({8})}, targets), Error);
+  EXPECT_THROW(linear_cross_entropy(hidden, {weight, {}}, at::zeros({4}, at::kLong)), Error);
+  EXPECT_THROW(linear_cross_entropy(hidden, {weight, {}}, at::full({3}, 9, at::kLong)), Error);
+  EXPECT_THROW(linear_cross_entropy(hidden, {weight, {}}, at::full({3}, -1, at::kLong)), Error);
+  EXPECT_THROW(linear_cross_entropy(hidden, {weight, {}}, targets, {.label_smoothing = 2}), Error);
+}
+
+TEST(LinearCrossEntropy, ReportsTheModeThatItChooses) {
+  EXPECT_EQ(choose_linear_cross_entropy_mode(32768, at::kFloat, {}), LinearCrossEntropyMode::kFast);
+  EXPECT_EQ(choose_linear_cross_entropy_mode(1 << 24, at::kFloat, {}), LinearCrossEntropyMode::kSmall);
+  EXPECT_EQ(choose_linear_cross_entropy_mode(64, at::kFloat, {.reduction = Reduction::kNone}),
+            LinearCrossEntropyMode::kSmall);
+  EXPECT_STREQ(mode_name(LinearCrossEntropyMode::kSmall), "small");
+}
+
+TEST(FilteredLinearCrossEntropy, ErrsByNoMoreThanItReports) {
+  RandomStream random(11, "filter");
+  // Confident predictions of few frequent ids: most of the vocabulary hardly gets any gradient.
+  const std::int64_t size = 200, vocab_size = 9000, width = 64;
+  at::Tensor weight = normal({vocab_size, width}, random);
+  const at::Tensor targets = ids(size, 100, random);
+  const at::Tensor hidden = weight.index_select(0, targets) + 0.1 * normal({size, width}, random);  // targets lie in the first tile
+  const at::Tensor a = hidden.clone().requires_grad_(), b = weight.clone().requires_grad_();
+  plain_linear_cross_entropy(a, {b, {}}, targets).backward();
+  const at::Tensor c = hidden.clone().requires_grad_(), d = weight.clone().requires_grad_();
+  const FilteredCrossEntropy filtered = filtered_linear_cross_entropy(c, {d, {}}, targets, 1e-9);
+  filtered.loss.backward();
+  EXPECT_GT(filtered.report.tiles_skipped, 0);
+  EXPECT_LT(filtered.report.tiles_skipped, filtered.report.tiles_seen);
+  const double norm = filtered.report.skipped_gradient_norm;
+  EXPECT_GT(norm, 0);
+  EXPECT_LE((c.grad() - a.grad()).norm().item<double>(), norm * weight.norm().item<double>());
+  EXPECT_LE((d.grad() - b.grad()).norm().item<double>(), norm * hidden.norm().item<double>());
+  EXPECT_GT((d.grad() - b.grad()).norm().item<double>(), 0);
+}
+
+TEST(FilteredLinearCrossEntropy, FrequencyOrderPutsFrequentIdsFirstAndIsStable) {
+  const at::Tensor counts = at::empty({4}, at::kLong);
+  const std::int64_t values[] = {3, 9, 3, 5};
+  std::copy_n(values, 4, counts.mutable_data_ptr<std::int64_t>());
+  const at::Tensor order = frequency_order(counts);
+  const std::int64_t expected[] = {1, 3, 0, 2};
+  for (int rank = 0; rank < 4; ++rank) EXPECT_EQ(order[rank].item<std::int64_t>(), expected[rank]);
+}
+
+TEST(TokenStatistics, AgreeWithTheirPlainComposition) {
+  RandomStream random(12, "statistics");
+  const std::int64_t shapes[][3] = {{1, 1, 1}, {7, 65, 3}, {300, 1500, 20}, {20, 9000, 65}};
+  for (const auto& shape : shapes) {
+    for (const double softcap : {0.0, 4.0}) {
+      const at::Tensor hidden = normal({shape[0], shape[2]}, random), weight = normal({shape[1], shape[2]}, random);
+      const LinearMap map{weight, normal({shape[1]}, random), 0.75, softcap};
+      const at::Tensor targets = ids(shape[0], shape[1], random);
+      const TokenStatistics fast = token_statistics(hidden, map, targets);
+      const TokenStatistics plain = plain_token_statistics(hidden, map, targets);
+      EXPECT_TRUE(fast.log_probability.allclose(plain.log_probability, 1e-10, 1e-12));
+      EXPECT_TRUE(fast.logsumexp.allclose(plain.logsumexp, 1e-10, 1e-12));
+      EXPECT_TRUE(fast.entropy.allclose(plain.entropy, 1e-9, 1e-11));
+      EXPECT_TRUE(fast.correct.equal(plain.correct));
+      EXPECT_TRUE(fast.logit_gradient_square.allclose(plain.logit_gradient_square, 1e-9, 1e-12));
+      EXPECT_TRUE(fast.hidden_gradient.allclose(plain.hidden_gradient, 1e-9, 1e-11));
+    }
+  }
+}
+
+TEST(TokenStatistics, ATieCountsForTheFirstIndexOnly) {
+  at::Tensor targets = at::zeros({2}, at::kLong);
+  targets[1] = 1;
+  const TokenStatistics statistics = token_statistics(at::ones({2, 3}), {at::zeros({5, 3}), {}}, targets);
+  EXPECT_TRUE(statistics.correct[0].item<bool>());
+  EXPECT_FALSE(statistics.correct[1].item<bool>());
+}
+
+}  // namespace
+}  // namespace lmhead
