@@ -1,42 +1,261 @@
+// RMSNorm, SwiGLU and rotary embedding as differentiable CPU kernels over the row operations.
 #include "lmhead/kernels/block_operations.h"
 
-#include <ATen/TensorOperators.h>
-#include <ATen/ops/cat.h>
-#include <ATen/ops/rsqrt.h>
-#include <ATen/ops/silu.h>
+#include <ATen/Parallel.h>
+#include <ATen/core/LegacyTypeDispatch.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/zeros.h>
+#include <torch/csrc/autograd/custom_function.h>
+
+#include <algorithm>
+#include <type_traits>
+
+#include "lmhead/base/error.h"
+#include "lmhead/kernels/gradient_of_gradient.h"
+#include "lmhead/kernels/tile_sizes.h"
+#include "lmhead/kernels/vector/row_kernels.h"
 
 namespace lmhead {
+namespace {
 
-at::Tensor plain_rms_norm(const at::Tensor& input, const at::Tensor& weight, double eps, at::ScalarType type) {
-  const at::Tensor x = input.scalar_type() == at::kDouble ? input : input.to(at::kFloat);
-  return (x * at::rsqrt(x.square().mean(-1, true) + eps) * weight).to(type);
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+using vector::Bfloat16;
+
+template <class T>
+constexpr at::ScalarType kScalarType = std::is_same_v<T, Bfloat16> ? at::kBFloat16
+                                       : std::is_same_v<T, double> ? at::kDouble
+                                                                   : at::kFloat;
+template <class T>
+using WideOf = std::conditional_t<std::is_same_v<T, double>, double, float>;
+
+template <class T>
+const T* values(const at::Tensor& tensor) {
+  return static_cast<const T*>(tensor.const_data_ptr());
 }
+template <class T>
+T* mutable_values(const at::Tensor& tensor) {
+  return static_cast<T*>(tensor.mutable_data_ptr());
+}
+
+template <class T>
+const auto& block_kernels() {
+  const vector::RowKernels& all = vector::row_kernels();
+  if constexpr (std::is_same_v<T, double>) return all.block_double;
+  else if constexpr (std::is_same_v<T, Bfloat16>) return all.block_bfloat16;
+  else return all.block_float;
+}
+template <class In, class Out>
+const auto& norm_kernels() {
+  const vector::RowKernels& all = vector::row_kernels();
+  if constexpr (std::is_same_v<In, double>) return all.norm_double;
+  else if constexpr (std::is_same_v<In, float> && std::is_same_v<Out, float>) return all.norm_float;
+  else if constexpr (std::is_same_v<In, float>) return all.norm_float_bfloat16;
+  else if constexpr (std::is_same_v<Out, float>) return all.norm_bfloat16_float;
+  else return all.norm_bfloat16;
+}
+
+/// Calls `work(T{})` for the stored type.
+template <class Work>
+void with_type(at::ScalarType type, const Work& work) {
+  if (type == at::kDouble) work(double{});
+  else if (type == at::kBFloat16) work(Bfloat16{});
+  else work(float{});
+}
+/// The same for the pairs that the norm has kernels for: float64 goes with itself only.
+template <class Work>
+void with_types(at::ScalarType in, at::ScalarType out, const Work& work) {
+  if (in == at::kDouble) work(double{}, double{});
+  else if (in == at::kBFloat16 && out == at::kBFloat16) work(Bfloat16{}, Bfloat16{});
+  else if (in == at::kBFloat16) work(Bfloat16{}, float{});
+  else if (out == at::kBFloat16) work(float{}, Bfloat16{});
+  else work(float{}, float{});
+}
+
+bool has_kernel(const at::Tensor& tensor) {
+  const at::ScalarType type = tensor.scalar_type();
+  return tensor.is_cpu() && !tensor.is_meta() && (type == at::kFloat || type == at::kDouble || type == at::kBFloat16) &&
+         !tensor.key_set().has(c10::DispatchKey::Python);
+}
+
+std::int64_t rows_per_thread(std::int64_t width) {
+  return std::max<std::int64_t>(1, tile_sizes::kElementsPerThread / std::max<std::int64_t>(1, width));
+}
+
+struct RmsNormFunction : torch::autograd::Function<RmsNormFunction> {
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& given_input, const at::Tensor& weight,
+                            double eps, at::ScalarType type) {
+    at::AutoDispatchBelowADInplaceOrView guard;
+    const at::Tensor input = given_input.contiguous();
+    const at::ScalarType wide = input.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+    const at::Tensor gain = weight.to(wide).contiguous();
+    const std::int64_t width = input.size(-1), rows = width == 0 ? 0 : input.numel() / width;
+    const at::Tensor output = at::empty(input.sizes(), input.options().dtype(type));
+    const at::Tensor inverse = at::empty({rows}, input.options().dtype(wide));
+    with_types(input.scalar_type(), type, [&](auto in, auto out) {
+      using In = decltype(in);
+      using Out = decltype(out);
+      using Wide = WideOf<In>;
+      at::parallel_for(0, rows, rows_per_thread(width), [&](std::int64_t begin, std::int64_t end) {
+        for (std::int64_t row = begin; row < end; ++row)
+          mutable_values<Wide>(inverse)[row] = norm_kernels<In, Out>().forward(
+              values<In>(input) + row * width, values<Wide>(gain), width, eps, mutable_values<Out>(output) + row * width);
+      });
+    });
+    context->save_for_backward({given_input, weight, inverse});
+    return output;
+  }
+
+  static variable_list backward(AutogradContext* context, const variable_list& upstreams) {
+    const auto saved = context->get_saved_variables();
+    if (!upstreams[0].defined()) return variable_list(4);
+    at::Tensor d_input, d_weight;
+    {
+      at::AutoDispatchBelowADInplaceOrView guard;
+      const at::Tensor input = saved[0].contiguous(), d_output = upstreams[0].contiguous(), inverse = saved[2];
+      const at::Tensor gain = saved[1].to(inverse.scalar_type()).contiguous();
+      const std::int64_t width = input.size(-1), rows = inverse.size(0);
+      if (context->needs_input_grad(0)) d_input = at::empty_like(input);
+      // One partial sum a thread, added up in the order of the threads: the same bits for the same thread count.
+      at::Tensor sums;
+      if (context->needs_input_grad(1)) sums = at::zeros({at::get_num_threads(), width}, inverse.options());
+      with_types(input.scalar_type(), d_output.scalar_type(), [&](auto in, auto out) {
+        using In = decltype(in);
+        using Out = decltype(out);
+        using Wide = WideOf<In>;
+        at::parallel_for(0, rows, rows_per_thread(width), [&](std::int64_t begin, std::int64_t end) {
+          Wide* sum = sums.defined() ? mutable_values<Wide>(sums) + at::get_thread_num() * width : nullptr;
+          for (std::int64_t row = begin; row < end; ++row)
+            norm_kernels<In, Out>().backward(values<Out>(d_output) + row * width, values<In>(input) + row * width,
+                                             values<Wide>(gain), values<Wide>(inverse)[row], width,
+                                             d_input.defined() ? mutable_values<In>(d_input) + row * width : nullptr, sum);
+        });
+      });
+      if (sums.defined()) d_weight = sums.sum(0).to(saved[1].scalar_type());
+    }
+    const std::vector<at::Tensor> origins{saved[0], saved[1], upstreams[0]};
+    if (d_input.defined()) d_input = refuse_gradient_of_gradient("rms_norm", d_input, origins);
+    if (d_weight.defined()) d_weight = refuse_gradient_of_gradient("rms_norm", d_weight, origins);
+    return {d_input, d_weight, at::Tensor(), at::Tensor()};
+  }
+};
+
+struct SwigluFunction : torch::autograd::Function<SwigluFunction> {
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& given) {
+    at::AutoDispatchBelowADInplaceOrView guard;
+    const at::Tensor gate_up = given.contiguous();
+    const std::int64_t rows = gate_up.size(0), width = gate_up.size(1) / 2;
+    const at::Tensor output = at::empty({rows, width}, gate_up.options());
+    with_type(gate_up.scalar_type(), [&](auto type) {
+      using T = decltype(type);
+      at::parallel_for(0, rows, rows_per_thread(width), [&](std::int64_t begin, std::int64_t end) {
+        for (std::int64_t row = begin; row < end; ++row) {
+          const T* gate = values<T>(gate_up) + row * 2 * width;
+          block_kernels<T>().swiglu(gate, gate + width, width, mutable_values<T>(output) + row * width);
+        }
+      });
+    });
+    context->save_for_backward({given});
+    return output;
+  }
+
+  static variable_list backward(AutogradContext* context, const variable_list& upstreams) {
+    const at::Tensor given = context->get_saved_variables()[0];
+    if (!upstreams[0].defined()) return variable_list(1);
+    at::Tensor d_gate_up;
+    {
+      at::AutoDispatchBelowADInplaceOrView guard;
+      const at::Tensor gate_up = given.contiguous(), d_output = upstreams[0].contiguous();
+      const std::int64_t rows = gate_up.size(0), width = gate_up.size(1) / 2;
+      d_gate_up = at::empty_like(gate_up);
+      with_type(gate_up.scalar_type(), [&](auto type) {
+        using T = decltype(type);
+        at::parallel_for(0, rows, rows_per_thread(width), [&](std::int64_t begin, std::int64_t end) {
+          for (std::int64_t row = begin; row < end; ++row) {
+            const T* gate = values<T>(gate_up) + row * 2 * width;
+            T* d_gate = mutable_values<T>(d_gate_up) + row * 2 * width;
+            block_kernels<T>().swiglu_backward(values<T>(d_output) + row * width, gate, gate + width, width, d_gate,
+                                               d_gate + width);
+          }
+        });
+      });
+    }
+    return {refuse_gradient_of_gradient("swiglu", d_gate_up, {given, upstreams[0]})};
+  }
+};
+
+/// Rotates by the angle (direction 1) or back (-1); what is not rotated is copied.
+at::Tensor rotate(const at::Tensor& given, const at::Tensor& cosine, const at::Tensor& sine, std::int64_t heads,
+                  double direction) {
+  at::AutoDispatchBelowADInplaceOrView guard;
+  const at::Tensor input = given.contiguous();
+  const std::int64_t tokens = input.size(0) * input.size(1), length = input.size(1), all_heads = input.size(2);
+  const std::int64_t width = input.size(3), half = cosine.size(1);
+  const at::Tensor output = at::empty_like(input);
+  with_type(input.scalar_type(), [&](auto type) {
+    using T = decltype(type);
+    using Wide = WideOf<T>;
+    const at::Tensor c = cosine.to(kScalarType<Wide>).contiguous(), s = sine.to(kScalarType<Wide>).contiguous();
+    at::parallel_for(0, tokens, rows_per_thread(all_heads * width), [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t token = begin; token < end; ++token) {
+        const std::int64_t position = token % length;
+        const T* from = values<T>(input) + token * all_heads * width;
+        T* to = mutable_values<T>(output) + token * all_heads * width;
+        for (std::int64_t head = 0; head < heads; ++head, from += width, to += width) {
+          block_kernels<T>().rotate(from, from + half, values<Wide>(c) + position * half,
+                                    values<Wide>(s) + position * half, direction, half, to, to + half);
+          std::copy(from + 2 * half, from + width, to + 2 * half);
+        }
+        std::copy(from, from + (all_heads - heads) * width, to);
+      }
+    });
+  });
+  return output;
+}
+
+struct RotaryFunction : torch::autograd::Function<RotaryFunction> {
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& projected, const at::Tensor& cosine,
+                            const at::Tensor& sine, std::int64_t heads) {
+    context->save_for_backward({cosine, sine});
+    context->saved_data["heads"] = heads;
+    return rotate(projected, cosine, sine, heads, 1);
+  }
+  static variable_list backward(AutogradContext* context, const variable_list& upstreams) {
+    const auto saved = context->get_saved_variables();
+    if (!upstreams[0].defined()) return variable_list(4);
+    // The operation is linear, so unlike the others it may be differentiated any number of times; backwards, the
+    // rotation is undone.
+    const at::Tensor d_projected = apply(upstreams[0], saved[0], at::Tensor(-saved[1]), context->saved_data["heads"].toInt());
+    return {d_projected, at::Tensor(), at::Tensor(), at::Tensor()};
+  }
+};
+
+}  // namespace
 
 at::Tensor rms_norm(const at::Tensor& input, const at::Tensor& weight, double eps, at::ScalarType type) {
-  return plain_rms_norm(input, weight, eps, type);
+  require(input.dim() >= 1 && weight.dim() == 1 && weight.size(0) == input.size(-1), "rms_norm",
+          "weight must be [D] for input [..., D], got ", weight.sizes(), " for ", input.sizes());
+  const bool is_double = input.scalar_type() == at::kDouble;
+  const bool pair_known = is_double ? type == at::kDouble : type == at::kFloat || type == at::kBFloat16;
+  if (!has_kernel(input) || !has_kernel(weight) || !pair_known) return plain_rms_norm(input, weight, eps, type);
+  return RmsNormFunction::apply(input, weight, eps, type);
 }
 
-at::Tensor plain_swiglu(const at::Tensor& gate_up) {
-  const auto halves = gate_up.chunk(2, -1);
-  return at::silu(halves[0]) * halves[1];
-}
-
-at::Tensor swiglu(const at::Tensor& gate_up) { return plain_swiglu(gate_up); }
-
-at::Tensor plain_rotary(const at::Tensor& projected, const at::Tensor& cosine, const at::Tensor& sine,
-                        std::int64_t heads) {
-  const std::int64_t half = cosine.size(1), all_heads = projected.size(2), width = projected.size(3);
-  const at::Tensor turned = projected.narrow(2, 0, heads);
-  const at::Tensor first = turned.narrow(3, 0, half), second = turned.narrow(3, half, half);
-  const at::Tensor c = cosine.unsqueeze(1).to(projected.scalar_type()), s = sine.unsqueeze(1).to(projected.scalar_type());
-  at::Tensor rotated = at::cat(std::vector<at::Tensor>{first * c - second * s, second * c + first * s}, 3);
-  if (2 * half < width) rotated = at::cat(std::vector<at::Tensor>{rotated, turned.narrow(3, 2 * half, width - 2 * half)}, 3);
-  if (heads < all_heads) rotated = at::cat(std::vector<at::Tensor>{rotated, projected.narrow(2, heads, all_heads - heads)}, 2);
-  return rotated;
+at::Tensor swiglu(const at::Tensor& gate_up) {
+  require(gate_up.dim() == 2 && gate_up.size(1) % 2 == 0, "swiglu", "gate_up must be [N, 2 F], got ", gate_up.sizes());
+  return has_kernel(gate_up) ? SwigluFunction::apply(gate_up) : plain_swiglu(gate_up);
 }
 
 at::Tensor rotary(const at::Tensor& projected, const at::Tensor& cosine, const at::Tensor& sine, std::int64_t heads) {
-  return plain_rotary(projected, cosine, sine, heads);
+  require(projected.dim() == 4 && heads >= 0 && heads <= projected.size(2), "rotary",
+          "projected must be [B, T, heads, head_dim] with at least ", heads, " heads, got ", projected.sizes());
+  require(cosine.dim() == 2 && cosine.sizes() == sine.sizes() && cosine.size(0) == projected.size(1) &&
+              2 * cosine.size(1) <= projected.size(3),
+          "rotary", "cosine and sine must be [", projected.size(1), ", at most ", projected.size(3) / 2, "], got ",
+          cosine.sizes(), " and ", sine.sizes());
+  const bool plain = !has_kernel(projected) || cosine.requires_grad() || sine.requires_grad();
+  return plain ? plain_rotary(projected, cosine, sine, heads) : RotaryFunction::apply(projected, cosine, sine, heads);
 }
 
 }  // namespace lmhead
