@@ -3,27 +3,20 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/arange.h>
-#include <ATen/ops/cat.h>
 
 #include <algorithm>
 #include <cmath>
 #include <limits>
 #include <nlohmann/json.hpp>
-#include <vector>
 
 #include "lmhead/base/error.h"
+#include "lmhead/diagnose/kinds.h"
 #include "lmhead/diagnose/token_rows.h"
 
 namespace lmhead {
 namespace {
 
 constexpr const char* kWho = "gradient_retention";
-
-at::Tensor joined(const std::vector<TokenEnergies>& blocks, at::Tensor TokenEnergies::* member) {
-  std::vector<at::Tensor> parts;
-  for (const TokenEnergies& block : blocks) parts.push_back(block.*member);
-  return at::cat(parts);
-}
 
 }  // namespace
 
@@ -35,52 +28,43 @@ void GradientRetentionOptions::visit_fields(FieldVisitor& visitor) {
 }
 
 Json to_json(const GradientRetentionResult& result) {
-  Json json = {{"destroyed_ratio", result.destroyed_ratio},
+  Json json = {{"destroyed_ratio", number_or_null(result.destroyed_ratio)},
                {"null_destroyed_ratio", result.null_destroyed_ratio},
-               {"destroyed_excess", result.destroyed_excess},
-               {"retained_energy", result.retained_energy},
-               {"visible_cosine", result.visible_cosine},
+               {"destroyed_excess", number_or_null(result.destroyed_excess)},
+               {"retained_energy", number_or_null(result.retained_energy)},
+               {"visible_cosine", number_or_null(result.visible_cosine)},
                {"step_cosine", result.step_cosine},
                {"head_rank", result.head_rank},
                {"head_condition", result.head_condition},
                {"tokens", result.tokens}};
-  for (Json& value : json)
-    if (value.is_number_float() && !std::isfinite(value.get<double>())) value = nullptr;
   if (result.centered) json["centered"] = true;
   return json;
 }
 
 GradientRetention::GradientRetention(const LinearMap& map, const HeadSpaceOptions& options)
-    : head_space_(map, options) {}
+    : head_space_(std::make_shared<HeadSpace>(map, options)) {}
+
+GradientRetention::GradientRetention(std::shared_ptr<const HeadSpace> head_space)
+    : head_space_(std::move(head_space)) {}
 
 TokenEnergies GradientRetention::update(const at::Tensor& hidden, const at::Tensor& targets) {
-  at::NoGradGuard no_grad;
-  const std::int64_t vocab_size = head_space_.vocab_size();
-  const at::Tensor rows = rows_with_target(hidden, targets, head_space_.hidden_size(), vocab_size, kWho);
-  const at::Tensor kept_hidden = select_rows(hidden.detach(), rows),
-                   kept_targets = select_rows(targets, rows);
-  const std::int64_t count = kept_targets.size(0), step = rows_per_block(vocab_size);
-  std::vector<TokenEnergies> blocks;
-  for (std::int64_t row = 0; row == 0 || row < count; row += step) {  // an empty batch gives one empty block
-    const std::int64_t length = std::min(step, count - row);
-    blocks.push_back(
-        head_space_.energies(kept_hidden.narrow(0, row, length), kept_targets.narrow(0, row, length)));
-  }
-  TokenEnergies all;
-  for (auto member : {&TokenEnergies::total, &TokenEnergies::retained, &TokenEnergies::gradient_square,
-                      &TokenEnergies::step_square, &TokenEnergies::log_probability, &TokenEnergies::correct})
-    all.*member = joined(blocks, member);
+  const at::Tensor rows =
+      rows_with_target(hidden, targets, head_space_->hidden_size(), head_space_->vocab_size(), kWho);
+  TokenEnergies energies = head_space_->energies(select_rows(hidden, rows), select_rows(targets, rows));
+  add(energies);
+  return energies;
+}
 
-  const double total = all.total.sum().item<double>(),
-               gradient_square = all.gradient_square.sum().item<double>();
+void GradientRetention::add(const TokenEnergies& energies) {
+  const double total = energies.total.sum().item<double>();
+  const double gradient_square = energies.gradient_square.sum().item<double>();
   require(std::isfinite(total) && std::isfinite(gradient_square), kWho,
           "features, weight and bias must give finite logit gradients, got NaN or infinity");
-  tokens_ += count;
+  tokens_ += energies.total.size(0);
   total_ += total;
   gradient_square_ += gradient_square;
-  retained_ += all.retained.sum().item<double>();
-  step_square_ += all.step_square.sum().item<double>();
-  return all;
+  retained_ += energies.retained.sum().item<double>();
+  step_square_ += energies.step_square.sum().item<double>();
 }
 
 GradientRetentionResult GradientRetention::compute() const {
@@ -90,15 +74,15 @@ GradientRetentionResult GradientRetention::compute() const {
   result.retained_energy =
       total_ > 0 ? std::clamp(retained_ / total_, 0.0, 1.0) : std::numeric_limits<double>::quiet_NaN();
   result.destroyed_ratio = std::sqrt(1 - result.retained_energy);
-  result.null_destroyed_ratio = std::sqrt(head_space_.null_destroyed_energy());
+  result.null_destroyed_ratio = std::sqrt(head_space_->null_destroyed_energy());
   result.destroyed_excess = result.destroyed_ratio - result.null_destroyed_ratio;
   result.visible_cosine = std::sqrt(result.retained_energy);
   const double step_norms = std::sqrt(step_square_ * total_);
   result.step_cosine = step_norms > 0 ? std::min(gradient_square_ / step_norms, 1.0) : 0.0;
-  result.head_rank = head_space_.rank();
-  result.head_condition = head_space_.condition();
+  result.head_rank = head_space_->rank();
+  result.head_condition = head_space_->condition();
   result.tokens = tokens_;
-  result.centered = head_space_.centered();
+  result.centered = head_space_->centered();
   return result;
 }
 
@@ -124,6 +108,25 @@ GradientRetentionResult measure_gradient_retention(const LinearMap& map, const a
     retention.update(hidden.index_select(0, rows), targets.index_select(0, rows));
   }
   return retention.compute();
+}
+
+namespace {
+
+class GradientRetentionDiagnostic : public Diagnostic {
+ public:
+  explicit GradientRetentionDiagnostic(const DiagnosticContext& context) : retention_(context.head_space) {}
+  void update(const TokenBatch&, const TokenEnergies& energies) override { retention_.add(energies); }
+  Json result() const override { return to_json(retention_.compute()); }
+  void reset() override { retention_.reset(); }
+
+ private:
+  GradientRetention retention_;
+};
+
+}  // namespace
+
+std::unique_ptr<Diagnostic> make_gradient_retention(const DiagnosticContext& context) {
+  return std::make_unique<GradientRetentionDiagnostic>(context);
 }
 
 }  // namespace lmhead

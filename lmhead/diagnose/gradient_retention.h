@@ -4,6 +4,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <memory>
 
 #include "lmhead/base/options.h"
 #include "lmhead/diagnose/head_space.h"
@@ -41,19 +42,22 @@ Json to_json(const GradientRetentionResult& result);
 class GradientRetention {
  public:
   explicit GradientRetention(const LinearMap& map, const HeadSpaceOptions& options = {});
+  explicit GradientRetention(std::shared_ptr<const HeadSpace> head_space);
 
   /// Adds `hidden` [N, D] with `targets` [N] int64; rows whose target is -100 are left out. Returns the
   /// energies of the other rows, in order. Throws on targets outside [0, V) and on features that are not
   /// finite.
   TokenEnergies update(const at::Tensor& hidden, const at::Tensor& targets);
+  /// Adds tokens whose energies under the same head are already known.
+  void add(const TokenEnergies& energies);
   /// Throws where no token was seen.
   GradientRetentionResult compute() const;
   void reset();
 
-  const HeadSpace& head_space() const { return head_space_; }
+  const HeadSpace& head_space() const { return *head_space_; }
 
  private:
-  HeadSpace head_space_;
+  std::shared_ptr<const HeadSpace> head_space_;
   std::int64_t tokens_ = 0;
   double total_ = 0, retained_ = 0, gradient_square_ = 0, step_square_ = 0;
 };

@@ -15,24 +15,50 @@
 
 #include "lmhead/base/error.h"
 #include "lmhead/base/options.h"
+#include "lmhead/diagnose/token_rows.h"
 #include "lmhead/kernels/linear_cross_entropy.h"
 
 namespace lmhead {
 namespace {
 
 constexpr const char* kWho = "head_space";
-/// Above this condition the float64 Gram matrix has lost too many digits of the small directions for one
-/// pass.
+/// Above this condition one float64 Gram matrix has lost too many digits of the small directions.
 constexpr double kOnePassCondition = 1e4;
 /// T amplifies the rounding of a gradient by the condition; up to this much of it is let through.
 constexpr double kAmplifiedRounding = 4e-6;
+
+constexpr at::Tensor TokenEnergies::* kEnergies[] = {
+    &TokenEnergies::total, &TokenEnergies::retained, &TokenEnergies::gradient_square,
+    &TokenEnergies::step_square, &TokenEnergies::log_probability};
 
 /// Rows of W to convert at once: 8 MB of float64.
 std::int64_t tile_rows(std::int64_t hidden_size) {
   return std::clamp<std::int64_t>((std::int64_t(1) << 20) / hidden_size, 64, 8192);
 }
 
+/// Calls `use(row, tile)` with consecutive rows of `weight` in float64.
+template <class Use>
+void for_each_tile(const at::Tensor& weight, const Use& use) {
+  const std::int64_t vocab_size = weight.size(0), step = tile_rows(weight.size(1));
+  for (std::int64_t row = 0; row < vocab_size; row += step)
+    use(row, weight.narrow(0, row, std::min(step, vocab_size - row)).to(at::kDouble));
+}
+
 }  // namespace
+
+at::Tensor mean_row(const at::Tensor& weight) {
+  at::Tensor sum = at::zeros({weight.size(1)}, weight.options().dtype(at::kDouble));
+  for_each_tile(weight, [&](std::int64_t, const at::Tensor& tile) { sum += tile.sum(0); });
+  return sum / weight.size(0);
+}
+
+at::Tensor row_norms(const at::Tensor& weight) {
+  at::Tensor norms = at::empty({weight.size(0)}, weight.options().dtype(at::kDouble));
+  for_each_tile(weight, [&](std::int64_t row, const at::Tensor& tile) {
+    norms.narrow(0, row, tile.size(0)).copy_(tile.square().sum(1).sqrt());
+  });
+  return norms;
+}
 
 void HeadSpaceOptions::visit_fields(FieldVisitor& visitor) {
   visitor.field("rank_cutoff", rank_cutoff,
@@ -62,8 +88,7 @@ HeadSpace::HeadSpace(const LinearMap& map, const HeadSpaceOptions& options) : op
   if (map.bias.defined()) map_.bias = map.bias.detach();
   find_basis();
 
-  // The statistics' rounding is that of the type they are computed in; a narrower one than float32 is never
-  // used.
+  // The gradient's rounding is that of the type it is computed in, which is never narrower than float32.
   const bool is_double = weight.scalar_type() == at::kDouble, is_float = weight.scalar_type() == at::kFloat;
   const double rounding =
       is_double ? std::numeric_limits<double>::epsilon() : std::numeric_limits<float>::epsilon();
@@ -73,26 +98,20 @@ HeadSpace::HeadSpace(const LinearMap& map, const HeadSpaceOptions& options) : op
   if (careful) form_basis();
 }
 
-at::Tensor HeadSpace::weight_tile(std::int64_t row, std::int64_t rows) const {
-  const at::Tensor tile = map_.weight.narrow(0, row, rows).to(at::kDouble);
-  return mean_row_.defined() ? tile - mean_row_ : tile;
-}
-
 at::Tensor HeadSpace::gram(const at::Tensor& transform) const {
-  const std::int64_t vocab_size = map_.weight.size(0), step = tile_rows(hidden_size_);
   const std::int64_t width = transform.defined() ? transform.size(1) : hidden_size_;
   at::Tensor sum = at::zeros({width, width}, map_.weight.options().dtype(at::kDouble));
-  for (std::int64_t row = 0; row < vocab_size; row += step) {
-    at::Tensor tile = weight_tile(row, std::min(step, vocab_size - row));
+  for_each_tile(map_.weight, [&](std::int64_t, const at::Tensor& rows) {
+    at::Tensor tile = mean_row_.defined() ? rows - mean_row_ : rows;
     if (transform.defined()) tile = at::matmul(tile, transform);
     sum.addmm_(tile.t(), tile);
-  }
+  });
   return sum;
 }
 
 void HeadSpace::find_basis() {
   const at::Tensor& weight = map_.weight;
-  if (options_.center_weight) mean_row_ = weight.mean(0, false, at::kDouble);
+  if (options_.center_weight) mean_row_ = mean_row(weight);
   const double cutoff = options_.rank_cutoff.value_or(weight.scalar_type() == at::kDouble ? 2e-7 : 1e-6);
 
   const at::Tensor first_gram = gram({});
@@ -101,7 +120,11 @@ void HeadSpace::find_basis() {
   const auto [eigenvalues, eigenvectors] = at::linalg_eigh(first_gram);
   const at::Tensor ascending = eigenvalues.clamp_min(0).sqrt();
   const double largest = ascending[-1].item<double>();
-  rank_ = std::min<std::int64_t>(ascending.gt(cutoff * largest).sum().item<std::int64_t>(), weight.size(0));
+  // Where the mean row was nearly all there was, what is left of W is the rounding of its entries.
+  const double removed =
+      mean_row_.defined() ? std::sqrt(double(weight.size(0)) * mean_row_.square().sum().item<double>()) : 0;
+  rank_ = std::min<std::int64_t>(ascending.gt(cutoff * std::max(largest, removed)).sum().item<std::int64_t>(),
+                                 weight.size(0));
   singular_values_ = ascending.flip(0).narrow(0, 0, std::min(weight.size(0), hidden_size_)).clone();
   const at::Tensor kept = ascending.narrow(0, hidden_size_ - rank_, rank_);
   const at::Tensor vectors = eigenvectors.narrow(1, hidden_size_ - rank_, rank_);
@@ -120,27 +143,36 @@ void HeadSpace::find_basis() {
 }
 
 void HeadSpace::form_basis() {
-  if (rank_ == 0) {
-    map_.weight = map_.weight.to(map_.weight.scalar_type() == at::kDouble ? at::kDouble : at::kFloat);
+  const at::ScalarType type = map_.weight.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+  if (rank_ == 0) {  // there is no Q; W^T d is zero, and so is every coordinate
+    map_.weight = map_.weight.to(type);
     return;
   }
-  const std::int64_t vocab_size = map_.weight.size(0), step = tile_rows(hidden_size_);
-  const at::ScalarType type = map_.weight.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
-  at::Tensor basis = at::empty({vocab_size, rank_}, map_.weight.options().dtype(type));
-  for (std::int64_t row = 0; row < vocab_size; row += step) {
-    const std::int64_t rows = std::min(step, vocab_size - row);
-    basis.narrow(0, row, rows).copy_(at::matmul(weight_tile(row, rows), transform_));
-  }
+  at::Tensor basis = at::empty({map_.weight.size(0), rank_}, map_.weight.options().dtype(type));
+  for_each_tile(map_.weight, [&](std::int64_t row, const at::Tensor& rows) {
+    const at::Tensor tile = mean_row_.defined() ? rows - mean_row_ : rows;
+    basis.narrow(0, row, tile.size(0)).copy_(at::matmul(tile, transform_));
+  });
   map_.weight = basis;
   through_basis_ = true;
 }
 
 TokenEnergies HeadSpace::energies(const at::Tensor& hidden, const at::Tensor& targets) const {
   at::NoGradGuard no_grad;
-  if (hidden.size(0) == 0) {
-    const at::Tensor none = at::zeros({0}, transform_.options());
-    return {none, none, none, none, none, none.to(at::kBool)};
+  const std::int64_t count = targets.size(0), step = rows_per_block(vocab_size());
+  TokenEnergies all;
+  for (auto member : kEnergies) all.*member = at::empty({count}, transform_.options());
+  all.correct = at::empty({count}, transform_.options().dtype(at::kBool));
+  for (std::int64_t row = 0; row < count; row += step) {
+    const std::int64_t rows = std::min(step, count - row);
+    const TokenEnergies block = block_energies(hidden.narrow(0, row, rows), targets.narrow(0, row, rows));
+    for (auto member : kEnergies) (all.*member).narrow(0, row, rows).copy_(block.*member);
+    all.correct.narrow(0, row, rows).copy_(block.correct);
   }
+  return all;
+}
+
+TokenEnergies HeadSpace::block_energies(const at::Tensor& hidden, const at::Tensor& targets) const {
   at::Tensor features = hidden.detach();
   if (through_basis_)
     features = at::matmul(features.to(at::kDouble), coordinates_.t());  // h W^T = (h R^T) Q^T
@@ -159,9 +191,20 @@ TokenEnergies HeadSpace::energies(const at::Tensor& hidden, const at::Tensor& ta
   return energies;
 }
 
-at::Tensor HeadSpace::projection_coefficients(const at::Tensor& gradient) const {
+at::Tensor HeadSpace::coordinates(const at::Tensor& gradient) const {
   at::NoGradGuard no_grad;
-  return at::matmul(at::matmul(gradient.to(at::kDouble), transform_), transform_.t());
+  const at::Tensor product = at::matmul(gradient.to(map_.weight.scalar_type()), map_.weight).to(at::kDouble);
+  return through_basis_ ? product : at::matmul(product, transform_);
+}
+
+at::Tensor HeadSpace::backpropagated(const at::Tensor& coordinates) const {
+  return at::matmul(at::matmul(coordinates, coordinates_), coordinates_.t());
+}
+
+at::Tensor HeadSpace::expand(const at::Tensor& coordinates) const {
+  at::NoGradGuard no_grad;
+  const at::Tensor weights = through_basis_ ? coordinates : at::matmul(coordinates, transform_.t());
+  return at::matmul(weights.to(map_.weight.scalar_type()), map_.weight.t()).to(at::kDouble);
 }
 
 double HeadSpace::null_destroyed_energy() const {

@@ -22,6 +22,11 @@ struct HeadSpaceOptions {
   void visit_fields(FieldVisitor& visitor);
 };
 
+/// Mean row [D] and row norms [V] of `weight` [V, D] in float64, from tiles: no float64 copy of the weight
+/// exists.
+at::Tensor mean_row(const at::Tensor& weight);
+at::Tensor row_norms(const at::Tensor& weight);
+
 /// Sums of squares that all retention figures are made of, one row a token, float64. With d = dL_t/dz_t the
 /// gradient of the token's own loss at the output of the linear map's product (p - y for a map without scale
 /// and soft-cap):
@@ -37,21 +42,27 @@ struct TokenEnergies {
 /// An orthonormal basis Q = W T of col(W), with W = Q R.
 ///
 /// W^T W is formed in float64 from tiles of W; directions whose singular value is not above rank_cutoff times
-/// the largest are left out. Where the condition is above 1e4 a second pass makes Q orthonormal again
-/// (theory: two rounds of Cholesky-QR, Yamamoto et al. 2015, by eigenvectors instead of triangles). Where the
-/// gradient's own rounding would be amplified too much by T, Q is formed once (one copy of W) and the loss is
-/// differentiated through Q itself.
+/// the largest (or, where centered, times the norm of what centering removed, if that is larger) are left
+/// out. Where the condition is above 1e4 a second pass makes Q orthonormal again (theory: two rounds of
+/// Cholesky-QR, Yamamoto et al. 2015, by eigenvectors instead of triangles). Where the gradient's own
+/// rounding would be amplified too much by T, Q is formed once (one copy of W) and the loss is differentiated
+/// through Q itself.
 class HeadSpace {
  public:
   /// Throws where the map's shapes or types do not fit together or W is not finite.
   explicit HeadSpace(const LinearMap& map, const HeadSpaceOptions& options = {});
 
-  /// The energies of `hidden` [n, D] with `targets` [n], none of which may be ignored. Memory: n x D float64.
+  /// The energies of `hidden` [n, D] with `targets` [n], none of which may be ignored, in blocks of rows.
+  /// Memory: a block of logits, and n x 6 float64.
   TokenEnergies energies(const at::Tensor& hidden, const at::Tensor& targets) const;
 
-  /// Projects logit gradients onto col(W): rows of `gradient` [n, D] = d W become P_W d = (result of this)
-  /// W^T.
-  at::Tensor projection_coefficients(const at::Tensor& gradient) const;
+  /// Q^T d for rows d of `gradient` [n, V]: [n, rank] float64.
+  at::Tensor coordinates(const at::Tensor& gradient) const;
+  /// R R^T q for rows q of `coordinates`: what backpropagation and a step on the features make of them, so
+  /// that expand(backpropagated(coordinates(d))) = W W^T d.
+  at::Tensor backpropagated(const at::Tensor& coordinates) const;
+  /// Q q for rows q of `coordinates`: [n, V] float64; expand(coordinates(d)) = P_W d.
+  at::Tensor expand(const at::Tensor& coordinates) const;
 
   std::int64_t vocab_size() const { return map_.weight.size(0); }
   std::int64_t hidden_size() const { return hidden_size_; }
@@ -67,8 +78,8 @@ class HeadSpace {
   double null_destroyed_energy() const;
 
  private:
-  at::Tensor weight_tile(std::int64_t row, std::int64_t rows) const;
   at::Tensor gram(const at::Tensor& transform) const;
+  TokenEnergies block_energies(const at::Tensor& hidden, const at::Tensor& targets) const;
   void find_basis();
   void form_basis();
 

@@ -51,7 +51,7 @@ at::Tensor with_singular_values(const at::Tensor& values, std::int64_t vocab_siz
 TEST(GradientRetention, EqualsTheDefinitionsAcrossShapes) {
   for (const auto& [tokens, hidden_size, vocab_size] :
        {std::array{1, 1, 2}, std::array{3, 1, 5}, std::array{50, 7, 23}, std::array{33, 64, 257},
-        std::array{5, 16, 16}})
+        std::array{5, 16, 16}, std::array{4100, 3, 40}, std::array{6, 4, 8200}})
     expect_definitions(oracle::problem(tokens, hidden_size, vocab_size),
                        hidden_size >= vocab_size ? 1e-7 : 1e-11);
 }
@@ -204,6 +204,20 @@ TEST(GradientRetention, ACenteredSquareHeadSpansTheSumZeroPlane) {
   oracle::Problem problem = oracle::problem(30, 5, 6);
   EXPECT_EQ(measure(problem, {.rank_cutoff = {}, .center_weight = true}).destroyed_ratio, 0);
   EXPECT_GT(measure(problem).destroyed_ratio, 0.01);
+}
+
+TEST(GradientRetention, ACommonRowAloneHasNoCenteredSpace) {
+  oracle::Problem problem = oracle::problem(30, 5, 200);
+  problem.map.weight = problem.map.weight * 0 + oracle::normal("row", {5});
+  EXPECT_EQ(measure(problem, {.rank_cutoff = {}, .center_weight = true}).head_rank, 0);
+  EXPECT_EQ(measure(problem).head_rank, 1);
+}
+
+TEST(GradientRetention, HasNoRatiosWhereEveryGradientIsZero) {
+  const GradientRetentionResult result = measure(oracle::problem(5, 3, 1));
+  EXPECT_TRUE(std::isnan(result.destroyed_ratio));
+  EXPECT_TRUE(to_json(result)["destroyed_ratio"].is_null());
+  EXPECT_EQ(result.step_cosine, 0);
 }
 
 TEST(GradientRetention, UniformProbabilitiesHaveClosedFormFigures) {

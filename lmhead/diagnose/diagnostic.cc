@@ -1,0 +1,94 @@
+#include "lmhead/diagnose/diagnostic.h"
+
+#include <cmath>
+#include <nlohmann/json.hpp>
+
+#include "lmhead/base/error.h"
+#include "lmhead/diagnose/kinds.h"
+#include "lmhead/diagnose/token_rows.h"
+
+namespace lmhead {
+namespace {
+
+constexpr const char* kWho = "diagnose";
+
+/// The rows of an optional column of the batch.
+at::Tensor column(const at::Tensor& values, const at::Tensor& rows, std::int64_t count, const char* name) {
+  if (!values.defined()) return values;
+  require(values.dim() == 1 && values.size(0) == count && values.scalar_type() == at::kLong, kWho, name,
+          " must be int64 [", count, "], got ", values.scalar_type(), " ", values.sizes());
+  return select_rows(values, rows);
+}
+
+}  // namespace
+
+void DiagnosticOptions::visit_fields(FieldVisitor& visitor) {
+  visitor.group("head_space", head_space, "how the column space of the head is decided");
+  visitor.group("gradient_spectrum", gradient_spectrum, "the spectrum of the logit gradient");
+  visitor.group("update_direction", update_direction, "steps of equal length on the logits");
+}
+
+const std::vector<DiagnosticKind>& diagnostic_kinds() {
+  static const std::vector<DiagnosticKind> kinds = {
+      {"quality", "loss, perplexity, bits per byte, accuracy", make_quality},
+      {"gradient_retention", "how much logit gradient reaches the backbone", make_gradient_retention},
+      {"token_breakdown", "where it is lost: by frequency, position, probability, document",
+       make_token_breakdown},
+      {"gradient_spectrum", "the rank of the logit gradient, and the best output space for it",
+       make_gradient_spectrum},
+      {"update_direction", "the loss after equally long logit steps", make_update_direction},
+      {"head_spectrum", "the head's own singular values and row norms", make_head_spectrum},
+  };
+  return kinds;
+}
+
+DiagnosticSet::DiagnosticSet(const LinearMap& map, const std::vector<std::string>& names,
+                             const DiagnosticOptions& options, const at::Tensor& token_counts)
+    : head_space_(std::make_shared<HeadSpace>(map, options.head_space)) {
+  const std::int64_t vocab_size = head_space_->vocab_size();
+  require(!token_counts.defined() || (token_counts.dim() == 1 && token_counts.size(0) == vocab_size &&
+                                      token_counts.scalar_type() == at::kLong),
+          kWho, "token_counts must be int64 [", vocab_size, "], got ",
+          token_counts.defined() ? token_counts.sizes() : at::IntArrayRef{});
+  std::vector<std::string> known;
+  for (const DiagnosticKind& kind : diagnostic_kinds()) known.push_back(kind.name);
+  const DiagnosticContext context{map, head_space_, token_counts, options};
+  for (const std::string& name : names.empty() ? known : names) {
+    std::size_t index = 0;
+    while (index < known.size() && known[index] != name) ++index;
+    require(index < known.size(), kWho, "a diagnostic must be one of the list, got \"", name,
+            "\"; nearest is \"", nearest_word(name, known), "\"");
+    diagnostics_.emplace_back(name, diagnostic_kinds()[index].make(context));
+  }
+}
+
+void DiagnosticSet::update(const TokenBatch& batch) {
+  const at::Tensor rows = rows_with_target(batch.hidden, batch.targets, head_space_->hidden_size(),
+                                           head_space_->vocab_size(), kWho);
+  const std::int64_t count = batch.targets.size(0);
+  const TokenBatch kept{select_rows(batch.hidden.detach(), rows), select_rows(batch.targets, rows),
+                        column(batch.documents, rows, count, "documents"),
+                        column(batch.positions, rows, count, "positions"), batch.bytes};
+  const TokenEnergies energies = head_space_->energies(kept.hidden, kept.targets);
+  require(std::isfinite(energies.total.sum().item<double>() + energies.gradient_square.sum().item<double>()),
+          kWho, "features, weight and bias must give finite logit gradients, got NaN or infinity");
+  for (auto& [name, diagnostic] : diagnostics_) diagnostic->update(kept, energies);
+  tokens_ += rows.size(0);
+}
+
+Json DiagnosticSet::result() const {
+  Json result = {{"hidden_size", head_space_->hidden_size()},
+                 {"vocab_size", head_space_->vocab_size()},
+                 {"tokens", tokens_}};
+  for (const auto& [name, diagnostic] : diagnostics_) result[name] = diagnostic->result();
+  return result;
+}
+
+void DiagnosticSet::reset() {
+  for (auto& [name, diagnostic] : diagnostics_) diagnostic->reset();
+  tokens_ = 0;
+}
+
+Json number_or_null(double value) { return std::isfinite(value) ? Json(value) : Json(nullptr); }
+
+}  // namespace lmhead

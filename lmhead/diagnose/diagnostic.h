@@ -1,0 +1,100 @@
+// The interface of every diagnostic, the list of all of them, and the one pass over the tokens that they
+// share.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "lmhead/base/options.h"
+#include "lmhead/diagnose/head_space.h"
+#include "lmhead/kernels/linear_map.h"
+
+namespace lmhead {
+
+/// Tokens to measure. Only `hidden` and `targets` must be there.
+struct TokenBatch {
+  at::Tensor hidden;            // [N, D] features after the final norm
+  at::Tensor targets;           // [N] int64; rows with -100 are left out
+  at::Tensor documents;         // [N] int64: which document a token is of
+  at::Tensor positions;         // [N] int64: how many tokens its context holds before it
+  std::optional<double> bytes;  // UTF-8 bytes that the targets stand for
+};
+
+struct GradientSpectrumOptions {
+  std::int64_t tokens = 4096;
+  void visit_fields(FieldVisitor& visitor);
+};
+
+struct UpdateDirectionOptions {
+  std::int64_t tokens = 4096;
+  std::vector<double> step_sizes = {0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30};
+  void visit_fields(FieldVisitor& visitor);
+};
+
+/// Everything that the diagnostics let a user choose.
+struct DiagnosticOptions {
+  HeadSpaceOptions head_space;
+  GradientSpectrumOptions gradient_spectrum;
+  UpdateDirectionOptions update_direction;
+  void visit_fields(FieldVisitor& visitor);
+};
+
+/// What a diagnostic is built from. `token_counts` [V] int64 says how often each token occurs in some
+/// reference text; undefined: the measured targets are counted.
+struct DiagnosticContext {
+  LinearMap map;
+  std::shared_ptr<const HeadSpace> head_space;
+  at::Tensor token_counts;
+  DiagnosticOptions options;
+};
+
+/// Figures over tokens that come in batches.
+class Diagnostic {
+ public:
+  virtual ~Diagnostic() = default;
+  /// `batch` holds no row without a target, and `energies` are those of its rows.
+  virtual void update(const TokenBatch& batch, const TokenEnergies& energies) = 0;
+  /// The figures of all tokens so far under the keys of the glossary; a figure that cannot be known is null.
+  /// Throws where a diagnostic of tokens saw none.
+  virtual Json result() const = 0;
+  virtual void reset() = 0;
+};
+
+/// One line of the list of diagnostics.
+struct DiagnosticKind {
+  const char* name;
+  const char* meaning;
+  std::unique_ptr<Diagnostic> (*make)(const DiagnosticContext& context);
+};
+
+/// Every diagnostic there is.
+const std::vector<DiagnosticKind>& diagnostic_kinds();
+
+/// Several diagnostics over one pass: each batch's energies are computed once for all of them.
+class DiagnosticSet {
+ public:
+  /// `names` of the list; empty: all. Throws on an unknown name, naming the nearest.
+  explicit DiagnosticSet(const LinearMap& map, const std::vector<std::string>& names = {},
+                         const DiagnosticOptions& options = {}, const at::Tensor& token_counts = {});
+
+  void update(const TokenBatch& batch);
+  /// `hidden_size`, `vocab_size`, `tokens`, and an object a diagnostic under its name.
+  Json result() const;
+  void reset();
+
+ private:
+  std::shared_ptr<const HeadSpace> head_space_;
+  std::vector<std::pair<std::string, std::unique_ptr<Diagnostic>>> diagnostics_;
+  std::int64_t tokens_ = 0;
+};
+
+/// A finite number, or null.
+Json number_or_null(double value);
+
+}  // namespace lmhead

@@ -1,0 +1,59 @@
+#include "lmhead/diagnose/logit_gradient.h"
+
+#include <ATen/TensorOperators.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/linear.h>
+#include <ATen/ops/logaddexp.h>
+#include <ATen/ops/logsumexp.h>
+
+#include <algorithm>
+
+namespace lmhead {
+
+at::Tensor logits_of_product(const at::Tensor& product, const LinearMap& map) {
+  at::Tensor logits = map.logit_scale == 1 ? product : product * map.logit_scale;
+  if (map.logit_softcap > 0) logits = (logits / map.logit_softcap).tanh() * map.logit_softcap;
+  return logits;
+}
+
+LogitGradient::LogitGradient(const LinearMap& map, const at::Tensor& hidden, const at::Tensor& targets)
+    : map_(map),
+      type_(map.weight.scalar_type() == at::kDouble ? at::kDouble : at::kFloat),
+      hidden_(hidden.detach().to(type_)),
+      targets_(targets) {
+  at::NoGradGuard no_grad;
+  map_.weight = map.weight.detach();
+  if (map.bias.defined()) map_.bias = map.bias.detach().to(type_);
+  const std::int64_t vocab_size = map_.weight.size(0), step = tile_columns();
+  for (std::int64_t first = 0; first < vocab_size; first += step) {
+    const at::Tensor logits = logits_of_product(product(first, std::min(step, vocab_size - first)), map_);
+    const at::Tensor part = at::logsumexp(logits, 1, /*keepdim=*/true);
+    logsumexp_ = logsumexp_.defined() ? at::logaddexp(logsumexp_, part) : part;
+  }
+}
+
+at::Tensor LogitGradient::product(std::int64_t first, std::int64_t count) const {
+  at::NoGradGuard no_grad;
+  const at::Tensor weight = map_.weight.narrow(0, first, count).to(type_);
+  return map_.bias.defined() ? at::linear(hidden_, weight, map_.bias.narrow(0, first, count))
+                             : at::linear(hidden_, weight);
+}
+
+at::Tensor LogitGradient::tile(std::int64_t first, std::int64_t count) const {
+  at::NoGradGuard no_grad;
+  const at::Tensor logits = logits_of_product(product(first, count), map_);
+  at::Tensor gradient = (logits - logsumexp_).exp();
+  const at::Tensor inside = targets_.ge(first).logical_and(targets_.lt(first + count));
+  const at::Tensor column = (targets_ - first).clamp(0, count - 1);
+  gradient.scatter_add_(1, column.unsqueeze(1), inside.to(type_).neg().unsqueeze(1));
+  if (map_.logit_scale != 1) gradient = gradient * map_.logit_scale;
+  if (map_.logit_softcap > 0) gradient = gradient * (1 - (logits / map_.logit_softcap).square());
+  return gradient;
+}
+
+std::int64_t LogitGradient::tile_columns() const {
+  const std::int64_t rows = std::max<std::int64_t>(hidden_.size(0), 1);
+  return std::clamp<std::int64_t>((std::int64_t(1) << 25) / rows, 512, 8192);
+}
+
+}  // namespace lmhead

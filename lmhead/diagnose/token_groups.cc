@@ -1,0 +1,72 @@
+#include "lmhead/diagnose/token_groups.h"
+
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/argsort.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/ones_like.h>
+#include <ATen/ops/stack.h>
+#include <ATen/ops/zeros.h>
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+#include "lmhead/diagnose/diagnostic.h"
+
+namespace lmhead {
+
+GroupSums::GroupSums(std::int64_t groups) : sums_(at::zeros({groups, 4}, at::kDouble)) {}
+
+void GroupSums::add(const at::Tensor& group, const TokenEnergies& energies) {
+  const at::Tensor values = at::stack(std::vector<at::Tensor>{at::ones_like(energies.total), energies.total,
+                                                              energies.retained, -energies.log_probability},
+                                      1);
+  sums_.index_add_(0, group, values);
+}
+
+GroupSums GroupSums::merged(const at::Tensor& group, std::int64_t groups) const {
+  GroupSums merged(groups);
+  merged.sums_.index_add_(0, group, sums_);
+  return merged;
+}
+
+Json GroupSums::to_json(const std::vector<std::string>& names) const {
+  const double all_energy = sums_.select(1, 1).sum().item<double>();
+  Json list = Json::array();
+  for (std::int64_t index = 0; index < sums_.size(0); ++index) {
+    const double* sum = sums_.const_data_ptr<double>() + 4 * index;
+    if (sum[0] == 0) continue;
+    list.push_back({{"group", names.at(index)},
+                    {"tokens", std::int64_t(sum[0])},
+                    {"energy_share", number_or_null(sum[1] / all_energy)},
+                    {"retained_energy", number_or_null(sum[2] / sum[1])},
+                    {"loss", number_or_null(sum[3] / sum[0])}});
+  }
+  return list;
+}
+
+FrequencyBands frequency_bands(const at::Tensor& counts) {
+  const std::int64_t vocab_size = counts.size(0);
+  const at::Tensor values = counts.contiguous();
+  const at::Tensor order = at::argsort(values, /*stable=*/true, /*dim=*/0, /*descending=*/true).contiguous();
+  FrequencyBands bands{at::empty({vocab_size}, at::kLong), {}};
+  const auto* count = values.const_data_ptr<std::int64_t>();
+  const auto* id = order.const_data_ptr<std::int64_t>();
+  auto* band = bands.band.mutable_data_ptr<std::int64_t>();
+  std::int64_t low = 1, high = 10, rank = 1;
+  while (rank <= vocab_size && count[id[rank - 1]] > 0) {
+    for (; rank <= std::min(high, vocab_size) && count[id[rank - 1]] > 0; ++rank)
+      band[id[rank - 1]] = std::int64_t(bands.names.size());
+    bands.names.push_back("rank " + std::to_string(low) + "-" + std::to_string(high));
+    low = high + 1;
+    high *= 10;
+  }
+  for (; rank <= vocab_size; ++rank) band[id[rank - 1]] = std::int64_t(bands.names.size());
+  bands.names.push_back("never seen");
+  return bands;
+}
+
+void count_targets(const at::Tensor& targets, at::Tensor& counts) {
+  counts.index_add_(0, targets, at::ones_like(targets));
+}
+
+}  // namespace lmhead
