@@ -3,8 +3,8 @@
 namespace lmhead {
 namespace {
 
-HeadContext head_context(const Decoder& decoder, std::int64_t vocab_size, const ParameterFactory& factory) {
-  const DecoderOptions& options = decoder.options();
+HeadContext head_context(const DecoderOptions& options, const Decoder& decoder, std::int64_t vocab_size,
+                         const ParameterFactory& factory) {
   return {options.hidden_size, vocab_size, factory, options.initializer_range,
           options.tie_word_embeddings ? decoder.embedding() : nullptr};
 }
@@ -13,8 +13,8 @@ HeadContext head_context(const Decoder& decoder, std::int64_t vocab_size, const 
 
 CausalModel::CausalModel(const DecoderOptions& options, const HeadSpecification& specification,
                          std::int64_t vocab_size, std::uint64_t seed)
-    : decoder(options, vocab_size, ParameterFactory(seed)),
-      head(specification.make(head_context(decoder, vocab_size, ParameterFactory(seed)))) {}
+    : decoder(options.specification(vocab_size), fresh_parameters(seed)),
+      head(specification.make(head_context(options, decoder, vocab_size, ParameterFactory(seed)))) {}
 
 ParameterList CausalModel::parameters() const {
   ParameterList all = decoder.parameters();

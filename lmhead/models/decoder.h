@@ -1,53 +1,72 @@
-// One decoder described by a specification. It ends at the features after the final norm; a head owns the rest.
+// One decoder described by a specification. It ends at the features after the final norm; a head owns the
+// rest.
 #pragma once
 
 #include <ATen/core/Tensor.h>
 
+#include <functional>
+#include <string>
 #include <vector>
 
 #include "lmhead/base/module.h"
 #include "lmhead/models/decoder_options.h"
+#include "lmhead/models/decoder_specification.h"
+#include "lmhead/models/rotary_positions.h"
 
 namespace lmhead {
 
+/// Gives a decoder the parameters that it asks for, fresh ones or those of a checkpoint.
+using ParameterSource = std::function<ParameterPtr(
+    const std::string& name, ParameterKind kind, const std::vector<std::int64_t>& shape,
+    const Initializer& initializer, const std::vector<RowPart>& parts)>;
+
+/// Parameters whose initial values depend on the seed and on their names alone.
+ParameterSource fresh_parameters(std::uint64_t seed);
+
 class Decoder {
  public:
-  /// `vocab_size` rows of embedding; initial values depend on the factory's seed and the parameters' names alone.
-  Decoder(const DecoderOptions& options, std::int64_t vocab_size, const ParameterFactory& factory);
+  /// Asks `source` for every parameter, under the names that Llama, OLMo 2 and Gemma have in Hugging Face
+  /// checkpoints; q, k and v, and gate and up, are asked for as one parameter of several parts.
+  Decoder(DecoderSpecification specification, const ParameterSource& source);
 
-  /// Features [B T, D] after the final norm for ids `tokens` [B, T]; where `layers` is given it receives the features [B T, D]
-  /// after every block. Mixed precision: products in the parameters' working type, the residual stream in float32.
+  /// Features [B T, D] after the final norm for ids `tokens` [B, T]; where `layers` is given it receives the
+  /// features [B T, D] after every block. Mixed precision: products in the parameters' working type, the
+  /// residual stream in float32.
   at::Tensor forward(const at::Tensor& tokens, std::vector<at::Tensor>* layers = nullptr) const;
 
   const ParameterList& parameters() const { return parameters_; }
   const ParameterPtr& embedding() const { return embedding_; }
-  const DecoderOptions& options() const { return options_; }
+  const DecoderSpecification& specification() const { return specification_; }
 
  private:
   struct Norm {
-    ParameterPtr weight, bias;  // bias for LayerNorm alone
+    ParameterPtr weight, bias;  // bias for LayerNorm alone; no weight where there is no norm
   };
   struct Projection {
     ParameterPtr weight, bias;  // bias may be null
   };
   struct Block {
-    Norm attention_norm, mlp_norm;
+    LayerSpecification layer;
+    Norm attention_input_norm, attention_output_norm, mlp_input_norm, mlp_output_norm;
     Projection query_key_value, attention_output, mlp_input, mlp_output;
     ParameterPtr query_norm, key_norm;
   };
   class Builder;
 
+  at::Tensor embed(const at::Tensor& tokens) const;
+  at::Tensor apply(const Block& block, const at::Tensor& input, std::int64_t batch,
+                   at::ScalarType type) const;
   at::Tensor normalise(const Norm& norm, const at::Tensor& input, at::ScalarType type) const;
-  at::Tensor attend(const Block& block, const at::Tensor& input, std::int64_t batch, std::int64_t length) const;
+  at::Tensor normalise_heads(const Block& block, const at::Tensor& projected) const;
+  at::Tensor attend(const Block& block, const at::Tensor& input, std::int64_t batch) const;
   at::Tensor transform(const Block& block, const at::Tensor& input) const;
-  void prepare_rotation(std::int64_t length) const;
 
-  DecoderOptions options_;
+  DecoderSpecification specification_;
   ParameterPtr embedding_, position_embedding_;
   std::vector<Block> blocks_;
   Norm final_norm_;
   ParameterList parameters_;
-  mutable at::Tensor cosine_, sine_;  // [length, head_dim / 2], grown on demand
+  mutable std::vector<RotaryTable> rotary_tables_;
 };
 
 }  // namespace lmhead

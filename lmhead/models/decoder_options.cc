@@ -1,5 +1,7 @@
 #include "lmhead/models/decoder_options.h"
 
+#include <cmath>
+
 #include "lmhead/base/error.h"
 
 namespace lmhead {
@@ -46,6 +48,34 @@ void DecoderOptions::check() const {
           num_attention_heads);
   require(position != "rotary" || resolved_head_dim() % 2 == 0, "model",
           "head_dim must be even for rotary positions, got ", resolved_head_dim());
+}
+
+DecoderSpecification DecoderOptions::specification(std::int64_t vocab_size) const {
+  check();
+  DecoderSpecification s;
+  s.vocab_size = vocab_size;
+  s.hidden_size = hidden_size;
+  s.intermediate_size = resolved_intermediate_size();
+  s.num_attention_heads = num_attention_heads;
+  s.num_key_value_heads = resolved_num_key_value_heads();
+  s.head_dim = resolved_head_dim();
+  s.layers.resize(std::size_t(num_hidden_layers));
+  if (position == "learned") s.position_embeddings = max_position_embeddings;
+  if (position == "rotary") s.rotaries.push_back({.width = s.head_dim, .theta = rope_theta});
+  s.norm = norm == "layernorm" ? NormKind::kLayer : NormKind::kRms;
+  s.norm_eps = norm_eps;
+  s.norm_position = norm_position == "pre"    ? NormPosition::kBefore
+                    : norm_position == "post" ? NormPosition::kAfterSum
+                                              : NormPosition::kAfter;
+  s.qk_norm = qk_norm ? QueryKeyNorm::kHead : QueryKeyNorm::kNone;
+  s.attention_scale = 1 / std::sqrt(double(s.head_dim));
+  s.gated = activation == "swiglu";
+  s.activation = s.gated ? Activation::kSilu : Activation::kGeluTanh;
+  s.query_key_value_bias = s.attention_output_bias = attention_bias;
+  s.mlp_bias = mlp_bias;
+  s.initializer_range = s.residual_initializer_range = initializer_range;
+  if (initializer == "gpt2") s.residual_initializer_range /= std::sqrt(2.0 * double(num_hidden_layers));
+  return s;
 }
 
 }  // namespace lmhead

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "lmhead/base/options.h"
+#include "lmhead/models/decoder_specification.h"
 
 namespace lmhead {
 
@@ -39,6 +40,8 @@ struct DecoderOptions {
   std::int64_t resolved_head_dim() const { return head_dim.value_or(hidden_size / num_attention_heads); }
   /// Throws where fields contradict one another.
   void check() const;
+  /// What these options amount to for `vocab_size` tokens, checked.
+  DecoderSpecification specification(std::int64_t vocab_size) const;
 };
 
 }  // namespace lmhead

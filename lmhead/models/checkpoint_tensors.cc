@@ -1,0 +1,150 @@
+#include "lmhead/models/checkpoint_tensors.h"
+
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/aminmax.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/equal.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "lmhead/base/error.h"
+#include "lmhead/models/safetensors_json.h"
+
+namespace lmhead {
+namespace {
+
+constexpr std::string_view kBody = "model.", kLayers = "layers.";
+
+/// Buffers that old checkpoints carry and that follow from the configuration.
+bool is_harmless_buffer(std::string_view name) {
+  for (const std::string_view suffix :
+       {".attn.bias", ".attn.masked_bias", ".attention.bias", ".attention.masked_bias", "rotary_emb.inv_freq",
+        "rotary_emb.cos_cached", "rotary_emb.sin_cached"}) {
+    if (name.ends_with(suffix)) return true;
+  }
+  return false;
+}
+
+}  // namespace
+
+CheckpointTensors::CheckpointTensors(const TensorFolder& folder, const FamilyModel& model)
+    : folder_(folder), model_(model), prefix_(model.body_prefixes.front()) {
+  const auto has_body = [&](const std::string& prefix) {
+    prefix_ = prefix;
+    return folder_.contains(stored("model.layers.0.input_layernorm.weight").name) ||
+           folder_.contains(stored("model.layers.0.post_attention_layernorm.weight").name);
+  };
+  if (std::none_of(model.body_prefixes.begin(), model.body_prefixes.end(), has_body)) {
+    prefix_ = model.body_prefixes.front();
+  }
+}
+
+/// Turns `model.layers.N.MODULE.weight` or `model.MODULE.weight` into the checkpoint's name.
+CheckpointTensors::Stored CheckpointTensors::stored(const std::string& name) const {
+  std::string_view rest = name;
+  rest.remove_prefix(kBody.size());
+  std::string before = prefix_;
+  if (rest.starts_with(kLayers)) {
+    const std::size_t end = rest.find('.', kLayers.size());
+    before.append(model_.layer_prefix).append(rest.substr(kLayers.size(), end + 1 - kLayers.size()));
+    rest.remove_prefix(end + 1);
+  }
+  const std::size_t dot = rest.rfind('.');
+  const std::string_view module = rest.substr(0, dot), field = rest.substr(dot);
+  for (const NameRule& rule : model_.rules) {
+    if (rule.ours == module) return {before.append(rule.theirs).append(field), rule.layout, true};
+  }
+  return {before.append(rest), MatrixLayout::kPlain, false};
+}
+
+/// The tensor as it is stored, float32 and finite.
+at::Tensor CheckpointTensors::take(const std::string& name, const std::vector<std::int64_t>& shape) {
+  const SafetensorsFile& file = folder_.file_of(name);
+  const SafetensorsEntry& entry = file.info(name);
+  const auto must = [&](bool holds, const auto&... parts) {
+    require(holds, "checkpoint", file.path().string(), ": tensor ", quote_for_message(name), " must ",
+            parts...);
+  };
+  const bool is_known_type =
+      entry.dtype == "F32" || entry.dtype == "F16" || entry.dtype == "BF16" || entry.dtype == "F64";
+  must(is_known_type, "be F32, F16, BF16 or F64, got ", entry.dtype);
+  must(entry.shape == shape, "have shape ", at::IntArrayRef(shape), ", got ", at::IntArrayRef(entry.shape));
+  const at::Tensor value = file.tensor(name).to(at::kFloat);
+  if (value.numel() > 0) {
+    const auto [low, high] = at::aminmax(value);  // both are NaN where any number is
+    must(std::isfinite(low.item<float>()) && std::isfinite(high.item<float>()),
+         "be finite, got NaN or infinity");
+  }
+  used_.insert(name);
+  return value;
+}
+
+/// [q of head 0, k of head 0, v of head 0, q of head 1, ...] to [q, k, v] along the rows.
+at::Tensor CheckpointTensors::split_heads(const at::Tensor& interleaved) const {
+  const std::int64_t heads = model_.decoder.num_attention_heads, width = model_.decoder.head_dim;
+  return interleaved.view({heads, 3, width, -1}).transpose(0, 1).reshape(interleaved.sizes());
+}
+
+at::Tensor CheckpointTensors::read(const std::string& name, const std::vector<std::int64_t>& shape,
+                                   MatrixLayout layout) {
+  if (layout == MatrixLayout::kTransposed && shape.size() == 2)
+    return take(name, {shape[1], shape[0]}).t().contiguous();
+  const at::Tensor value = take(name, shape);
+  return layout == MatrixLayout::kHeadsInterleaved ? split_heads(value) : value;
+}
+
+ParameterPtr CheckpointTensors::parameter(const std::string& name, ParameterKind kind,
+                                          const std::vector<std::int64_t>& shape,
+                                          const std::vector<RowPart>& parts) {
+  const Stored whole = stored(name);
+  at::Tensor value;
+  if (parts.empty() || whole.is_known) {
+    const bool is_embedding = name == "model.embed_tokens.weight";
+    std::string from = whole.name;
+    if (is_embedding && model_.tie_word_embeddings && !folder_.contains(from)) {
+      for (const std::string& head :
+           model_.head_names)  // the one tied matrix may stand under the head's name
+        if (folder_.contains(head)) from = head;
+    }
+    value = read(from, shape, whole.layout);
+  } else {
+    std::vector<at::Tensor> rows;
+    for (const RowPart& part : parts) {
+      std::vector<std::int64_t> part_shape = shape;
+      part_shape[0] = part.rows;
+      const Stored one = stored(part.name);
+      rows.push_back(read(one.name, part_shape, one.layout));
+    }
+    value = at::cat(rows, 0);
+  }
+  if (model_.norm_weights_plus_one && kind == ParameterKind::kVector) value = value + 1;
+  return std::make_shared<Parameter>(Parameter{name, kind, value, value, parts});
+}
+
+at::Tensor CheckpointTensors::head(const at::Tensor& embedding) {
+  const std::vector<std::int64_t> shape = embedding.sizes().vec();
+  const auto& names = model_.head_names;
+  const auto place =
+      std::find_if(names.begin(), names.end(), [&](const auto& name) { return folder_.contains(name); });
+  if (!model_.tie_word_embeddings) return take(place == names.end() ? names.front() : *place, shape);
+  if (place == names.end() || used_.contains(*place)) return embedding;
+  require(at::equal(take(*place, shape), embedding), "checkpoint", folder_.path().string(), ": tensor ",
+          quote_for_message(*place),
+          " must equal the embedding where tie_word_embeddings is true, got another matrix");
+  return embedding;
+}
+
+void CheckpointTensors::check_all_used() const {
+  for (const std::string& name : folder_.names()) {
+    const auto is_prefix = [&](const std::string& prefix) { return name.starts_with(prefix); };
+    if (used_.contains(name) || is_harmless_buffer(name) ||
+        std::any_of(model_.ignored_prefixes.begin(), model_.ignored_prefixes.end(), is_prefix)) {
+      continue;
+    }
+    fail("checkpoint", folder_.file_of(name).path().string(),
+         ": every tensor must have a place in the model, got ", quote_for_message(name), ", which has none");
+  }
+}
+
+}  // namespace lmhead

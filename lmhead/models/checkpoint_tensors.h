@@ -1,0 +1,43 @@
+// The tensors of a pretrained checkpoint under our names and in our layout.
+#pragma once
+
+#include <set>
+
+#include "lmhead/models/decoder.h"
+#include "lmhead/models/families.h"
+#include "lmhead/models/safetensors_folder.h"
+
+namespace lmhead {
+
+/// Gives the parameters of one family's checkpoint and keeps account of which tensors were used.
+class CheckpointTensors {
+ public:
+  /// Finds the prefix of the body's names. Both must outlive this object.
+  CheckpointTensors(const TensorFolder& folder, const FamilyModel& model);
+
+  /// The parameter that a decoder asks for, without gradient.
+  ParameterPtr parameter(const std::string& name, ParameterKind kind, const std::vector<std::int64_t>& shape,
+                         const std::vector<RowPart>& parts);
+  /// The head's matrix [V, D]: its own, or `embedding` where the two are tied.
+  at::Tensor head(const at::Tensor& embedding);
+  /// Throws where a tensor was neither used nor is harmless.
+  void check_all_used() const;
+
+ private:
+  struct Stored {
+    std::string name;
+    MatrixLayout layout;
+    bool is_known;  // there is a rule for the module
+  };
+  Stored stored(const std::string& name) const;
+  at::Tensor take(const std::string& name, const std::vector<std::int64_t>& shape);
+  at::Tensor read(const std::string& name, const std::vector<std::int64_t>& shape, MatrixLayout layout);
+  at::Tensor split_heads(const at::Tensor& interleaved) const;
+
+  const TensorFolder& folder_;
+  const FamilyModel& model_;
+  std::string prefix_;
+  std::set<std::string, std::less<>> used_;
+};
+
+}  // namespace lmhead

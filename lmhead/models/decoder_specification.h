@@ -1,0 +1,83 @@
+// What a decoder computes, in full: the options of training and the families of others both come down to
+// this.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+namespace lmhead {
+
+enum class NormKind {
+  kRms,    // x / rms(x) * weight
+  kLayer,  // (x - mean) / deviation * weight + bias
+};
+
+/// Where a block normalises around each of its two functions f.
+enum class NormPosition {
+  kBefore,    // x + f(norm(x)): GPT-2, Llama
+  kAfter,     // x + norm(f(x)): OLMo 2
+  kBoth,      // x + norm(f(norm(x))): Gemma 2 and 3
+  kAfterSum,  // norm(x + f(x)), no final norm: the Transformer of 2017
+};
+
+enum class Activation { kSilu, kGelu, kGeluTanh, kRelu };
+
+/// RMSNorm of queries and keys before positions enter.
+enum class QueryKeyNorm {
+  kNone,
+  kHead,   // each head by itself, one weight [head_dim] for all: Qwen 3, Gemma 3
+  kWidth,  // all heads together, weight [heads * head_dim]: OLMo 2
+};
+
+enum class RotaryScaling {
+  kNone,
+  kLinear,  // every frequency divided by `factor`
+  kLlama3,  // long wavelengths divided by `factor`, short ones kept, a ramp between (Llama 3.1)
+};
+
+/// One set of rotary frequencies; the keys are those of Hugging Face's `rope_parameters`.
+struct RotarySpecification {
+  std::int64_t width = 0;  // leading elements of a head that are rotated; even
+  double theta = 10000;
+  RotaryScaling scaling = RotaryScaling::kNone;
+  double factor = 1;
+  double low_freq_factor = 1, high_freq_factor = 4, original_max_position_embeddings = 8192;
+};
+
+/// What may differ from layer to layer.
+struct LayerSpecification {
+  std::int64_t sliding_window = 0;  // tokens that a token sees, itself included; 0: all before it
+  std::size_t rotary = 0;           // index into `rotaries`
+};
+
+struct DecoderSpecification {
+  std::int64_t vocab_size = 0;
+  std::int64_t hidden_size = 0;
+  std::int64_t intermediate_size = 0;
+  std::int64_t num_attention_heads = 0;
+  std::int64_t num_key_value_heads = 0;
+  std::int64_t head_dim = 0;
+  std::vector<LayerSpecification> layers;
+
+  double embedding_scale = 1;                 // multiplies the embedded tokens: sqrt(D) in Gemma
+  std::int64_t position_embeddings = 0;       // rows of the learned position table; 0: none
+  std::vector<RotarySpecification> rotaries;  // empty: no rotary positions
+
+  NormKind norm = NormKind::kRms;
+  double norm_eps = 1e-5;
+  NormPosition norm_position = NormPosition::kBefore;
+  bool parallel_residual = false;  // x + attention(norm(x)) + mlp(norm'(x)): GPT-NeoX
+
+  QueryKeyNorm qk_norm = QueryKeyNorm::kNone;
+  double attention_scale = 0;    // multiplies q k^T
+  double attention_softcap = 0;  // c tanh(score / c) before the softmax; 0: none
+  Activation activation = Activation::kSilu;
+  bool gated = true;  // act(gate) * up instead of act(up)
+  bool query_key_value_bias = false, attention_output_bias = false, mlp_bias = false;
+
+  // Standard deviations of fresh matrices; of no account where parameters are read.
+  double initializer_range = 0.02;
+  double residual_initializer_range = 0.02;  // of the two matrices that write into the residual stream
+};
+
+}  // namespace lmhead

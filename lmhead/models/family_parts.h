@@ -1,0 +1,45 @@
+// Parts of a configuration that several families share.
+#pragma once
+
+#include <optional>
+#include <string>
+
+#include "lmhead/models/families.h"
+
+namespace lmhead {
+
+/// What a family takes where its configuration leaves a size out; empty: the key must be there, but for
+/// `num_key_value_heads`, then num_attention_heads, and `head_dim`, then hidden_size / num_attention_heads.
+struct SizeDefaults {
+  std::optional<std::int64_t> vocab_size = {}, num_attention_heads = {}, num_key_value_heads = {},
+                              head_dim = {};
+};
+
+/// Sizes under the keys of Llama, RMSNorm before both parts, a gated MLP: what most families then amend.
+DecoderSpecification read_llama_like(const HfConfiguration& configuration, const SizeDefaults& defaults = {});
+
+/// The number of layers, bounded beyond any model: it decides what a hostile file can make us allocate.
+std::size_t read_layers(const HfConfiguration& configuration, const std::string& key);
+
+/// `key` as an activation's name.
+Activation read_activation(const HfConfiguration& configuration, const std::string& key,
+                           const std::string& fallback);
+
+/// The rotary frequencies, in the old keys (`rope_theta`, `rope_scaling`) or the new (`rope_parameters`, per
+/// `layer_type` where that is given). Throws on a scaling that is not known.
+struct RotaryDefaults {
+  double theta = 10000;
+  double partial_rotary_factor = 1;
+  std::string theta_key = "rope_theta", partial_key = "partial_rotary_factor";
+  std::string layer_type;
+  bool has_scaling = true;  // whether the old `rope_scaling` is meant for these layers
+};
+RotarySpecification read_rotary(const HfConfiguration& configuration, std::int64_t head_dim,
+                                const RotaryDefaults& defaults);
+
+/// Which layers have a sliding window: `layer_types` where it is there, else `is_sliding_by_default`.
+std::vector<bool> read_sliding_layers(const HfConfiguration& configuration, std::size_t layers,
+                                      bool (*is_sliding_by_default)(std::size_t layer, std::int64_t argument),
+                                      std::int64_t argument);
+
+}  // namespace lmhead

@@ -1,0 +1,84 @@
+// Attention and rotary positions against double-precision formulas written out.
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/randn.h>
+#include <ATen/ops/zeros.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <numbers>
+
+#include "lmhead/models/attention.h"
+#include "lmhead/models/rotary_positions.h"
+
+namespace lmhead {
+namespace {
+
+/// The formula, one number at a time, for tensors of float64.
+at::Tensor plain_attention(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value,
+                           const AttentionOptions& options) {
+  const std::int64_t batch = query.size(0), length = query.size(1), heads = query.size(2),
+                     width = query.size(3);
+  const std::int64_t group = heads / key.size(2);
+  const auto q = query.accessor<double, 4>(), k = key.accessor<double, 4>(), v = value.accessor<double, 4>();
+  at::Tensor result = at::zeros({batch, length, heads, width}, at::kDouble);
+  auto out = result.accessor<double, 4>();
+  for (std::int64_t b = 0; b < batch; ++b)
+    for (std::int64_t h = 0; h < heads; ++h)
+      for (std::int64_t t = 0; t < length; ++t) {
+        const std::int64_t first =
+            options.sliding_window > 0 ? std::max<std::int64_t>(0, t - options.sliding_window + 1) : 0;
+        double sum = 0;
+        for (std::int64_t s = first; s <= t; ++s) {
+          double score = 0;
+          for (std::int64_t i = 0; i < width; ++i) score += q[b][t][h][i] * k[b][s][h / group][i];
+          score *= options.scale;
+          if (options.softcap > 0) score = options.softcap * std::tanh(score / options.softcap);
+          sum += std::exp(score);
+          for (std::int64_t i = 0; i < width; ++i) out[b][t][h][i] += std::exp(score) * v[b][s][h / group][i];
+        }
+        for (std::int64_t i = 0; i < width; ++i) out[b][t][h][i] /= sum;
+      }
+  return result.view({batch * length, heads * width});
+}
+
+TEST(CausalAttention, AgreesWithTheFormula) {
+  for (const std::int64_t keys : {1, 2, 4})
+    for (const std::int64_t window : {0, 1, 3, 7, 100})
+      for (const double softcap : {0.0, 1.5}) {
+        const auto type = at::TensorOptions().dtype(at::kDouble);
+        const at::Tensor q = at::randn({2, 7, 4, 6}, type), k = at::randn({2, 7, keys, 6}, type);
+        const at::Tensor v = at::randn({2, 7, keys, 6}, type);
+        const AttentionOptions options{.scale = 0.7, .softcap = softcap, .sliding_window = window};
+        const at::Tensor difference = causal_attention(q, k, v, options) - plain_attention(q, k, v, options);
+        EXPECT_LT(difference.abs().max().item<double>(), 1e-12) << keys << ' ' << window << ' ' << softcap;
+      }
+}
+
+TEST(RotaryFrequencies, AgreeWithTheFormulas) {
+  for (const auto scaling : {RotaryScaling::kNone, RotaryScaling::kLinear, RotaryScaling::kLlama3}) {
+    const RotarySpecification s{.width = 128, .theta = 500000, .scaling = scaling, .factor = 8};
+    const at::Tensor got = rotary_frequencies(s);
+    ASSERT_EQ(got.size(0), 64);
+    for (std::int64_t index = 0; index < 64; ++index) {
+      const double plain = std::pow(s.theta, -2.0 * double(index) / 128);
+      const double turns = 8192 * plain / (2 * std::numbers::pi);  // within the original context
+      const double ramp = std::min(1.0, std::max(0.0, (turns - 1) / 3));
+      const double expected = scaling == RotaryScaling::kNone     ? plain
+                              : scaling == RotaryScaling::kLinear ? plain / 8
+                                                                  : plain * (ramp + (1 - ramp) / 8);
+      EXPECT_NEAR(got[index].item<double>() / expected, 1, 1e-5) << int(scaling) << ' ' << index;
+    }
+  }
+}
+
+TEST(RotaryTable, GrowsOnDemand) {
+  RotaryTable table({.width = 4, .theta = 100});
+  table.reserve(3, at::kCPU);
+  const at::Tensor before = table.cosine(3).clone();
+  table.reserve(9, at::kCPU);
+  EXPECT_TRUE(table.cosine(3).equal(before));
+  EXPECT_NEAR(table.sine(9)[8][1].item<double>(), std::sin(0.8), 1e-6);
+}
+
+}  // namespace
+}  // namespace lmhead

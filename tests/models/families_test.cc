@@ -1,0 +1,148 @@
+#include "lmhead/models/families.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "lmhead/base/error.h"
+
+namespace lmhead {
+namespace {
+
+FamilyModel describe(const std::string& text) { return describe_model(HfConfiguration(text, "config.json")); }
+
+std::string error_of(const std::string& text) {
+  try {
+    describe(text);
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "no error";
+}
+
+/// A Llama configuration with these members more; of two equal keys the later counts.
+std::string llama_with(const std::string& members) {
+  return R"({"model_type":"llama","vocab_size":11,"hidden_size":8,"intermediate_size":12,"num_hidden_layers":2,)"
+         R"("num_attention_heads":4)" +
+         std::string(members.empty() ? "" : ",") + members + "}";
+}
+
+std::string gemma3_with(const std::string& members) {
+  return R"({"model_type":"gemma3_text","vocab_size":11,"hidden_size":8,"intermediate_size":12,"num_hidden_layers":7)" +
+         std::string(members.empty() ? "" : ",") + members + "}";
+}
+
+#define EXPECT_REFUSED(part, ...) EXPECT_PRED_FORMAT2(testing::IsSubstring, part, error_of(__VA_ARGS__))
+
+TEST(Families, DefaultsAreTheFamilysOwn) {
+  const FamilyModel model = describe(llama_with(""));
+  EXPECT_EQ(model.decoder.num_key_value_heads, 4);
+  EXPECT_EQ(model.decoder.head_dim, 2);
+  EXPECT_EQ(model.decoder.rotaries[0].theta, 10000);
+  EXPECT_FALSE(model.tie_word_embeddings);
+  EXPECT_EQ(describe(llama_with(R"("tie_word_embeddings":null,"head_dim":null)")).decoder.head_dim, 2);
+}
+
+TEST(Families, OldAndNewRotaryKeysMeanTheSame) {
+  const std::string scaling =
+      R"("factor":8.0,"low_freq_factor":1.0,"high_freq_factor":4.0,"original_max_position_embeddings":8192)";
+  const auto old_keys =
+      describe(llama_with(R"("rope_theta":500000,"rope_scaling":{"rope_type":"llama3",)" + scaling + "}"));
+  const auto new_keys =
+      describe(llama_with(R"("rope_parameters":{"rope_theta":500000,"rope_type":"llama3",)" + scaling + "}"));
+  for (const auto& model : {old_keys, new_keys}) {
+    const RotarySpecification& rotary = model.decoder.rotaries.at(0);
+    EXPECT_EQ(rotary.scaling, RotaryScaling::kLlama3);
+    EXPECT_EQ(rotary.theta, 500000);
+    EXPECT_EQ(rotary.factor, 8);
+    EXPECT_EQ(rotary.original_max_position_embeddings, 8192);
+  }
+  const auto linear = describe(llama_with(R"("rope_scaling":{"type":"linear","factor":2})"));
+  EXPECT_EQ(linear.decoder.rotaries[0].scaling, RotaryScaling::kLinear);
+  EXPECT_EQ(linear.decoder.rotaries[0].factor, 2);
+}
+
+TEST(Families, GemmaThreeOfTheHubIsReadInItsOldKeysAndInsideTheModelThatSees) {
+  const std::string old_keys =
+      R"("rope_theta":1000000,"rope_local_base_freq":10000,"rope_scaling":{"factor":8.0,)"
+      R"("rope_type":"linear"},"sliding_window":512,"sliding_window_pattern":6)";
+  const std::string text_alone = gemma3_with(old_keys);
+  for (const std::string& text :
+       {text_alone, R"({"model_type":"gemma3","text_config":)" + text_alone + "}"}) {
+    const DecoderSpecification s = describe(text).decoder;
+    ASSERT_EQ(s.rotaries.size(), 2u);
+    EXPECT_EQ(s.rotaries[0].theta, 1e6);
+    EXPECT_EQ(s.rotaries[0].scaling, RotaryScaling::kLinear);
+    EXPECT_EQ(s.rotaries[1].theta, 1e4);
+    EXPECT_EQ(s.rotaries[1].scaling, RotaryScaling::kNone);
+    for (std::size_t layer = 0; layer < 7; ++layer) {
+      EXPECT_EQ(s.layers[layer].sliding_window, layer == 5 ? 0 : 512) << layer;
+      EXPECT_EQ(s.layers[layer].rotary, layer == 5 ? 0u : 1u) << layer;
+    }
+    EXPECT_EQ(s.num_attention_heads, 8);
+    EXPECT_EQ(s.num_key_value_heads, 4);
+    EXPECT_EQ(s.head_dim, 256);
+    EXPECT_DOUBLE_EQ(s.attention_scale, 1 / 16.0);
+  }
+}
+
+TEST(Families, MistralTellsNoWindowFromNoWord) {
+  const std::string start =
+      R"({"model_type":"mistral","vocab_size":11,"hidden_size":16,"intermediate_size":12,)"
+      R"("num_hidden_layers":1,"num_attention_heads":8)";
+  EXPECT_EQ(describe(start + "}").decoder.layers[0].sliding_window, 4096);
+  EXPECT_EQ(describe(start + R"(,"sliding_window":null})").decoder.layers[0].sliding_window, 0);
+}
+
+TEST(Families, AFamilyThatIsNotKnownPointsToPython) {
+  EXPECT_EQ(error_of(R"({"model_type":"mamba"})"),
+            "[checkpoint] config.json: model_type must be one of gpt2, gpt_neox, llama, mistral, qwen2, "
+            "qwen3, olmo2, "
+            "gemma, gemma2, gemma3_text, gemma3 (any other model: lmhead.measure(model, batches) in Python), "
+            "got \"mamba\"");
+}
+
+TEST(Families, WrongValuesNameFileAndKey) {
+  EXPECT_EQ(error_of(llama_with(R"("vocab_size":"11")")),
+            "[checkpoint] config.json: vocab_size must be an integer from 1 to 2147483647, got \"11\"");
+  EXPECT_REFUSED("hidden_size must be an integer from 1 to 2147483647, got nothing",
+                 R"({"model_type":"llama","vocab_size":3})");
+  for (const char* size :
+       {"0", "-1", "8.0", "1e300", "2147483648", "99999999999999999999", "true", "[8]", "{}"}) {
+    EXPECT_REFUSED("hidden_size must be an integer",
+                   llama_with(std::string("\"hidden_size\":").append(size)));
+  }
+  for (const char* eps : {"0", "-1e-5", "\"1e-5\"", "false"}) {
+    EXPECT_REFUSED("rms_norm_eps must be a number above 0",
+                   llama_with(std::string("\"rms_norm_eps\":").append(eps)));
+  }
+  EXPECT_REFUSED("attention_bias must be true or false, got 1", llama_with(R"("attention_bias":1)"));
+  EXPECT_REFUSED("hidden_act must be silu, gelu", llama_with(R"("hidden_act":"quick_gelu")"));
+  EXPECT_REFUSED("num_key_value_heads must be a divisor", llama_with(R"("num_key_value_heads":3)"));
+  EXPECT_REFUSED("num_attention_heads must be a divisor of hidden_size",
+                 llama_with(R"("num_attention_heads":3)"));
+  EXPECT_REFUSED("num_hidden_layers must be at most 4096", llama_with(R"("num_hidden_layers":2000000000)"));
+  EXPECT_REFUSED("such that an even number", llama_with(R"("head_dim":3)"));
+  EXPECT_REFUSED("config.json: rope_scaling: rope_type must be default, linear or llama3, got \"yarn\"",
+                 llama_with(R"("rope_scaling":{"rope_type":"yarn","factor":4})"));
+  EXPECT_REFUSED("rope_scaling: factor must be a number above 0, got nothing",
+                 llama_with(R"("rope_scaling":{"type":"linear"})"));
+  EXPECT_REFUSED("rope_scaling must be an object, got \"x\"", llama_with(R"("rope_scaling":"x")"));
+  EXPECT_REFUSED("layer_types must be full_attention or sliding_attention for each of the 7",
+                 gemma3_with(R"("layer_types":["full_attention"])"));
+  EXPECT_REFUSED("layer_types must be an array of texts", gemma3_with(R"("layer_types":[1])"));
+  EXPECT_REFUSED("quantization_config must be absent", llama_with(R"("quantization_config":{"bits":4})"));
+  EXPECT_REFUSED("must be JSON", "{");
+  EXPECT_REFUSED("must be JSON", llama_with(R"("rms_norm_eps":1e999)"));
+  EXPECT_REFUSED("must be an object, got an array", "[]");
+  EXPECT_REFUSED("model_type must be a text", R"({"model_type":[]})");
+}
+
+TEST(Families, DeepNestingIsNoTrouble) {
+  const std::string open(100000, '['), close(100000, ']');
+  EXPECT_EQ(error_of(llama_with(R"("auto_map":)" + open + close)), "no error");
+  EXPECT_REFUSED("vocab_size must be an integer", llama_with(R"("vocab_size":)" + open + close));
+}
+
+}  // namespace
+}  // namespace lmhead

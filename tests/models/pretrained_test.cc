@@ -1,0 +1,125 @@
+// Pretrained models against golden logits; the folders that tests/python/test_families.py makes are checked
+// here too.
+#include "lmhead/models/pretrained.h"
+
+#include <ATen/TensorOperators.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/tensor.h>
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <cmath>
+#include <cstdlib>
+#include <nlohmann/json.hpp>
+
+#include "lmhead/base/error.h"
+#include "lmhead/kernels/linear_cross_entropy.h"
+#include "lmhead/models/safetensors_folder.h"
+
+namespace lmhead {
+namespace {
+
+namespace fs = std::filesystem;
+const fs::path kModels = fs::path(LMHEAD_SHARED_DATA) / "models";
+
+at::Tensor logits_of(const PretrainedModel& model, const at::Tensor& tokens) {
+  at::NoGradGuard no_grad;
+  return linear_logits(model.decoder.forward(tokens), model.head);
+}
+
+/// Numbers of nested arrays as one float64 row.
+at::Tensor numbers(const nlohmann::json& json) {
+  std::vector<double> values;
+  const std::function<void(const nlohmann::json&)> visit = [&](const nlohmann::json& item) {
+    if (item.is_array()) {
+      for (const auto& inner : item) visit(inner);
+    } else {
+      values.push_back(item.get<double>());
+    }
+  };
+  visit(json);
+  return at::tensor(values, at::kDouble);
+}
+
+/// The largest difference over the largest magnitude.
+double relative_difference(const at::Tensor& got, const at::Tensor& expected) {
+  const at::Tensor wanted = expected.to(at::kDouble).reshape({-1});
+  return ((got.to(at::kDouble).reshape({-1}) - wanted).abs().max() / wanted.abs().max()).item<double>();
+}
+
+class GoldenLogits : public testing::TestWithParam<const char*> {};
+
+TEST_P(GoldenLogits, AreReproduced) {
+  const fs::path folder = kModels / "family-fixtures" / GetParam();
+  if (!fs::exists(folder)) GTEST_SKIP() << "no shared data";
+  const auto golden = nlohmann::json::parse(read_file(folder / "golden.json"));
+  const auto sequences =
+      golden.contains("sequences") ? golden["sequences"] : nlohmann::json::array({golden["input_ids"]});
+  const at::Tensor tokens = numbers(sequences).to(at::kLong).view({std::int64_t(sequences.size()), -1});
+  const PretrainedModel model = load_pretrained(folder);
+  EXPECT_LT(relative_difference(logits_of(model, tokens), numbers(golden["logits"])), 1e-5);
+  if (!golden.contains("hidden_after_lnf")) return;
+  at::NoGradGuard no_grad;
+  std::vector<at::Tensor> layers;
+  EXPECT_LT(relative_difference(model.decoder.forward(tokens, &layers), numbers(golden["hidden_after_lnf"])),
+            1e-5);
+  EXPECT_LT(relative_difference(layers[0], numbers(golden["hidden_after_block0"])), 1e-5);
+}
+
+INSTANTIATE_TEST_SUITE_P(Families, GoldenLogits,
+                         testing::Values("gpt2", "gpt2-torch", "gptneox", "llama", "smollm2", "mistral",
+                                         "olmo2", "gemma"),
+                         [](const auto& info) {
+                           std::string name = info.param;
+                           std::erase(name, '-');
+                           return name;
+                         });
+
+TEST(PretrainedModel, TinyStoriesHasItsPublishedLosses) {
+  const fs::path reference = fs::path(LMHEAD_SHARED_DATA) / "reference" / "TinyStories-656K.float64.json";
+  if (!fs::exists(reference)) GTEST_SKIP() << "no shared data";
+  const auto golden = nlohmann::json::parse(read_file(reference));
+  // The first stores the tied matrix as lm_head.weight alone, the second as the embedding alone, in bfloat16.
+  for (const char* name : {"TinyStories-656K", "TinyStories-656K-bf16"}) {
+    const PretrainedModel model = load_pretrained(kModels / name);
+    EXPECT_EQ(model.head.weight.const_data_ptr(), model.decoder.embedding()->value.const_data_ptr());
+    for (const auto& item : golden["cases"]) {
+      const at::Tensor ids = numbers(item["ids"]).to(at::kLong);
+      const at::Tensor inputs = ids.narrow(0, 0, ids.size(0) - 1),
+                       targets = ids.narrow(0, 1, ids.size(0) - 1);
+      const at::Tensor losses = plain_cross_entropy(logits_of(model, inputs.unsqueeze(0)), targets,
+                                                    {.reduction = Reduction::kNone});
+      EXPECT_LT((losses - numbers(item["nll"]).to(at::kFloat)).abs().max().item<double>(), 1e-4) << name;
+    }
+  }
+}
+
+TEST(PretrainedModel, Float32MatricesAreViewsOfTheFile) {
+  const fs::path folder = kModels / "stories260K-hf";
+  if (!fs::exists(folder)) GTEST_SKIP() << "no shared data";
+  const PretrainedModel model = load_pretrained(folder);
+  for (const ParameterPtr& parameter : model.decoder.parameters()) {
+    EXPECT_FALSE(parameter->value.requires_grad()) << parameter->name;
+    if (!parameter->name.ends_with("down_proj.weight")) continue;
+    EXPECT_FALSE(parameter->value.storage().resizable()) << parameter->name;
+  }
+}
+
+// Folders with config.json, weights and parity.safetensors (tokens, logits, hidden), separated by colons.
+TEST(PretrainedModel, AgreesWithTheFoldersGiven) {
+  const char* folders = std::getenv("LMHEAD_PARITY_FOLDERS");
+  if (!folders) GTEST_SKIP() << "LMHEAD_PARITY_FOLDERS is not set";
+  std::stringstream list(folders);
+  for (std::string folder; std::getline(list, folder, ':');) {
+    SCOPED_TRACE(folder);
+    const auto parity = SafetensorsFile::open(fs::path(folder) / "parity.safetensors");
+    const PretrainedModel model = load_pretrained(folder);
+    at::NoGradGuard no_grad;
+    const at::Tensor hidden = model.decoder.forward(parity.tensor("tokens"));
+    EXPECT_LT(relative_difference(hidden, parity.tensor("hidden")), 1e-5);
+    EXPECT_LT(relative_difference(linear_logits(hidden, model.head), parity.tensor("logits")), 1e-5);
+  }
+}
+
+}  // namespace
+}  // namespace lmhead

@@ -1,0 +1,102 @@
+"""Every native family against transformers: tiny random checkpoints, float32 logits and features within 1e-5."""
+import os
+import pathlib
+import subprocess
+
+import pytest
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+from safetensors.torch import save_file  # noqa: E402
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+LENGTH, VOCAB = 20, 37
+
+SIZES = dict(vocab_size=VOCAB, hidden_size=24, intermediate_size=40, num_hidden_layers=3, num_attention_heads=4,
+             num_key_value_heads=2, max_position_embeddings=64)
+LLAMA3 = dict(rope_type="llama3", rope_theta=100.0, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
+              original_max_position_embeddings=16)
+GEMMA = dict(SIZES, head_dim=8, tie_word_embeddings=True)
+WINDOWS = dict(sliding_window=5, query_pre_attn_scalar=12)
+NEOX = {key: value for key, value in SIZES.items() if key != "num_key_value_heads"}
+
+# Case name: (configuration class, its arguments). Each differs from another in one thing that could be got wrong.
+CASES = {
+    "gpt2": ("GPT2Config", dict(vocab_size=VOCAB, n_embd=24, n_layer=3, n_head=4, n_positions=32)),
+    "gpt2_relu_unscaled": ("GPT2Config", dict(vocab_size=VOCAB, n_embd=24, n_layer=2, n_head=4, n_positions=32, n_inner=20,
+                                              activation_function="relu", scale_attn_weights=False)),
+    "gpt2_untied": ("GPT2Config", dict(vocab_size=VOCAB, n_embd=24, n_layer=2, n_head=3, n_positions=32,
+                                       tie_word_embeddings=False)),
+    "neox_parallel": ("GPTNeoXConfig", dict(NEOX, hidden_size=32, rotary_pct=0.25)),
+    "neox_sequential": ("GPTNeoXConfig", dict(NEOX, use_parallel_residual=False, rotary_pct=1.0, rotary_emb_base=500)),
+    "neox_no_attention_bias": ("GPTNeoXConfig", dict(NEOX, hidden_size=32, attention_bias=False)),
+    "llama": ("LlamaConfig", SIZES),
+    "llama_full_heads_tied": ("LlamaConfig", dict(SIZES, num_key_value_heads=4, tie_word_embeddings=True)),
+    "llama_biases": ("LlamaConfig", dict(SIZES, attention_bias=True, mlp_bias=True, head_dim=10)),
+    "llama3_scaling": ("LlamaConfig", dict(SIZES, head_dim=16, rope_parameters=LLAMA3)),
+    "llama_linear_scaling": ("LlamaConfig", dict(SIZES, rope_parameters=dict(rope_type="linear", factor=4.0,
+                                                                             rope_theta=10000.0))),
+    "mistral_window": ("MistralConfig", dict(SIZES, sliding_window=6)),
+    "mistral": ("MistralConfig", dict(SIZES, sliding_window=None)),
+    "qwen2": ("Qwen2Config", SIZES),
+    "qwen2_windows": ("Qwen2Config", dict(SIZES, use_sliding_window=True, sliding_window=4, max_window_layers=1)),
+    "qwen2_windows_everywhere": ("Qwen2Config", dict(SIZES, use_sliding_window=True, sliding_window=4,
+                                                     max_window_layers=0)),
+    "qwen3": ("Qwen3Config", dict(SIZES, head_dim=8, tie_word_embeddings=True)),
+    "olmo2": ("Olmo2Config", SIZES),
+    "gemma": ("GemmaConfig", GEMMA),
+    "gemma2": ("Gemma2Config", dict(GEMMA, **WINDOWS)),
+    "gemma2_uncapped": ("Gemma2Config", dict(GEMMA, **WINDOWS, attn_logit_softcapping=None, final_logit_softcapping=None)),
+    "gemma3": ("Gemma3TextConfig", dict(GEMMA, **WINDOWS, num_hidden_layers=7)),
+    "gemma3_scaled_capped": ("Gemma3TextConfig", dict(GEMMA, **WINDOWS, final_logit_softcapping=3.0,
+                                                      layer_types=["full_attention", "sliding_attention", "full_attention"],
+                                                      rope_scaling=dict(rope_type="linear", factor=8.0))),
+}
+
+
+def built_tests() -> pathlib.Path:
+    built = sorted(ROOT.glob("build/*/bin/test_models"), key=lambda path: path.stat().st_mtime)
+    if not built:
+        pytest.skip("test_models is not built")
+    return built[-1]
+
+
+def make_checkpoint(folder: pathlib.Path, config_class: str, arguments: dict, **saving) -> None:
+    """Writes a random model, and the tokens, features and logits that transformers computes from it."""
+    torch.manual_seed(sum(map(ord, folder.name)))
+    config = getattr(transformers, config_class)(attn_implementation="eager", **arguments)
+    model = transformers.AutoModelForCausalLM.from_config(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():  # away from ones and zeros, large enough to tell formulas apart
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    model.save_pretrained(folder, **saving)
+    tokens = torch.randint(VOCAB, (2, LENGTH))
+    with torch.no_grad():
+        output = model(tokens, output_hidden_states=True)
+    save_file({"tokens": tokens, "logits": output.logits.contiguous(), "hidden": output.hidden_states[-1].contiguous()},
+              folder / "parity.safetensors")
+
+
+def check(folders) -> None:
+    """Lets the C++ test read every folder in one process; its messages name the folder."""
+    environment = dict(os.environ, LMHEAD_PARITY_FOLDERS=":".join(map(str, folders)))
+    run = subprocess.run([built_tests(), "--gtest_filter=PretrainedModel.AgreesWithTheFoldersGiven", "--gtest_brief=1"],
+                         env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+def test_families_agree_with_transformers(tmp_path):
+    built_tests()
+    for name, case in CASES.items():
+        make_checkpoint(tmp_path / name, *case)
+    make_checkpoint(tmp_path / "sharded", *CASES["llama"], max_shard_size="20KB")
+    assert len(list((tmp_path / "sharded").glob("model-*.safetensors"))) > 1
+    check([*(tmp_path / name for name in CASES), tmp_path / "sharded"])
+
+
+def test_a_wrong_logit_is_noticed(tmp_path):
+    make_checkpoint(tmp_path / "wrong", *CASES["llama"])
+    config = tmp_path / "wrong" / "config.json"
+    config.write_text(config.read_text().replace('"rms_norm_eps": 1e-06', '"rms_norm_eps": 1e-02'))
+    with pytest.raises(AssertionError, match="wrong"):
+        check([tmp_path / "wrong"])
