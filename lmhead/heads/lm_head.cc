@@ -1,6 +1,5 @@
 #include "lmhead/heads/lm_head.h"
 
-
 #include "lmhead/base/error.h"
 #include "lmhead/kernels/linear_cross_entropy.h"
 
@@ -19,7 +18,10 @@ ParameterPtr LmHead::own(ParameterPtr parameter) {
 
 void LmHead::check(const HeadInput& input) const {
   require(input.hidden.defined() && input.hidden.dim() == 2 && input.hidden.size(1) == hidden_size_, "head",
-          "hidden must be [N, ", hidden_size_, "], got ", input.hidden.defined() ? input.hidden.sizes() : at::IntArrayRef{});
+          "hidden must be [N, ", hidden_size_, "], got ",
+          input.hidden.defined() ? input.hidden.sizes() : at::IntArrayRef{});
+  require(at::isFloatingType(input.hidden.scalar_type()), "head", "hidden must be of a floating type, got ",
+          input.hidden.scalar_type());
 }
 
 at::Tensor LmHead::logits(const HeadInput& input) const {
@@ -29,8 +31,10 @@ at::Tensor LmHead::logits(const HeadInput& input) const {
 
 at::Tensor LmHead::loss(const HeadInput& input, const at::Tensor& targets, const LossOptions& options) const {
   check(input);
-  require(targets.dim() == 1 && targets.size(0) == input.hidden.size(0) && targets.scalar_type() == at::kLong, "head",
-          "targets must be int64 [", input.hidden.size(0), "], got ", targets.scalar_type(), " ", targets.sizes());
+  require(targets.defined() && targets.dim() == 1 && targets.size(0) == input.hidden.size(0) &&
+              targets.scalar_type() == at::kLong,
+          "head", "targets must be int64 [", input.hidden.size(0), "], got ", targets.scalar_type(), " ",
+          targets.defined() ? targets.sizes() : at::IntArrayRef{});
   return compute_loss(input, targets, options);
 }
 
