@@ -26,7 +26,8 @@ RunFolder::RunFolder(const fs::path& path, const Json& configuration)
   }
   try {
     const fs::path file = path_ / "config.json";
-    if (!fs::exists(file)) {
+    // A start that failed before its first step (a mistyped path) must not claim the folder.
+    if (!fs::exists(file) || (read_log(path_).empty() && !fs::exists(checkpoints()))) {
       write_file_atomic(file, configuration.dump(2) + "\n");
       return;
     }
@@ -47,7 +48,7 @@ std::vector<Json> RunFolder::open_log(std::int64_t step) {
   std::vector<Json> kept;
   std::string text;
   for (Json& line : read_log(path_)) {
-    if (line.value("step", std::int64_t{0}) > step) break;
+    if (line["step"].get<std::int64_t>() > step) break;
     text += line.dump() + "\n";
     kept.push_back(std::move(line));
   }
@@ -63,7 +64,9 @@ void RunFolder::write_summary(const Json& summary) const {
 std::optional<Json> read_summary(const fs::path& run_folder) {
   const fs::path file = run_folder / "summary.json";
   if (!fs::exists(file)) return std::nullopt;
-  return parse_json(read_file(file), file.string());
+  Json summary = parse_json(read_file(file), file.string());
+  require(summary.is_object(), "run", file.string(), " must be an object, got ", summary.type_name());
+  return summary;
 }
 
 std::vector<Json> read_log(const fs::path& run_folder) {
@@ -73,7 +76,7 @@ std::vector<Json> read_log(const fs::path& run_folder) {
   std::istringstream text(read_file(file));
   for (std::string line; std::getline(text, line);) {
     Json parsed = Json::parse(line, nullptr, /*allow_exceptions=*/false);
-    if (!parsed.is_object()) break;
+    if (!parsed.is_object() || !parsed.contains("step") || !parsed["step"].is_number_integer()) break;
     lines.push_back(std::move(parsed));
   }
   return lines;
