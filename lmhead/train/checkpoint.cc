@@ -17,7 +17,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-/// Copies every tensor of `file` into the tensor of the same name.
+/// Copies every tensor of a file into the tensor of the same name, or none where any does not fit.
 void read_into(const fs::path& path, const NamedTensors& tensors) {
   at::NoGradGuard no_grad;
   const SafetensorsFile file = SafetensorsFile::open(path);
@@ -28,10 +28,10 @@ void read_into(const fs::path& path, const NamedTensors& tensors) {
     const at::Tensor from = file.tensor(name);
     require(from.sizes() == into.sizes() && from.scalar_type() == into.scalar_type(), "checkpoint", path.string(), ": ",
             name, " must be ", into.scalar_type(), " ", into.sizes(), ", got ", from.scalar_type(), " ", from.sizes());
-    at::Tensor(into).copy_(from);
   }
   require(left.empty(), "checkpoint", path.string(), " must hold nothing but this model's tensors, got ",
           left.empty() ? "" : *left.begin());
+  for (const auto& [name, into] : tensors) at::Tensor(into).copy_(file.tensor(name));
 }
 
 }  // namespace
