@@ -119,6 +119,13 @@ bool Trainer::run(const TrainerControl& control) {
   return true;
 }
 
+void Trainer::require_finite(const char* what, double value) const {
+  if (std::isfinite(value)) return;
+  const auto newest = checkpoints_.newest();
+  fail("train", "the ", what, " must be finite, got ", value, " at step ", state_.step + 1, "; ",
+       newest ? "the checkpoint of step " + std::to_string(*newest) + " is kept" : "there is no checkpoint yet");
+}
+
 StepRecord Trainer::step() {
   const auto start = Clock::now();
   const std::int64_t step = state_.step + 1;
@@ -126,9 +133,7 @@ StepRecord Trainer::step() {
   std::vector<at::Tensor> gradients(parameters_.size());
   StepView view{step, {}, {}, *model_.head};
   const double loss = accumulate_gradients(gradients, &view);
-  require(std::isfinite(loss), "train", "the loss must be finite, got ", loss, " at step ", step, "; ",
-          checkpoints_.newest() ? "the checkpoint of step " + std::to_string(*checkpoints_.newest()) + " is kept"
-                                : std::string("there is no checkpoint yet"));
+  require_finite("loss", loss);
   double seconds = seconds_since(start);
 
   // Observers see the parameters that the gradients belong to, so they come before the update.
@@ -141,7 +146,7 @@ StepRecord Trainer::step() {
   const auto update_start = Clock::now();
   exchange_(gradients);
   const double norm = gradient_norm(gradients);
-  require(std::isfinite(norm), "train", "the gradient must be finite, got norm ", norm, " at step ", step);
+  require_finite("gradient's norm", norm);
   const double clip = configuration_.training.clip_norm;
   if (clip > 0 && norm > clip) {
     std::vector<at::Tensor> defined;

@@ -60,6 +60,7 @@ class Trainer {
  private:
   void restore();
   StepRecord step();
+  void require_finite(const char* what, double value) const;
   double accumulate_gradients(std::vector<at::Tensor>& gradients, StepView* last);
   Validation validate() const;
   void save();
