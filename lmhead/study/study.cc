@@ -88,7 +88,7 @@ Study read_study(const Json& json, const std::vector<std::string>& overrides) {
   if (json.contains("seeds")) {
     study.seeds.clear();
     for (const Json& seed : member(json, "seeds", Json::value_t::array, "a list of integers")) {
-      require(seed.is_number_unsigned(), "study", "seeds must be integers of at least 0, got ", seed.dump());
+      require(seed.is_number_integer() && (seed.is_number_unsigned() || seed.get<std::int64_t>() >= 0), "study", "seeds must be integers of at least 0, got ", seed.dump());
       study.seeds.push_back(seed.get<std::int64_t>());
     }
     require(!study.seeds.empty(), "study", "seeds must hold at least one seed, got none");
@@ -132,8 +132,9 @@ bool run_study(const Study& study, const fs::path& folder, const StudyControl& c
       finished = run_training(run.configuration, folder / run.folder,
                               {.on_start = [&](std::int64_t first) { control.on_start(run, first); },
                                .trainer = {.on_step = control.on_step, .should_stop = control.should_stop}});
-    } catch (const Error& error) {  // a diverged arm must not cost the others their runs
-      control.on_failure(run, error.what());
+    } catch (const std::exception& error) {  // a diverged arm, or one too large for memory, must not cost the others
+      const std::string text = error.what();
+      control.on_failure(run, text.substr(0, text.find('\n')));
     }
     all_finished &= finished;
     write_results(study.name, runs, folder);
