@@ -1,0 +1,261 @@
+// What every head in the list must hold, against the float64 composition of its formula in head_bench.h.
+#include <ATen/TensorOperators.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/ones.h>
+#include <ATen/ops/zeros.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "lmhead/kernels/linear_cross_entropy.h"
+#include "lmhead/models/causal_model.h"
+#include "lmhead/models/safetensors.h"
+#include "lmhead/train/checkpoint.h"
+#include "tests/data/data_fixtures.h"
+#include "tests/heads/head_bench.h"
+
+namespace lmhead {
+namespace {
+
+double largest(const at::Tensor& tensor) { return tensor.abs().max().item<double>(); }
+
+/// Compares gradients of `function` by central differences with those on `bench`: some coordinates and random
+/// directions of every tensor. The float32 gradients may be off by 2e-5 of the tensor's largest, which is
+/// some hundred roundings.
+void expect_gradients(const Bench& bench,
+                      const std::function<double(const Values&, const at::Tensor&)>& function) {
+  constexpr double kStep = 1e-5;
+  const auto check = [&](const std::string& name, const at::Tensor& gradient, const at::Tensor& point,
+                         const std::function<double(const at::Tensor&)>& at_point) {
+    ASSERT_TRUE(gradient.defined()) << name;
+    EXPECT_EQ(gradient.scalar_type(), at::kFloat) << name;
+    const at::Tensor got = gradient.to(at::kDouble);
+    const double scale = largest(got);
+    RandomStream stream(13, name);
+    for (int probe = 0; probe < 6; ++probe) {
+      at::Tensor direction = probe < 2 ? normal(point.sizes(), "direction" + std::to_string(probe))
+                                       : at::zeros(point.sizes(), at::kDouble);
+      if (probe >= 2) direction.view({-1})[std::int64_t(stream.below(std::uint64_t(point.numel())))] = 1.0;
+      const double want =
+          (at_point(point + kStep * direction) - at_point(point - kStep * direction)) / (2 * kStep);
+      EXPECT_NEAR((got * direction).sum().item<double>(), want,
+                  2e-5 * scale * direction.norm().item<double>() + 2e-7)
+          << name;
+    }
+  };
+  check("hidden", bench.hidden.grad(), bench.hidden64,
+        [&](const at::Tensor& hidden) { return function(bench.values, hidden); });
+  for (const ParameterPtr& parameter : bench.all)
+    check(parameter->name, parameter->value.grad(), bench.values.at(parameter->name),
+          [&](const at::Tensor& value) {
+            Values changed = bench.values;
+            changed[parameter->name] = value;
+            return function(changed, bench.hidden64);
+          });
+}
+
+TEST(HeadContract, EveryHeadInTheListHasAnEntry) {
+  for (const HeadKind& kind : head_kinds()) {
+    ASSERT_EQ(entries().count(kind.type), 1u) << "add " << kind.type << " to entries() of this file";
+    EXPECT_FALSE(entries().at(kind.type).cases(8).empty());
+  }
+  EXPECT_EQ(entries().size(), head_kinds().size());
+}
+
+TEST(HeadContract, EveryParameterOfACaseIsUsedByItsReference) {
+  // Otherwise a forgotten term in a reference would go unseen where the head forgets it too.
+  for_every_head([](Bench& bench, const Shape& shape, std::size_t) {
+    if (shape.vocab_size == 1) return;
+    const at::Tensor before = bench.reference(bench.values, bench.hidden64);
+    for (const auto& [name, value] : bench.values) {
+      Values changed = bench.values;
+      changed[name] = value + 0.5;
+      EXPECT_GT(largest(bench.reference(changed, bench.hidden64) - before), 1e-6) << name;
+    }
+  });
+}
+
+TEST(HeadContract, LogitsAreTheFormula) {
+  for_every_head([](Bench& bench, const Shape& shape, std::size_t) {
+    const at::Tensor got = bench.head->logits({bench.hidden, {}, {}});
+    EXPECT_EQ(got.sizes(), (at::IntArrayRef{shape.rows, shape.vocab_size}));
+    const at::Tensor want = bench.reference(bench.values, bench.hidden64);
+    EXPECT_LE(largest(got.to(at::kDouble) - want), 1e-5 * (1 + largest(want)));
+  });
+}
+
+TEST(HeadContract, ProbabilitiesSumToOne) {
+  for_every_head([](Bench& bench, const Shape& shape, std::size_t) {
+    // exp(-loss) of every token in turn, through the loss itself: the distribution that training sees.
+    const at::Tensor row = bench.hidden.narrow(0, 0, 1);
+    double sum = 0;
+    for (std::int64_t token = 0; token < shape.vocab_size; ++token) {
+      const at::Tensor target = at::ones({1}, at::kLong) * token;
+      sum += std::exp(-bench.head->loss({row, {}, {}}, target).item<double>());
+    }
+    EXPECT_NEAR(sum, 1, 2e-6 * std::sqrt(double(shape.vocab_size)) + 2e-6);
+  });
+}
+
+TEST(HeadContract, LossIsTheFormula) {
+  for_every_head([](Bench& bench, const Shape&, std::size_t) {
+    const at::Tensor logits = bench.reference(bench.values, bench.hidden64);
+    for (const LossOptions& options : kLosses) {
+      const at::Tensor got = bench.head->loss({bench.hidden, {}, {}}, bench.targets, options);
+      EXPECT_EQ(got.dim(), 0);
+      EXPECT_EQ(got.scalar_type(), at::kFloat);
+      const double want = reference_loss(logits, bench.targets, options).item<double>();
+      EXPECT_NEAR(got.item<double>(), want, 5e-6 * (1 + std::abs(want)));
+    }
+  });
+}
+
+TEST(HeadContract, GradientsOfTheLossAreCentralDifferences) {
+  for_every_head([](Bench& bench, const Shape&, std::size_t count) {
+    const LossOptions options = kLosses[count % std::size(kLosses)];
+    constexpr double kUpstream =
+        1.7;  // not 1, which would hide a gradient that ignores what comes from above
+    bench.hidden.requires_grad_(true);
+    (bench.head->loss({bench.hidden, {}, {}}, bench.targets, options) * kUpstream).backward();
+    expect_gradients(bench, [&](const Values& values, const at::Tensor& hidden) {
+      return kUpstream *
+             reference_loss(bench.reference(values, hidden), bench.targets, options).item<double>();
+    });
+  });
+}
+
+TEST(HeadContract, GradientsOfTheLogitsUnderRandomUpstreamAreCentralDifferences) {
+  for_every_head([](Bench& bench, const Shape& shape, std::size_t) {
+    const at::Tensor upstream = normal({shape.rows, shape.vocab_size}, "upstream");
+    bench.hidden.requires_grad_(true);
+    (bench.head->logits({bench.hidden, {}, {}}) * upstream.to(at::kFloat)).sum().backward();
+    expect_gradients(bench, [&](const Values& values, const at::Tensor& hidden) {
+      return (bench.reference(values, hidden) * upstream.to(at::kFloat)).sum().item<double>();
+    });
+  });
+}
+
+TEST(HeadContract, GradientsComeTwiceAsLargeFromTwoBackwardPasses) {
+  for_every_case({16, 33, 9}, [](Bench& bench) {
+    std::vector<at::Tensor> once;
+    for (int pass = 0; pass < 2; ++pass) {
+      bench.head->loss({bench.hidden, {}, {}}, bench.targets).backward();
+      for (std::size_t index = 0; index < bench.all.size(); ++index) {
+        const at::Tensor& gradient = bench.all[index]->value.grad();
+        if (pass == 0) once.push_back(gradient.clone());
+        const double passes = pass + 1;
+        EXPECT_LE(largest(gradient - passes * once[index]), 1e-6 * largest(once[index]))
+            << bench.all[index]->name;
+      }
+    }
+  });
+}
+
+TEST(HeadContract, LinearMapGivesTheSameLogits) {
+  for_every_head([&](Bench& bench, const Shape& shape, std::size_t) {
+    const auto map = bench.head->linear_map();
+    if (!map) return;
+    EXPECT_EQ(map->weight.sizes(), (at::IntArrayRef{shape.vocab_size, shape.hidden_size}));
+    EXPECT_FALSE(map->weight.requires_grad());
+    EXPECT_FALSE(map->bias.defined() && map->bias.requires_grad());
+    const at::Tensor want = bench.head->logits({bench.hidden, {}, {}});
+    EXPECT_LE(largest(linear_logits(bench.hidden, *map) - want), 1e-5 * (1 + largest(want)));
+  });
+}
+
+TEST(HeadContract, SavedAndLoadedIsTheSameHead) {
+  const ScratchFolder folder;
+  for (const HeadKind& kind : head_kinds())
+    for (const Case& one : entries().at(kind.type).cases(7)) {
+      SCOPED_TRACE(testing::Message() << kind.type << ' ' << one.options.dump() << one.tied);
+      const Bench saved(kind.type, one, {9, 17, 7}, /*seed=*/3),
+          other(kind.type, one, {9, 17, 7}, /*seed=*/4);
+      const at::Tensor want = saved.head->logits({saved.hidden, {}, {}});
+      EXPECT_FALSE(other.head->logits({saved.hidden, {}, {}}).equal(want));
+      write_safetensors(folder / "head.safetensors", named_tensors(saved.all));
+      load_parameters(folder / "head.safetensors", other.all);
+      EXPECT_TRUE(other.head->logits({saved.hidden, {}, {}}).equal(want));
+    }
+}
+
+TEST(HeadContract, TiedHeadsOwnNoMatrixAndAnswerToTheEmbedding) {
+  int tied = 0;
+  for (const HeadKind& kind : head_kinds())
+    for (const Case& one : entries().at(kind.type).cases(7)) {
+      if (!one.tied) continue;
+      ++tied;
+      Bench bench(kind.type, one, {9, 17, 7});
+      for (const ParameterPtr& parameter : bench.head->parameters())
+        EXPECT_NE(parameter->value.dim(), 2) << parameter->name;
+      const at::Tensor before = bench.head->logits({bench.hidden, {}, {}});
+      {
+        at::NoGradGuard no_grad;
+        bench.embedding->value.mul_(2);
+      }
+      EXPECT_GT(largest(bench.head->logits({bench.hidden, {}, {}}) - before), 1e-3);
+      bench.head->loss({bench.hidden, {}, {}}, bench.targets).backward();
+      EXPECT_TRUE(bench.embedding->value.grad().defined());
+    }
+  EXPECT_GE(tied, 2);
+}
+
+TEST(HeadContract, HeadsThatCannotBeTiedSaySo) {
+  const ParameterFactory factory(0);
+  const ParameterPtr embedding =
+      factory.make(kEmbeddingName, ParameterKind::kEmbedding, {9, 4}, normal_initializer(1));
+  for (const HeadKind& kind : head_kinds()) {
+    bool may_be_tied = false;
+    for (const Case& one : entries().at(kind.type).cases(4)) may_be_tied |= one.tied;
+    if (may_be_tied) continue;
+    Json json = entries().at(kind.type).cases(4)[0].options;
+    json["type"] = kind.type;
+    EXPECT_ERROR(read_options<HeadSpecification>(json).make({4, 9, factory, 0.02, embedding}),
+                 "must have model.tie_word_embeddings = false, got true");
+  }
+}
+
+TEST(HeadContract, BfloatWorkingCopiesGiveFloatGradientsOnTheMasters) {
+  for_every_case({16, 33, 9}, [](Bench& bench) {
+    bench.head->loss({bench.hidden, {}, {}}, bench.targets).backward();
+    std::vector<at::Tensor> exact;
+    for (const ParameterPtr& parameter : bench.all) exact.push_back(take_gradient(*parameter));
+    const double want = bench.head->loss({bench.hidden, {}, {}}, bench.targets).item<double>();
+
+    set_working_type(bench.all, at::kBFloat16);
+    const at::Tensor loss = bench.head->loss({bench.hidden.to(at::kBFloat16), {}, {}}, bench.targets);
+    EXPECT_EQ(loss.scalar_type(), at::kFloat);
+    EXPECT_NEAR(loss.item<double>(), want, 0.02 * (1 + want));  // 2^-8 a rounding, a few of them
+    loss.backward();
+    for (std::size_t index = 0; index < bench.all.size(); ++index) {
+      const at::Tensor got = take_gradient(*bench.all[index]);
+      ASSERT_TRUE(got.defined()) << bench.all[index]->name;
+      EXPECT_EQ(got.scalar_type(), at::kFloat) << bench.all[index]->name;
+      const double cosine = (got * exact[index]).sum().item<double>() /
+                            (got.norm().item<double>() * exact[index].norm().item<double>());
+      EXPECT_GT(cosine, 0.99) << bench.all[index]->name;
+    }
+  });
+}
+
+TEST(HeadContract, WrongInputIsRefusedByName) {
+  for (const HeadKind& kind : head_kinds()) {
+    SCOPED_TRACE(kind.type);
+    const Bench bench(kind.type, entries().at(kind.type).cases(5)[0], {4, 6, 5});
+    const auto& head = *bench.head;
+    const at::Tensor wide = at::zeros({4, 6}), flat = at::zeros({5}), none;
+    EXPECT_ERROR(head.logits({wide, none, {}}), "[head] hidden must be [N, 5], got [4, 6]");
+    EXPECT_ERROR(head.logits({flat, none, {}}), "[head] hidden must be [N, 5], got [5]");
+    EXPECT_ERROR(head.logits({none, none, {}}), "[head] hidden must be [N, 5]");
+    EXPECT_ERROR(head.loss({wide, none, {}}, bench.targets), "[head] hidden must be [N, 5], got [4, 6]");
+    const HeadInput good{bench.hidden, {}, {}};
+    EXPECT_ERROR(head.loss(good, at::zeros({3}, at::kLong)), "[head] targets must be int64 [4]");
+    EXPECT_ERROR(head.loss(good, at::zeros({4}, at::kInt)), "[head] targets must be int64 [4], got Int");
+    EXPECT_ERROR(head.loss(good, at::zeros({2, 2}, at::kLong)), "[head] targets must be int64 [4]");
+    EXPECT_ERROR(head.loss(good, none), "[head] targets must be int64 [4]");
+    EXPECT_ERROR(head.logits({at::zeros({4, 5}, at::kLong), none, {}}),
+                 "[head] hidden must be of a floating type");
+  }
+}
+
+}  // namespace
+}  // namespace lmhead

@@ -1,0 +1,75 @@
+#include <gtest/gtest.h>
+
+#include <nlohmann/json.hpp>
+#include <set>
+
+#include "lmhead/heads/lm_head.h"
+#include "tests/data/data_fixtures.h"
+
+namespace lmhead {
+namespace {
+
+HeadContext context_of(std::int64_t hidden_size, std::int64_t vocab_size) {
+  return {hidden_size, vocab_size, ParameterFactory(0), 0.02, nullptr};
+}
+
+TEST(HeadList, NamesAreUniqueAndDescribed) {
+  std::set<std::string> names;
+  for (const HeadKind& kind : head_kinds()) {
+    EXPECT_TRUE(names.insert(kind.type).second) << kind.type;
+    EXPECT_STRNE(kind.formula, "");
+    EXPECT_EQ(&head_kind(kind.type), &kind);
+  }
+}
+
+TEST(HeadList, UnknownNameNamesTheNearest) {
+  EXPECT_ERROR(head_kind("low-rank"), "did you mean low_rank?");
+  EXPECT_ERROR(read_options<HeadSpecification>(Json{{"type", "linaer"}}), "did you mean linear?");
+}
+
+TEST(HeadSpecification, IsWrittenBackAsItWasRead) {
+  for (const HeadKind& kind : head_kinds()) {
+    const Json complete = write_options(HeadSpecification(kind.type));
+    EXPECT_EQ(complete["type"], kind.type);
+    EXPECT_EQ(write_options(read_options<HeadSpecification>(complete)), complete);
+  }
+  const Json given = {{"rank", 3}, {"type", "low_rank"}};  // the type need not come first
+  EXPECT_EQ(write_options(read_options<HeadSpecification>(given))["rank"], 3);
+}
+
+TEST(HeadSpecification, ReadingOneLeavesOthersAlone) {
+  const HeadSpecification untouched;
+  const auto changed = read_options<HeadSpecification>(Json{{"type", "linear"}, {"bias", true}});
+  EXPECT_EQ(write_options(changed)["bias"], true);
+  EXPECT_EQ(write_options(untouched)["bias"], false);
+}
+
+TEST(HeadSpecification, KeysOfOtherHeadsAreUnknown) {
+  EXPECT_ERROR(read_options<HeadSpecification>(Json({{"type", "linear"}, {"rank", 4}})),
+               "rank must be a known key");
+  EXPECT_ERROR(read_options<HeadSpecification>(Json({{"type", "low_rank"}, {"bias", true}})),
+               "bias must be a known key");
+}
+
+TEST(LowRankHead, RankAboveTheWidthIsRefused) {
+  const auto specification = read_options<HeadSpecification>(Json{{"type", "low_rank"}, {"rank", 9}});
+  EXPECT_ERROR(specification.make(context_of(8, 32)),
+               "[head] head.rank must be at most hidden_size 8, got 9");
+  EXPECT_ERROR(read_options<HeadSpecification>(Json({{"type", "low_rank"}, {"rank", 0}})),
+               "rank must be an integer of at least 1");
+}
+
+TEST(LowRankHead, InitialLogitsAreAsLargeAsTheDenseHeads) {
+  // For features of unit square mean, logits have standard deviation range * sqrt(D) under any rank.
+  for (const std::int64_t rank : {1, 8, 64}) {
+    const auto head = read_options<HeadSpecification>(Json{{"type", "low_rank"}, {"rank", rank}})
+                          .make(context_of(64, 4096));
+    const at::Tensor weight = head->linear_map()->weight;
+    const double deviation = weight.square().mean().sqrt().item<double>();
+    // W's entries are sums of `rank` products: the estimate wanders with the D * rank numbers of B.
+    EXPECT_NEAR(deviation / 0.02, 1, 5 / std::sqrt(64.0 * double(rank))) << rank;
+  }
+}
+
+}  // namespace
+}  // namespace lmhead
