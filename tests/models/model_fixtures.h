@@ -1,0 +1,91 @@
+// Small decoders of every kind for the tests of the models room.
+#pragma once
+
+#include <ATen/Parallel.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/zeros.h>
+
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "lmhead/base/random.h"
+#include "lmhead/models/causal_model.h"
+
+namespace lmhead {
+
+/// For products as small as these a second thread only waits.
+inline const bool kOneThread = (at::set_num_threads(1), true);
+
+struct Variant {
+  std::string name;
+  DecoderOptions options;
+};
+
+inline DecoderOptions tiny_options() {
+  DecoderOptions options;
+  options.hidden_size = 16;
+  options.intermediate_size = 20;
+  options.num_hidden_layers = 2;
+  options.num_attention_heads = 4;
+  return options;
+}
+
+/// Every choice of the specification at least once, and the families that are mixtures of them.
+inline std::vector<Variant> variants() {
+  std::vector<Variant> all;
+  const auto add = [&](const char* name, auto&& change) {
+    DecoderOptions options = tiny_options();
+    change(options);
+    all.push_back({name, options});
+  };
+  add("llama", [](DecoderOptions&) {});
+  add("gpt2", [](DecoderOptions& o) {
+    o.norm = "layernorm";
+    o.position = "learned";
+    o.max_position_embeddings = 12;
+    o.activation = "gelu";
+    o.attention_bias = o.mlp_bias = o.tie_word_embeddings = true;
+    o.initializer = "gpt2";
+  });
+  add("qwen3", [](DecoderOptions& o) {
+    o.num_key_value_heads = 2;
+    o.head_dim = 6;
+    o.qk_norm = true;
+    o.rope_theta = 100;
+  });
+  add("post", [](DecoderOptions& o) { o.norm_position = "post"; });
+  add("post with layernorm", [](DecoderOptions& o) { o.norm_position = "post", o.norm = "layernorm"; });
+  add("output", [](DecoderOptions& o) { o.norm_position = "output", o.qk_norm = true; });
+  add("no positions, one key head, biases", [](DecoderOptions& o) {
+    o.position = "none";
+    o.num_key_value_heads = 1;
+    o.attention_bias = o.mlp_bias = true;
+  });
+  add("no layers", [](DecoderOptions& o) { o.num_hidden_layers = 0; });
+  return all;
+}
+
+/// Overwrites every parameter by random values that are large enough for every term to matter.
+inline void randomise(const ParameterList& parameters) {
+  at::NoGradGuard no_grad;
+  for (const ParameterPtr& parameter : parameters) {
+    RandomStream stream(5, parameter->name);
+    const bool gain = parameter->kind == ParameterKind::kVector;
+    auto* values = parameter->value.mutable_data_ptr<float>();
+    for (std::int64_t index = 0; index < parameter->value.numel(); ++index)
+      values[index] = float((gain ? 1 : 0) + 0.3 * stream.normal());
+  }
+}
+
+inline at::Tensor draw_ids(at::IntArrayRef shape, std::int64_t vocab_size, const char* name = "ids") {
+  at::Tensor ids = at::zeros(shape, at::kLong);
+  RandomStream stream(6, name);
+  for (std::int64_t index = 0; index < ids.numel(); ++index)
+    ids.mutable_data_ptr<std::int64_t>()[index] = std::int64_t(stream.below(std::uint64_t(vocab_size)));
+  return ids;
+}
+
+inline double largest(const at::Tensor& tensor) { return tensor.abs().max().item<double>(); }
+
+}  // namespace lmhead
