@@ -1,0 +1,232 @@
+#include "lmhead/train/checkpoint.h"
+
+#include <ATen/TensorOperators.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/zeros.h>
+#include <gtest/gtest.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <nlohmann/json.hpp>
+#include <set>
+
+#include "lmhead/models/safetensors.h"
+#include "tests/data/data_fixtures.h"
+#include "tests/models/model_fixtures.h"
+
+namespace lmhead {
+namespace {
+
+namespace fs = std::filesystem;
+
+/// A model whose optimiser has some steps behind it.
+struct Subject {
+  explicit Subject(std::uint64_t seed, const std::string& type = "muon")
+      : model(tiny_options(), HeadSpecification(), 13, seed), parameters(model.parameters()) {
+    OptimizerOptions options;
+    options.type = type;
+    optimizer = make_optimizer(options, parameters);
+    for (std::int64_t step = 1; step <= 2; ++step) {
+      std::vector<at::Tensor> gradients;
+      for (const ParameterPtr& parameter : parameters)
+        gradients.push_back(parameter->value.detach() * 0.5 + double(seed + 1));
+      optimizer->step(gradients, step, 1);
+    }
+  }
+  bool equals(Subject& other) {
+    const NamedTensors mine = optimizer->state(), theirs = other.optimizer->state();
+    bool equal = mine.size() == theirs.size();
+    for (std::size_t index = 0; equal && index < mine.size(); ++index)
+      equal = mine[index].first == theirs[index].first && mine[index].second.equal(theirs[index].second);
+    for (std::size_t index = 0; index < parameters.size(); ++index)
+      equal = equal && parameters[index]->value.equal(other.parameters[index]->value);
+    return equal;
+  }
+  CausalModel model;
+  ParameterList parameters;
+  std::unique_ptr<Optimizer> optimizer;
+};
+
+TrainingState state_at(std::int64_t step, std::int64_t best = 0) {
+  TrainingState state;
+  state.step = step;
+  state.tokens = step * 64;
+  state.wall_seconds = 0.1 + double(step);
+  state.best_step = best;
+  state.best_validation_loss = best ? 1.0 / 3 : 0;
+  state.dataset_hash = "data";
+  state.tokenizer_hash = "tokens";
+  state.configuration_hash = "configuration";
+  state.threads = 2;
+  return state;
+}
+
+std::set<std::string> names_in(const fs::path& folder) {
+  std::set<std::string> names;
+  for (const auto& entry : fs::directory_iterator(folder)) names.insert(entry.path().filename().string());
+  return names;
+}
+
+TEST(Checkpoint, GivesBackEveryBit) {
+  const ScratchFolder scratch;
+  for (const char* type : {"adamw", "sgd", "muon"}) {
+    const CheckpointFolder folder(scratch / type, 2);
+    Subject saved(0, type), loaded(1, type);
+    folder.save(state_at(12, 5), saved.parameters, *saved.optimizer);
+    EXPECT_FALSE(saved.equals(loaded));
+    ASSERT_EQ(folder.newest(), 12);
+    const TrainingState state = folder.load(12, loaded.parameters, *loaded.optimizer);
+    EXPECT_TRUE(saved.equals(loaded)) << type;
+    EXPECT_EQ(write_options(state), write_options(state_at(12, 5)));
+  }
+}
+
+TEST(Checkpoint, HoldsOneTensorANameAsOutsidersKnowIt) {
+  const ScratchFolder scratch;
+  Subject subject(0);
+  const CheckpointFolder folder(scratch.path(), 2);
+  folder.save(state_at(3), subject.parameters, *subject.optimizer);
+  EXPECT_EQ(names_in(folder.path_of(3)),
+            (std::set<std::string>{"model.safetensors", "optimizer.safetensors", "state.json"}));
+  const auto file = SafetensorsFile::open(folder.path_of(3) / "model.safetensors");
+  for (const char* name :
+       {"model.embed_tokens.weight", "model.layers.0.self_attn.q_proj.weight",
+        "model.layers.1.self_attn.v_proj.weight", "model.layers.0.mlp.gate_proj.weight", "lm_head.weight"})
+    EXPECT_TRUE(file.contains(name)) << name;
+  EXPECT_FALSE(file.contains("model.layers.0.self_attn.qkv_proj.weight"));
+}
+
+TEST(Checkpoint, NewestFewAndBestStay) {
+  const ScratchFolder scratch;
+  Subject subject(0);
+  const CheckpointFolder folder(scratch.path(), 2);
+  const std::int64_t best_at[] = {0, 1, 2, 2, 2, 2, 6};  // by step
+  for (std::int64_t step = 1; step <= 5; ++step)
+    folder.save(state_at(step, best_at[step]), subject.parameters, *subject.optimizer);
+  EXPECT_EQ(names_in(scratch.path()),
+            (std::set<std::string>{"step-00000002", "step-00000004", "step-00000005", "best.json"}));
+  EXPECT_EQ(Json::parse(read_file(scratch / "best.json")), (Json{{"step", 2}, {"validation_loss", 1.0 / 3}}));
+  folder.save(state_at(6, best_at[6]), subject.parameters, *subject.optimizer);
+  EXPECT_EQ(names_in(scratch.path()), (std::set<std::string>{"step-00000005", "step-00000006", "best.json"}));
+}
+
+TEST(Checkpoint, LeftoversOfAKilledSaveAreNoCheckpointsAndGo) {
+  const ScratchFolder scratch;
+  Subject subject(0);
+  const CheckpointFolder folder(scratch.path(), 2);
+  EXPECT_FALSE(folder.newest().has_value());
+  folder.save(state_at(4), subject.parameters, *subject.optimizer);
+  for (const char* name : {"step-00000009.tmp77", "step-00000004.old77", "step-x", "other"})
+    make_directory(scratch / name);
+  write_text(scratch / "best.json.tmp77", "{");
+  EXPECT_EQ(folder.newest(), 4);
+  folder.save(state_at(5), subject.parameters, *subject.optimizer);
+  EXPECT_EQ(names_in(scratch.path()),
+            (std::set<std::string>{"step-00000004", "step-00000005", "step-x", "other"}));
+}
+
+TEST(Checkpoint, FullDiskLeavesTheEarlierOneWhole) {
+  const ScratchFolder scratch;
+  Subject subject(0), loaded(1);
+  const CheckpointFolder folder(scratch.path(), 1);
+  folder.save(state_at(4), subject.parameters, *subject.optimizer);
+  rlimit before{};
+  ::getrlimit(RLIMIT_FSIZE, &before);
+  const auto handler = std::signal(SIGXFSZ, SIG_IGN);
+  const rlimit limit{2000, before.rlim_max};
+  ::setrlimit(RLIMIT_FSIZE, &limit);
+  const std::string error =
+      error_of([&] { folder.save(state_at(5), subject.parameters, *subject.optimizer); });
+  ::setrlimit(RLIMIT_FSIZE, &before);
+  std::signal(SIGXFSZ, handler);
+  EXPECT_NE(error.find("model.safetensors"), error.npos) << error;
+  EXPECT_NE(error.find("must be writable, got: File too large"), error.npos) << error;
+  EXPECT_EQ(names_in(scratch.path()), (std::set<std::string>{"step-00000004"}));
+  folder.load(4, loaded.parameters, *loaded.optimizer);
+  EXPECT_TRUE(subject.equals(loaded));
+}
+
+TEST(Checkpoint, ReadOnlyFolderIsAnErrorAndTheEarlierOneStays) {
+  const ScratchFolder scratch;
+  Subject subject(0), loaded(1);
+  const CheckpointFolder folder(scratch / "checkpoints", 1);
+  folder.save(state_at(4), subject.parameters, *subject.optimizer);
+  ::chmod((scratch / "checkpoints").c_str(), 0555);
+  ::chmod(scratch.path().c_str(), 0755);
+  const bool root = ::geteuid() == 0;  // to whom nothing is read-only
+  ASSERT_EQ(root ? ::seteuid(65534) : 0, 0);
+  const std::string error =
+      error_of([&] { folder.save(state_at(5), subject.parameters, *subject.optimizer); });
+  ASSERT_EQ(root ? ::seteuid(0) : 0, 0);
+  ::chmod((scratch / "checkpoints").c_str(), 0755);
+  EXPECT_NE(error.find("got: Permission denied"), error.npos) << error;
+  EXPECT_EQ(folder.newest(), 4);
+  folder.load(4, loaded.parameters, *loaded.optimizer);
+  EXPECT_TRUE(subject.equals(loaded));
+}
+
+/// A saved checkpoint whose model file is rewritten by `change`.
+std::string error_after(const std::function<void(NamedTensors&)>& change) {
+  const ScratchFolder scratch;
+  Subject subject(0);
+  NamedTensors tensors = named_tensors(subject.parameters);
+  change(tensors);
+  write_safetensors(scratch / "model.safetensors", tensors);
+  return error_of([&] { load_parameters(scratch / "model.safetensors", subject.parameters); });
+}
+
+void expect_in(const std::string& part, const std::string& text) {
+  EXPECT_NE(text.find(part), text.npos) << text;
+}
+
+TEST(LoadParameters, NamesTheTensorThatIsWrong) {
+  EXPECT_EQ(error_after([](NamedTensors&) {}), "no error");
+  const std::string name = "model.layers.0.self_attn.k_proj.weight";
+  const auto edit = [&](const std::function<void(NamedTensors&, NamedTensors::iterator)>& action) {
+    return error_after([&](NamedTensors& tensors) {
+      action(tensors, std::find_if(tensors.begin(), tensors.end(),
+                                   [&](const auto& item) { return item.first == name; }));
+    });
+  };
+  expect_in("must hold a tensor " + name + ", got none", edit([](auto& all, auto at) { all.erase(at); }));
+  expect_in(name + " must be Float [16, 16], got Float [15, 16]",
+            edit([](auto&, auto at) { at->second = at->second.narrow(0, 0, 15); }));
+  expect_in(name + " must be Float [16, 16], got Float [256]",
+            edit([](auto&, auto at) { at->second = at->second.reshape({256}); }));
+  expect_in(name + " must be Float [16, 16], got Double [16, 16]",
+            edit([](auto&, auto at) { at->second = at->second.to(at::kDouble); }));
+  expect_in("must hold nothing but this model's tensors, got extra",
+            error_after([](NamedTensors& all) { all.emplace_back("extra", at::zeros({1})); }));
+}
+
+TEST(LoadParameters, WrongFilesChangeNothing) {
+  const ScratchFolder scratch;
+  Subject subject(0), same(0);
+  NamedTensors tensors = named_tensors(Subject(1).parameters);
+  tensors.back().second = at::zeros({2});
+  write_safetensors(scratch / "model.safetensors", tensors);
+  EXPECT_ERROR(load_parameters(scratch / "model.safetensors", subject.parameters), "got Float [2]");
+  EXPECT_TRUE(subject.equals(same));
+}
+
+TEST(Checkpoint, DamagedStateIsAnErrorThatNamesTheFile) {
+  const ScratchFolder scratch;
+  Subject subject(0);
+  const CheckpointFolder folder(scratch.path(), 2);
+  folder.save(state_at(4), subject.parameters, *subject.optimizer);
+  const auto error_with = [&](const std::string& text) {
+    write_text(folder.path_of(4) / "state.json", text);
+    return error_of([&] { folder.load(4, subject.parameters, *subject.optimizer); });
+  };
+  expect_in("state.json] must be valid JSON", error_with("{"));
+  expect_in("state.json] must hold numbers", error_with("{\"step\":1e999}"));
+  expect_in("step must be an integer of at least 0, got -1", error_with("{\"step\":-1}"));
+  expect_in("stepp must be a known key", error_with("{\"stepp\":1}"));
+  fs::resize_file(folder.path_of(4) / "model.safetensors", 100);
+  expect_in("model.safetensors", error_with("{\"step\":4}"));
+}
+
+}  // namespace
+}  // namespace lmhead
