@@ -16,7 +16,7 @@ namespace {
 constexpr std::int64_t kVocabSize = 13;
 
 Decoder random_decoder(const DecoderOptions& options) {
-  Decoder decoder(options, kVocabSize, ParameterFactory(0));
+  Decoder decoder = make_decoder(options, kVocabSize, 0);
   randomise(decoder.parameters());
   return decoder;
 }
@@ -107,7 +107,7 @@ TEST(Decoder, NormsStandWhereTheSpecificationSays) {
     DecoderOptions options = tiny_options();
     options.norm_position = position;
     options.initializer_range = 0.3;
-    const Decoder decoder(options, kVocabSize, ParameterFactory(0));  // gains are 1
+    const Decoder decoder = make_decoder(options, kVocabSize, 0);  // gains are 1
     std::vector<at::Tensor> layers;
     EXPECT_TRUE(rows_are_normal(decoder.forward(tokens, &layers))) << position;
     EXPECT_EQ(rows_are_normal(layers[0]), position == "post") << position;
@@ -120,7 +120,7 @@ TEST(Decoder, LearnedPositionsHaveAnEnd) {
   DecoderOptions options = tiny_options();
   options.position = "learned";
   options.max_position_embeddings = 5;
-  const Decoder decoder(options, kVocabSize, ParameterFactory(0));
+  const Decoder decoder = make_decoder(options, kVocabSize, 0);
   decoder.forward(draw_ids({1, 5}, kVocabSize));
   EXPECT_ERROR(decoder.forward(draw_ids({1, 6}, kVocabSize)),
                "[decoder] a sequence must be no longer than model.max_position_embeddings 5, got 6");
@@ -128,7 +128,7 @@ TEST(Decoder, LearnedPositionsHaveAnEnd) {
 }
 
 TEST(Decoder, FusedProjectionsStartAsSeparateOnesWould) {
-  const Decoder decoder(tiny_options(), kVocabSize, ParameterFactory(9));
+  const Decoder decoder = make_decoder(tiny_options(), kVocabSize, 9);
   std::size_t parts = 0;
   for (const ParameterPtr& parameter : decoder.parameters()) parts += parameter->parts.size();
   EXPECT_EQ(parts, 2u * 5);  // q, k, v, gate and up
@@ -147,7 +147,7 @@ TEST(Decoder, InitialValuesAreThePublishedOnes) {
     options.num_hidden_layers = 8;
     options.initializer = initializer;
     options.attention_bias = options.mlp_bias = true;
-    const Decoder decoder(options, 200, ParameterFactory(0));
+    const Decoder decoder = make_decoder(options, 200, 0);
     for (const auto& [name, tensor] : named_tensors(decoder.parameters())) {
       if (tensor.dim() == 1) {
         const double constant = name.ends_with(".bias") ? 0 : 1;
@@ -174,7 +174,7 @@ TEST(Decoder, ParametersAreAsManyAsCounted) {
     std::int64_t want = kVocabSize * d + o.num_hidden_layers * block + (o.norm_position == "post" ? 0 : norm);
     if (o.position == "learned") want += o.max_position_embeddings * d;
     std::int64_t got = 0;
-    const Decoder decoder(o, kVocabSize, ParameterFactory(0));
+    const Decoder decoder = make_decoder(o, kVocabSize, 0);
     for (const ParameterPtr& parameter : decoder.parameters()) got += parameter->value.numel();
     EXPECT_EQ(got, want) << variant.name;
   }

@@ -86,6 +86,10 @@ inline at::Tensor draw_ids(at::IntArrayRef shape, std::int64_t vocab_size, const
   return ids;
 }
 
+inline Decoder make_decoder(const DecoderOptions& options, std::int64_t vocab_size, std::uint64_t seed = 0) {
+  return Decoder(options.specification(vocab_size), fresh_parameters(seed));
+}
+
 inline double largest(const at::Tensor& tensor) { return tensor.abs().max().item<double>(); }
 
 }  // namespace lmhead

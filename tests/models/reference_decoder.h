@@ -45,9 +45,11 @@ class ReferenceDecoder {
       x = x + values_.at("model.embed_positions.weight").narrow(0, 0, ids.size(0));
     for (std::int64_t layer = 0; layer < o_.num_hidden_layers; ++layer) {
       const std::string prefix = "model.layers." + std::to_string(layer) + ".";
-      x = sublayer(prefix + "input_layernorm", x,
+      // OLMo 2, whose norms follow both sublayers, names them by where they stand.
+      const bool output = o_.norm_position == "output";
+      x = sublayer(prefix + (output ? "post_attention_layernorm" : "input_layernorm"), x,
                    [&](const at::Tensor& in) { return attend(prefix + "self_attn.", in); });
-      x = sublayer(prefix + "post_attention_layernorm", x,
+      x = sublayer(prefix + (output ? "post_feedforward_layernorm" : "post_attention_layernorm"), x,
                    [&](const at::Tensor& in) { return transform(prefix + "mlp.", in); });
       by_layer[std::size_t(layer)].push_back(x);
     }
