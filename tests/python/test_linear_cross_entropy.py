@@ -1,0 +1,158 @@
+"""lmhead.ops against plain PyTorch: values, gradients, torch.compile, opcheck, autocast, a Hugging Face model."""
+
+import itertools
+import pathlib
+import sys
+
+import pytest
+
+REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(REPOSITORY / "python"))
+torch = pytest.importorskip("torch")
+try:
+    from lmhead import ops
+except ImportError as error:  # the library is not built
+    pytest.skip(str(error), allow_module_level=True)
+
+F = torch.nn.functional
+
+
+def gradients(function, *leaves):
+    leaves = [leaf.detach().clone().requires_grad_() for leaf in leaves]
+    loss = function(*leaves)
+    upstream = torch.linspace(0.5, 2, loss.numel(), dtype=loss.dtype).reshape(loss.shape)
+    (loss * upstream).sum().backward()
+    return [loss.detach(), *(leaf.grad for leaf in leaves)]
+
+
+def problem(size=37, vocab_size=301, width=12, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(7)
+    hidden = torch.randn(size, width, generator=generator, dtype=torch.float64)
+    weight = torch.randn(vocab_size, width, generator=generator, dtype=torch.float64)
+    bias = torch.randn(vocab_size, generator=generator, dtype=torch.float64)
+    target = torch.randint(0, vocab_size, (size,), generator=generator)
+    target[::5] = -100
+    return hidden.to(dtype), weight.to(dtype), bias.to(dtype), target
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("mode", ["auto", "fast", "small"])
+def test_agrees_with_cross_entropy_where_both_have_the_option(reduction, mode):
+    hidden, weight, bias, target = problem()
+    class_weight = torch.linspace(0.5, 1.5, weight.shape[0], dtype=torch.float64)
+    for label_smoothing, classes in itertools.product([0.0, 0.1], [None, class_weight]):
+        options = dict(weight=classes, reduction=reduction, label_smoothing=label_smoothing)
+        ours = gradients(
+            lambda h, w, b: ops.linear_cross_entropy(h, w, target, linear_bias=b, mode=mode, **options), hidden, weight, bias
+        )
+        plain = gradients(lambda h, w, b: F.cross_entropy(F.linear(h, w, b), target, **options), hidden, weight, bias)
+        for mine, theirs in zip(ours, plain):
+            torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-12)
+
+
+def test_takes_batches_of_any_shape_and_returns_losses_of_the_targets_shape():
+    hidden, weight, _, target = problem(size=24)
+    shaped = ops.linear_cross_entropy(hidden.view(2, 12, -1), weight, target.view(2, 12), reduction="none")
+    flat = ops.linear_cross_entropy(hidden, weight, target, reduction="none")
+    assert shaped.shape == (2, 12)
+    assert torch.equal(shaped.flatten(), flat)
+
+
+def test_filter_reports_what_it_skips():
+    hidden, weight, _, target = problem(vocab_size=5000)
+    nothing = ops.filtered_linear_cross_entropy(hidden, weight, target, 0.0)
+    exact = ops.linear_cross_entropy(hidden, weight, target)
+    torch.testing.assert_close(nothing[0], exact)
+    leaf = hidden.clone().requires_grad_()
+    loss, report = ops.filtered_linear_cross_entropy(leaf, weight, target, 1.0)
+    loss.backward()
+    assert report[1] == report[0] > 0 and report[2] > 0  # no |p - y| exceeds one, so everything is skipped
+    assert leaf.grad.abs().sum() == 0
+
+
+def test_module_holds_parameters_and_learns():
+    torch.manual_seed(0)
+    head = ops.LinearCrossEntropyLoss(8, 20, bias=True, label_smoothing=0.05)
+    features, target = torch.randn(64, 8), torch.randint(0, 20, (64,))
+    optimizer = torch.optim.SGD(head.parameters(), lr=1.0)
+    losses = []
+    for _ in range(20):
+        optimizer.zero_grad()
+        loss = head(features, target)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert set(dict(head.named_parameters())) == {"weight", "bias"}
+    assert losses[-1] < 0.8 * losses[0]
+
+
+@pytest.mark.parametrize("options", [{}, {"mode": "small"}, {"reduction": "none"}, {"z_loss": 0.01, "logit_softcap": 5.0}])
+def test_passes_opcheck(options):
+    hidden, weight, bias, target = problem(dtype=torch.float32)
+    arguments = (hidden.requires_grad_(), weight.requires_grad_(), target)
+    torch.library.opcheck(torch.ops.lmhead.linear_cross_entropy.default, arguments, {"bias": bias.requires_grad_(), **options})
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_gives_the_same_under_torch_compile(reduction):
+    hidden, weight, _, target = problem(dtype=torch.float32)
+
+    def loss(h, w):
+        return ops.linear_cross_entropy(torch.tanh(h), w, target, reduction=reduction)
+
+    torch._dynamo.reset()
+    compiled = gradients(torch.compile(loss, backend="aot_eager", fullgraph=True), hidden, weight)
+    for mine, theirs in zip(compiled, gradients(loss, hidden, weight)):
+        torch.testing.assert_close(mine, theirs)
+
+
+def test_autocast_takes_float32_parameters():
+    hidden, weight, _, target = problem(dtype=torch.float32)
+    leaf = weight.clone().requires_grad_()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = ops.linear_cross_entropy(hidden, leaf, target)
+    loss.backward()
+    assert loss.dtype == torch.float32 and leaf.grad.dtype == torch.float32
+    torch.testing.assert_close(loss, ops.linear_cross_entropy(hidden, weight, target), rtol=2e-2, atol=0)
+
+
+def test_meta_tensors_give_shapes():
+    hidden, weight, _, target = (tensor.to("meta") for tensor in problem())
+    assert ops.linear_cross_entropy(hidden, weight, target).shape == ()
+    assert ops.linear_cross_entropy(hidden, weight, target, reduction="none").shape == (37,)
+
+
+def test_errors_name_the_operation():
+    hidden, weight, _, target = problem()
+    with pytest.raises(RuntimeError, match=r"\[linear_cross_entropy\] reduction must be"):
+        ops.linear_cross_entropy(hidden, weight, target, reduction="average")
+    with pytest.raises(RuntimeError, match=r"\[linear_cross_entropy\] weight must be \[V, 12\]"):
+        ops.linear_cross_entropy(hidden, weight[:, :5], target)
+    with pytest.raises(RuntimeError, match=r"\[linear_cross_entropy\] targets must be below 301"):
+        ops.linear_cross_entropy(hidden, weight, target + 301)
+    leaf = hidden.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(ops.linear_cross_entropy(leaf, weight, target), leaf, create_graph=True)
+    with pytest.raises(RuntimeError, match=r"\[linear_cross_entropy\] can be differentiated once"):
+        gradient.square().sum().backward()
+
+
+def test_replaces_the_loss_of_a_hugging_face_model():
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        vocab_size=300, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=64,
+    )
+    model = transformers.LlamaForCausalLM(config)
+    ids = torch.randint(0, 300, (2, 17))
+    plain = model(input_ids=ids, labels=ids).loss
+    plain.backward()
+    expected = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+    model.zero_grad()
+
+    features = model.model(input_ids=ids).last_hidden_state[:, :-1]
+    loss = ops.linear_cross_entropy(features, model.lm_head.weight, ids[:, 1:])
+    loss.backward()
+    torch.testing.assert_close(loss, plain)
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter.grad, expected[name], rtol=1e-4, atol=1e-6, msg=name)
