@@ -34,6 +34,16 @@ Json head_singular_values(const LmHead& head) {
   return std::vector<double>(values.const_data_ptr<double>(), values.const_data_ptr<double>() + values.numel());
 }
 
+/// Leaves word of what ended a run, where there is still room for it: the log cannot show a step that never was.
+void record_failure(Trainer& trainer, const char* what) {
+  Json summary = trainer.summary("failed");
+  summary["error"] = what;
+  try {
+    trainer.folder().write_summary(summary);
+  } catch (const Error&) {  // the disk is full, perhaps; the error that matters is on its way to the caller
+  }
+}
+
 }  // namespace
 
 void ObserveOptions::visit_fields(FieldVisitor& visitor) {
@@ -59,8 +69,14 @@ bool run_training(const Json& json, const std::filesystem::path& folder, const R
   Trainer trainer(configuration.train, write_options(configuration), folder);
   add_observers(trainer, configuration.observe);
   control.on_start(trainer.resumed_step());
-  const bool finished = trainer.run(control.trainer);
-  Json summary = trainer.summary(finished);
+  bool finished = false;
+  try {
+    finished = trainer.run(control.trainer);
+  } catch (const Error& error) {
+    record_failure(trainer, error.what());
+    throw;
+  }
+  Json summary = trainer.summary(finished ? "finished" : "stopped");
   const Json values = head_singular_values(*trainer.model().head);
   if (!values.is_null()) summary["head_singular_values"] = values;
   trainer.folder().write_summary(summary);

@@ -218,13 +218,13 @@ Validation Trainer::validate() const {
 
 void Trainer::save() { checkpoints_.save(state_, parameters_, *optimizer_); }
 
-Json Trainer::summary(bool finished) const {
+Json Trainer::summary(const std::string& state) const {
   std::vector<double> speeds = speeds_;
   std::sort(speeds.begin(), speeds.end());
   rusage usage{};
   ::getrusage(RUSAGE_SELF, &usage);
   const double head = count(model_.head->parameters());
-  return {{"state", finished ? "finished" : "stopped"},
+  return {{"state", state},
           {"steps", state_.step},
           {"tokens", state_.tokens},
           {"wall_seconds", state_.wall_seconds},

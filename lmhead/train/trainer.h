@@ -53,8 +53,8 @@ class Trainer {
   const BatchSource& batches() const { return *batches_; }
   /// The step that `run` starts after: 0, or the newest checkpoint's.
   std::int64_t resumed_step() const { return state_.step; }
-  /// What summary.json says, beside what the caller adds.
-  Json summary(bool finished) const;
+  /// What summary.json says of a run in `state`, beside what the caller adds.
+  Json summary(const std::string& state) const;
   RunFolder& folder() { return folder_; }
 
  private:

@@ -65,8 +65,8 @@ class Run:
         if self.finished:
             return "finished"
         if not self.last_step:
-            return "no step logged"
-        word = "stopped" if self.summary.get("state") == "stopped" else "unfinished"
+            return "failed before the first step" if self.summary.get("state") == "failed" else "no step logged"
+        word = {"stopped": "stopped", "failed": "failed"}.get(str(self.summary.get("state")), "unfinished")
         return f"{word}, step {self.last_step:,}{of_planned}"
 
     def last(self, metric: str) -> tuple[int, float] | None:

@@ -171,7 +171,8 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(folder):
     assert last.startswith("[train] ") and "must be finite" in last
     assert "at step 2; the checkpoint of step 1 is kept" in last
     assert (folder / "run" / "checkpoints" / "step-00000001" / "model.safetensors").exists()
-    assert not (folder / "run" / "summary.json").exists()
+    summary = json.loads((folder / "run" / "summary.json").read_text())
+    assert summary["state"] == "failed" and "must be finite" in summary["error"]
 
 
 def test_another_configuration_in_the_folder_is_refused_by_key(folder):

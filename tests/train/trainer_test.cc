@@ -92,7 +92,7 @@ TEST_F(Resume, KnowsTheBestOfTheFirstPart) {
   EXPECT_THROW(make_trainer(json, scratch_ / "killed").run(kill_after(33)), Killed);
   Trainer rest = make_trainer(json, scratch_ / "killed");
   rest.run();
-  const Json summary = rest.summary(true);
+  const Json summary = rest.summary("finished");
   EXPECT_EQ(read_file(scratch_ / "whole" / "checkpoints" / "best.json"),
             read_file(scratch_ / "killed" / "checkpoints" / "best.json"));
   EXPECT_EQ(summary["final"]["step"], 40);
@@ -199,7 +199,7 @@ TEST_F(TrainerRuns, ValidationFollowsFromTheLoss) {
 }
 
 TEST_F(TrainerRuns, SummaryCountsParametersOfBodyAndHead) {
-  const Json summary = make_trainer(configuration(), scratch_ / "run").summary(false);
+  const Json summary = make_trainer(configuration(), scratch_ / "run").summary("stopped");
   EXPECT_EQ(summary["parameters_head"], 64 * 16);
   EXPECT_EQ(summary["parameters_body"], 64 * 16 + 4 * 16 * 16 + 3 * 16 * 24 + 3 * 16);
   EXPECT_EQ(summary["parameters"],
