@@ -16,3 +16,15 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|amd64|AMD64)$")
   lmhead_add_vector_level(avx512 -mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma -mprefer-vector-width=512)
   target_compile_definitions(lmhead PRIVATE LMHEAD_VECTOR_X86)
 endif()
+
+# at::parallel_for is a template whose threads are an OpenMP region of the including file: without -fopenmp it silently
+# runs on one thread. The runtime must be the very one that libtorch uses, or each would keep threads of its own.
+target_compile_options(lmhead PRIVATE -fopenmp)
+file(GLOB LMHEAD_OPENMP_RUNTIME "${LIBTORCH_LIBRARY_DIR}/libgomp*.so*" "${LIBTORCH_LIBRARY_DIR}/libomp*.so*"
+     "${LIBTORCH_LIBRARY_DIR}/libiomp5*.so*")
+if(NOT LMHEAD_OPENMP_RUNTIME)
+  find_package(OpenMP REQUIRED)
+  set(LMHEAD_OPENMP_RUNTIME ${OpenMP_CXX_LIBRARIES})
+endif()
+list(GET LMHEAD_OPENMP_RUNTIME 0 LMHEAD_OPENMP_RUNTIME)
+target_link_libraries(lmhead PRIVATE "${LMHEAD_OPENMP_RUNTIME}")

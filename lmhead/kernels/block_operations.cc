@@ -1,7 +1,6 @@
 // RMSNorm, SwiGLU and rotary embedding as differentiable CPU kernels over the row operations.
 #include "lmhead/kernels/block_operations.h"
 
-#include <ATen/Parallel.h>
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
@@ -13,6 +12,7 @@
 
 #include "lmhead/base/error.h"
 #include "lmhead/kernels/gradient_of_gradient.h"
+#include "lmhead/kernels/threads.h"
 #include "lmhead/kernels/tile_sizes.h"
 #include "lmhead/kernels/vector/row_kernels.h"
 

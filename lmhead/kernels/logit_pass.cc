@@ -1,6 +1,5 @@
 #include "lmhead/kernels/logit_pass.h"
 
-#include <ATen/Parallel.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/ops/addmm.h>
@@ -13,6 +12,7 @@
 #include <limits>
 #include <type_traits>
 
+#include "lmhead/kernels/threads.h"
 #include "lmhead/kernels/tile_sizes.h"
 #include "lmhead/kernels/vector/row_kernels.h"
 
