@@ -7,7 +7,7 @@ PYTHON ?= python3
 LMHEAD := .venv/bin/lmhead
 export PYTHON
 
-.PHONY: setup demo test test-slow bench fuzz clean
+.PHONY: setup demo test test-slow bench bench-head fuzz clean
 
 setup:
 	@scripts/setup
@@ -27,6 +27,9 @@ test-slow: test
 
 bench: setup
 	@.venv/bin/python bench/training_step.py
+
+bench-head: setup
+	@.venv/bin/python bench/linear_cross_entropy.py
 
 fuzz:
 	@scripts/fuzz.sh
