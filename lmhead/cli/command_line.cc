@@ -15,7 +15,7 @@ constexpr const char* kAbout =
 }  // namespace
 
 const std::vector<std::string>& native_verbs() {
-  static const std::vector<std::string> verbs = {"train", "study", "heads"};
+  static const std::vector<std::string> verbs = {"train", "study", "heads", "measure", "inspect"};
   return verbs;
 }
 
@@ -43,6 +43,36 @@ Request parse_command_line(int argument_count, char** arguments) {
   CLI::App* heads_app = app.add_subcommand("heads", "list the heads, their formulae and their keys");
   heads_app->add_flag("--json", heads.json, "as JSON");
 
+  MeasureRequest measure;
+  CLI::App* measure_app = app.add_subcommand("measure", "measure what a model's head does to the gradient, on text");
+  measure_app
+      ->add_option("MODEL", measure.models,
+                   "folder in the Hugging Face layout, run or checkpoint, .safetensors file of features, hub name; several "
+                   "give one table")
+      ->required();
+  measure_app->add_option("--text", measure.texts, "text files, each a document; a line of a .jsonl file is one too");
+  measure_app->add_option("--tokens", measure.tokens, "file of token ids instead")->excludes("--text");
+  measure_app->add_option("--max-tokens", measure.max_tokens, "tokens to score (default: all)")->check(CLI::PositiveNumber);
+  measure_app
+      ->add_option("--sequence-length", measure.sequence_length, "tokens of a window (default: the model's, at most 1024)")
+      ->check(CLI::PositiveNumber);
+  measure_app->add_flag("--by-document", measure.by_document, "no window crosses a document (always so for --text)");
+  measure_app->add_flag("--all-checkpoints", measure.all_checkpoints, "every checkpoint of a run, not the newest alone");
+  measure_app->add_flag("--best-checkpoint", measure.best_checkpoint, "the checkpoint of lowest validation loss")
+      ->excludes("--all-checkpoints");
+  measure_app->add_option("--only", measure.only, "diagnostics to run (default: all), such as gradient_retention");
+  measure_app->add_option("--sample", measure.sample_tokens, "tokens for spectrum and steps (default: 4096)")
+      ->check(CLI::Range(2, 32768));
+  measure_app->add_flag("--float64", measure.float64, "the head's arithmetic in float64: slower, more digits");
+  measure_app->add_flag("--center-weight", measure.center_weight, "measure the head less its mean row");
+  measure_app->add_option("--json", measure.json, "file for every figure");
+  measure_app->add_option("--html", measure.html, "file for a page with tables and plots");
+
+  InspectRequest inspect;
+  CLI::App* inspect_app = app.add_subcommand("inspect", "list a model's configuration and tensors");
+  inspect_app->add_option("MODEL", inspect.model, "what measure takes, or any .safetensors file")->required();
+  inspect_app->add_flag("--json", inspect.json, "as JSON");
+
   try {
     app.parse(argument_count, arguments);
     if (train_app->parsed() && !train.keys && train.configuration.empty())
@@ -56,6 +86,8 @@ Request parse_command_line(int argument_count, char** arguments) {
   }
   if (train_app->parsed()) return train;
   if (study_app->parsed()) return study;
+  if (measure_app->parsed()) return measure;
+  if (inspect_app->parsed()) return inspect;
   return heads;
 }
 

@@ -1,6 +1,7 @@
 // What can be asked for on the command line. The front and the runner share this; it knows nothing of libtorch.
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <variant>
 #include <vector>
@@ -25,7 +26,24 @@ struct HeadsRequest {
   bool json = false;
 };
 
-using Request = std::variant<TrainRequest, StudyRequest, HeadsRequest>;
+struct MeasureRequest {
+  std::vector<std::string> models;  // folders, runs, .safetensors files, names on the hub
+  std::vector<std::string> texts;
+  std::string tokens;  // a file of ids; this or texts, or neither where every model is a file of features
+  std::int64_t max_tokens = 0;       // 0: all
+  std::int64_t sequence_length = 0;  // 0: the model's own, at most 1024
+  std::int64_t sample_tokens = 0;    // 0: the default of the diagnostics that keep a sample
+  bool by_document = false, all_checkpoints = false, best_checkpoint = false, float64 = false, center_weight = false;
+  std::vector<std::string> only;  // diagnostics; empty: all
+  std::string json, html;         // files to write
+};
+
+struct InspectRequest {
+  std::string model;
+  bool json = false;
+};
+
+using Request = std::variant<TrainRequest, StudyRequest, HeadsRequest, MeasureRequest, InspectRequest>;
 
 /// Parses a native verb's arguments. Prints help or a one-line error and ends the process where there is nothing to run.
 Request parse_command_line(int argument_count, char** arguments);

@@ -8,5 +8,7 @@ namespace lmhead {
 int run_train(const TrainRequest& request);
 int run_study(const StudyRequest& request);
 int run_heads(const HeadsRequest& request);
+int run_measure(const MeasureRequest& request);
+int run_inspect(const InspectRequest& request);
 
 }  // namespace lmhead

@@ -3,6 +3,7 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <csignal>
 #include <cstdio>
 
@@ -46,25 +47,19 @@ std::string format_duration(double seconds) {
   return text;
 }
 
-Progress::Progress(std::string prefix, std::int64_t first_step, std::int64_t steps)
-    : prefix_(std::move(prefix)), first_step_(first_step), steps_(steps), live_(::isatty(STDERR_FILENO) == 1),
-      start_(std::chrono::steady_clock::now()), last_shown_(start_ - std::chrono::hours(1)) {}
+LiveLine::LiveLine()
+    : live_(::isatty(STDERR_FILENO) == 1),
+      start_(std::chrono::steady_clock::now()),
+      last_shown_(start_ - (live_ ? std::chrono::hours(1) : std::chrono::hours(0))) {}
 
-void Progress::show(const StepRecord& record) {
-  const auto now = std::chrono::steady_clock::now();
-  const bool last = record.step == steps_;
-  if (record.validation) validation_ = "  valid " + format("%.4f", record.validation->loss);
-  // On a terminal ten times a second is enough for the eye; elsewhere a line every ten seconds keeps a log short.
+bool LiveLine::is_due() const {
+  // On a terminal ten times a second is enough for the eye.
   const auto pause = live_ ? std::chrono::milliseconds(100) : std::chrono::seconds(10);
-  if (!last && !record.validation && now - last_shown_ < pause) return;
-  last_shown_ = now;
-  const double done = double(record.step - first_step_);
-  const double left = std::chrono::duration<double>(now - start_).count() / done * double(steps_ - record.step);
-  // Most important first: a narrow terminal cuts the end.
-  std::string line = prefix_ + "step " + std::to_string(record.step) + "/" + std::to_string(steps_) + "  loss " +
-                     format("%.4f", record.loss) + validation_ + "  left " + format_duration(left) + "  " +
-                     format("%.0f", record.tokens_per_second) + " tokens/s  lr " +
-                     format("%.2e", record.learning_rate);
+  return std::chrono::steady_clock::now() - last_shown_ >= pause;
+}
+
+void LiveLine::write(std::string line) {
+  last_shown_ = std::chrono::steady_clock::now();
   if (!live_) {
     std::fprintf(stderr, "%s\n", line.c_str());
     return;
@@ -75,9 +70,34 @@ void Progress::show(const StepRecord& record) {
   line_open_ = true;
 }
 
-void Progress::finish() {
+void LiveLine::finish() {
   if (line_open_) std::fprintf(stderr, "\n");
   line_open_ = false;
+}
+
+double LiveLine::seconds() const {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
+}
+
+void TokenProgress::show(std::int64_t done, std::int64_t of) {
+  if (!line_.is_due() || done <= 0) return;
+  const double speed = double(done) / std::max(line_.seconds(), 1e-9);
+  line_.write(prefix_ + std::to_string(done) + "/" + std::to_string(of) + " tokens  left " +
+              format_duration(double(std::max<std::int64_t>(of - done, 0)) / speed) + "  " + format("%.0f", speed) + " tokens/s");
+}
+
+Progress::Progress(std::string prefix, std::int64_t first_step, std::int64_t steps)
+    : prefix_(std::move(prefix)), first_step_(first_step), steps_(steps) {}
+
+void Progress::show(const StepRecord& record) {
+  const bool last = record.step == steps_, first = record.step == first_step_ + 1;
+  if (record.validation) validation_ = "  valid " + format("%.4f", record.validation->loss);
+  if (!last && !first && !record.validation && !line_.is_due()) return;
+  const double left = line_.seconds() / double(record.step - first_step_) * double(steps_ - record.step);
+  // Most important first: a narrow terminal cuts the end.
+  line_.write(prefix_ + "step " + std::to_string(record.step) + "/" + std::to_string(steps_) + "  loss " +
+              format("%.4f", record.loss) + validation_ + "  left " + format_duration(left) + "  " +
+              format("%.0f", record.tokens_per_second) + " tokens/s  lr " + format("%.2e", record.learning_rate));
 }
 
 }  // namespace lmhead

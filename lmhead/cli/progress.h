@@ -9,21 +9,49 @@
 
 namespace lmhead {
 
+/// One line that is written over on a terminal; elsewhere a line every ten seconds keeps a log short.
+class LiveLine {
+ public:
+  LiveLine();
+  ~LiveLine() { finish(); }
+  LiveLine(const LiveLine&) = delete;
+  LiveLine& operator=(const LiveLine&) = delete;
+  /// Whether it is time for another line.
+  bool is_due() const;
+  void write(std::string line);
+  /// Ends the live line, so that what is printed next stands on its own.
+  void finish();
+  double seconds() const;  // since it was made
+
+ private:
+  bool live_, line_open_ = false;
+  std::chrono::steady_clock::time_point start_, last_shown_;
+};
+
+/// Tokens done, speed and time left of a measurement.
+class TokenProgress {
+ public:
+  explicit TokenProgress(std::string prefix) : prefix_(std::move(prefix)) {}
+  void show(std::int64_t done, std::int64_t of);
+
+ private:
+  std::string prefix_;
+  LiveLine line_;
+};
+
 class Progress {
  public:
   /// `prefix` opens every line, such as the run's name in a study.
   Progress(std::string prefix, std::int64_t first_step, std::int64_t steps);
   void show(const StepRecord& record);
   /// Ends the live line, so that what is printed next stands on its own.
-  void finish();
+  void finish() { line_.finish(); }
 
  private:
   std::string prefix_;
   std::int64_t first_step_, steps_;
-  bool live_;
-  bool line_open_ = false;
   std::string validation_;
-  std::chrono::steady_clock::time_point start_, last_shown_;
+  LiveLine line_;
 };
 
 /// 75 -> "1:15", 3700 -> "1:01:40".

@@ -11,6 +11,8 @@ namespace {
 int dispatch(const lmhead::TrainRequest& request) { return lmhead::run_train(request); }
 int dispatch(const lmhead::StudyRequest& request) { return lmhead::run_study(request); }
 int dispatch(const lmhead::HeadsRequest& request) { return lmhead::run_heads(request); }
+int dispatch(const lmhead::MeasureRequest& request) { return lmhead::run_measure(request); }
+int dispatch(const lmhead::InspectRequest& request) { return lmhead::run_inspect(request); }
 
 }  // namespace
 

@@ -1,4 +1,4 @@
-"""Runs a Python verb: python -m lmhead prepare | report | tensorboard."""
+"""Runs a Python verb: python -m lmhead prepare | report | tensorboard; lmhead measure calls the others."""
 
 from __future__ import annotations
 
@@ -9,17 +9,20 @@ VERBS = {
     "prepare": "make a dataset of token ids from text",
     "report": "write the report of a run or study as one HTML file",
     "tensorboard": "convert the logs of a run or study for TensorBoard",
+    "fetch": "fetch a model of the hub, and print its folder",
+    "tokenize": "turn text into token ids for lmhead measure",
 }
+MODULES = {"fetch": "hub"}  # where the name is not the verb's
 
 
 def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     if argv and argv[0] in VERBS:
-        return importlib.import_module(f"lmhead.{argv[0]}").main(argv[1:])
+        return importlib.import_module(f"lmhead.{MODULES.get(argv[0], argv[0])}").main(argv[1:])
     if argv and argv[0] in ("-h", "--help"):
         print("usage: python -m lmhead VERB ...\n")
         for verb, meaning in VERBS.items():
-            print(f"  {verb:<12} {meaning}")
+            print(f"  {verb:<19} {meaning}")
         print("\nEach verb has its own --help; the other verbs are those of the native command lmhead.")
         return 0
     got = repr(argv[0]) if argv else "none"

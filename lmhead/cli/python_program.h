@@ -1,0 +1,33 @@
+// Runs the small programs that the Python side provides: lmhead-tokenize, lmhead-fetch, lmhead-measurement-report.
+#pragma once
+
+#include <filesystem>
+#include <string>
+#include <vector>
+
+namespace lmhead {
+
+/// Runs `program`, found beside this executable or on the path, without a shell, and returns what it wrote to its
+/// standard output, less the last line end; its standard error goes to ours. Throws where it is not found, and where it
+/// fails, having said why itself.
+std::string run_python_program(const std::string& program, const std::vector<std::string>& arguments);
+
+/// Thrown when a program failed that has printed its own reason; carries its exit code.
+struct ProgramFailed {
+  int exit_code;
+};
+
+/// A folder for what passes between programs; removed with everything in it.
+class ScratchFolder {
+ public:
+  ScratchFolder();
+  ~ScratchFolder();
+  ScratchFolder(const ScratchFolder&) = delete;
+  ScratchFolder& operator=(const ScratchFolder&) = delete;
+  const std::filesystem::path& path() const { return path_; }
+
+ private:
+  std::filesystem::path path_;
+};
+
+}  // namespace lmhead

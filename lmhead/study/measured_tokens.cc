@@ -1,0 +1,194 @@
+#include "lmhead/study/measured_tokens.h"
+
+#include <ATen/ops/full.h>
+#include <ATen/ops/zeros.h>
+
+#include <algorithm>
+#include <cstring>
+#include <limits>
+#include <nlohmann/json.hpp>
+#include <numeric>
+
+#include "lmhead/base/error.h"
+#include "lmhead/base/files.h"
+#include "lmhead/base/options.h"
+
+namespace lmhead {
+namespace {
+
+namespace fs = std::filesystem;
+constexpr const char* kWho = "measure";
+constexpr std::int64_t kScanTokens = 1 << 14;
+
+const Json& member(const Json& json, const char* key, const fs::path& file, bool (*fits)(const Json&), const char* must) {
+  const auto found = json.is_object() ? json.find(key) : json.end();
+  require(json.is_object() && found != json.end() && fits(*found), kWho, file.string(), ": ", key, " must be ", must,
+          ", got ", json.is_object() && found != json.end() ? found->dump().substr(0, 80) : "none");
+  return *found;
+}
+
+bool is_count(const Json& value) { return value.is_number_unsigned() && value.get<std::uint64_t>() <= (1ull << 60); }
+bool is_count_or_null(const Json& value) { return value.is_null() || is_count(value); }
+bool is_text(const Json& value) { return value.is_string(); }
+bool is_array(const Json& value) { return value.is_array(); }
+
+bool opens_like_llm_c(const fs::path& file) {
+  const auto mapped = MappedFile::open(file);
+  std::int32_t header[2];
+  if (mapped->size() < 1024) return false;
+  std::memcpy(header, mapped->data(), sizeof header);
+  return (header[0] == 20240520 && header[1] == 1) || (header[0] == 20240801 && header[1] == 7);
+}
+
+/// The split of the sidecar whose file this is, or null.
+const Json* split_of(const Json& sidecar, const std::string& name) {
+  const auto splits = sidecar.is_object() ? sidecar.find("splits") : sidecar.end();
+  if (!sidecar.is_object() || splits == sidecar.end() || !splits->is_object()) return nullptr;
+  for (const auto& split : *splits)
+    if (split.is_object() && split.value("file", Json()) == name) return &split;
+  return nullptr;
+}
+
+}  // namespace
+
+MeasuredTokens open_measured_tokens(const fs::path& file, std::int64_t vocab_size,
+                                    std::optional<std::int64_t> end_of_document) {
+  if (opens_like_llm_c(file)) return {.ids = TokenShard::open_llm_c(file, vocab_size), .end_of_document = end_of_document};
+  const fs::path sidecar_file = file.parent_path() / "dataset.json";
+  const Json sidecar = fs::is_regular_file(sidecar_file) ? parse_json(read_file(sidecar_file), sidecar_file.string()) : Json();
+  const Json* split = split_of(sidecar, file.filename().string());
+  if (!split) {
+    const TokenType type = vocab_size > 65536 ? TokenType::kUint32 : TokenType::kUint16;
+    return {.ids = TokenShard::open_headerless(file, type, vocab_size), .end_of_document = end_of_document};
+  }
+  const std::string type = member(sidecar, "token_type", sidecar_file, is_text, "a text").get<std::string>();
+  require(type == "uint16" || type == "uint32", kWho, sidecar_file.string(),
+          ": token_type must be \"uint16\" or \"uint32\", got \"", type, '"');
+  const auto ids = member(sidecar, "vocab_size", sidecar_file, is_count, "a count").get<std::int64_t>();
+  require(ids <= vocab_size, kWho, "the dataset's vocabulary must fit the head's ", vocab_size, " tokens, got ", ids, " in ",
+          sidecar_file.string());
+  MeasuredTokens tokens{.ids = TokenShard::open_headerless(
+                            file, type == "uint16" ? TokenType::kUint16 : TokenType::kUint32, vocab_size)};
+  const auto bytes = member(*split, "bytes", sidecar_file, is_count, "a count").get<double>();
+  if (bytes > 0) tokens.bytes_per_token = bytes / double(tokens.ids.size());
+  const Json& end = member(sidecar, "end_of_document", sidecar_file, is_count_or_null, "an id or null");
+  if (!end.is_null()) tokens.end_of_document = end.get<std::int64_t>();
+  return tokens;
+}
+
+MeasuredTokens open_tokenized_text(const fs::path& folder, std::int64_t vocab_size) {
+  const fs::path file = folder / "tokens.json";
+  const Json json = parse_json(read_file(file), file.string());
+  const auto ids = member(json, "vocab_size", file, is_count, "a count").get<std::int64_t>();
+  require(ids <= vocab_size, kWho, "the tokenizer's vocabulary must fit the head's ", vocab_size, " tokens, got ", ids, " in ",
+          member(json, "tokenizer", file, is_text, "a text").get<std::string>());
+  MeasuredTokens tokens{
+      .ids = TokenShard::open_headerless(folder / "tokens.bin", TokenType::kUint32, vocab_size),
+      .lengths = TokenShard::open_headerless(folder / "lengths.bin", TokenType::kUint32,
+                                             std::numeric_limits<std::int64_t>::max())};
+  for (const Json& count : member(json, "document_tokens", file, is_array, "a list")) {
+    require(is_count(count), kWho, file.string(), ": document_tokens must be counts, got ", count.dump());
+    tokens.document_tokens.push_back(count.get<std::int64_t>());
+  }
+  const std::int64_t sum = std::accumulate(tokens.document_tokens.begin(), tokens.document_tokens.end(), std::int64_t(0));
+  require(sum == tokens.ids.size() && tokens.lengths->size() == sum, kWho, file.string(),
+          ": document_tokens must sum to the tokens of both files, got ", sum, ", ", tokens.ids.size(), " and ",
+          tokens.lengths->size());
+  return tokens;
+}
+
+WindowReader::WindowReader(const MeasuredTokens& tokens, const WindowOptions& options)
+    : tokens_(tokens),
+      options_(options),
+      segments_are_documents_(!tokens.document_tokens.empty() || options.by_document) {
+  require(options.sequence_length >= 1, kWho, "sequence_length must be at least 1, got ", options.sequence_length);
+  require(!options.by_document || !tokens.document_tokens.empty() || tokens.end_of_document, kWho,
+          "the id that ends a document must be known for --by-document, got none with ", tokens.ids.path().string());
+  most_targets_ = tokens.ids.size() - 1;
+  if (!tokens.document_tokens.empty()) most_targets_ -= std::int64_t(tokens.document_tokens.size()) - 1;
+  if (options.max_tokens > 0) most_targets_ = std::min(most_targets_, options.max_tokens);
+  left_ = options.max_tokens > 0 ? options.max_tokens : std::numeric_limits<std::int64_t>::max();
+}
+
+WindowReader::~WindowReader() = default;
+
+bool WindowReader::next_segment() {
+  position_ = segment_end_;
+  if (position_ >= tokens_.ids.size()) return false;
+  ++segment_;
+  if (!tokens_.document_tokens.empty()) {
+    segment_end_ = position_ + tokens_.document_tokens[std::size_t(segment_)];
+    return true;
+  }
+  segment_end_ = tokens_.ids.size();
+  if (!options_.by_document) return true;
+  std::vector<std::int64_t> ids(kScanTokens);
+  for (std::int64_t at = position_; at < tokens_.ids.size(); at += kScanTokens) {
+    const std::int64_t count = std::min(kScanTokens, tokens_.ids.size() - at);
+    tokens_.ids.copy(at, count, ids.data());
+    const auto found = std::find(ids.begin(), ids.begin() + count, *tokens_.end_of_document);
+    if (found == ids.begin() + count) continue;
+    segment_end_ = at + (found - ids.begin()) + 1;
+    return true;
+  }
+  return true;
+}
+
+std::optional<WindowReader::Window> WindowReader::next_window() {
+  if (left_ <= 0) return std::nullopt;
+  while (segment_end_ - position_ < 2)  // a window needs an input and its target
+    if (!next_segment()) return std::nullopt;
+  const std::int64_t length = std::min({options_.sequence_length, segment_end_ - 1 - position_, left_});
+  const Window window{position_, length, segment_};
+  position_ += length;
+  left_ -= length;
+  return window;
+}
+
+void WindowReader::add(const Window& window, std::int64_t row, WindowBatch& batch, double& bytes) {
+  const std::int64_t width = batch.tokens.size(1);
+  std::vector<std::int64_t> ids(std::size_t(window.length) + 1);
+  tokens_.ids.copy(window.begin, window.length + 1, ids.data());
+  auto* tokens = batch.tokens.mutable_data_ptr<std::int64_t>() + row * width;
+  auto* targets = batch.targets.mutable_data_ptr<std::int64_t>() + row * width;
+  auto* positions = batch.positions.mutable_data_ptr<std::int64_t>() + row * width;
+  auto* documents = batch.documents.defined() ? batch.documents.mutable_data_ptr<std::int64_t>() + row * width : nullptr;
+  for (std::int64_t at = 0; at < window.length; ++at) {
+    tokens[at] = ids[at];
+    targets[at] = ids[at + 1];
+    positions[at] = at;
+    if (!segments_are_documents_ && tokens_.end_of_document) ends_seen_ += ids[at] == *tokens_.end_of_document;
+    if (documents) documents[at] = segments_are_documents_ ? window.document : ends_seen_;
+  }
+  batch.scored += window.length;
+  if (!tokens_.lengths) return;
+  tokens_.lengths->copy(window.begin + 1, window.length, ids.data());
+  bytes += double(std::accumulate(ids.begin(), ids.begin() + window.length, std::int64_t(0)));
+}
+
+std::optional<WindowBatch> WindowReader::next() {
+  std::vector<Window> windows;
+  std::int64_t width = 0;
+  while (auto window = held_ ? std::exchange(held_, std::nullopt) : next_window()) {
+    const std::int64_t wider = std::max(width, window->length);
+    if (!windows.empty() && wider * std::int64_t(windows.size() + 1) > options_.batch_tokens) {
+      held_ = window;
+      break;
+    }
+    width = wider;
+    windows.push_back(*window);
+  }
+  if (windows.empty()) return std::nullopt;
+  const auto rows = std::int64_t(windows.size());
+  WindowBatch batch{.tokens = at::zeros({rows, width}, at::kLong),
+                    .targets = at::full({rows * width}, -100, at::kLong),
+                    .positions = at::zeros({rows * width}, at::kLong)};
+  if (segments_are_documents_ || tokens_.end_of_document) batch.documents = at::zeros({rows * width}, at::kLong);
+  double bytes = 0;
+  for (std::int64_t row = 0; row < rows; ++row) add(windows[row], row, batch, bytes);
+  if (tokens_.lengths) batch.bytes = bytes;
+  if (!tokens_.lengths && tokens_.bytes_per_token) batch.bytes = *tokens_.bytes_per_token * double(batch.scored);
+  return batch;
+}
+
+}  // namespace lmhead

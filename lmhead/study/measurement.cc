@@ -1,0 +1,87 @@
+#include "lmhead/study/measurement.h"
+
+#include <ATen/core/grad_mode.h>
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+#include "lmhead/base/error.h"
+
+namespace lmhead {
+namespace {
+
+constexpr const char* kWho = "measure";
+constexpr std::int64_t kDefaultSequence = 1024;
+constexpr std::int64_t kFeatureRows = 4096;
+
+Json or_null(const std::optional<std::int64_t>& value) { return value ? Json(*value) : Json(nullptr); }
+
+std::int64_t sequence_length(const MeasuredModel& model, std::int64_t asked) {
+  const std::int64_t longest = model.longest_sequence;
+  require(asked <= longest || !model.longest_is_limit, kWho, "--sequence-length must be at most the ", longest,
+          " positions of ", model.name, ", got ", asked);
+  if (asked > 0) return asked;
+  return longest > 0 ? std::min(longest, kDefaultSequence) : kDefaultSequence;
+}
+
+at::Tensor rows_of(const at::Tensor& tensor, std::int64_t row, std::int64_t rows) {
+  return tensor.defined() ? tensor.narrow(0, row, rows) : tensor;
+}
+
+void measure_features(const MeasuredModel& model, const MeasurementOptions& options, const MeasurementProgress& progress,
+                      DiagnosticSet& set) {
+  std::int64_t count = model.hidden.size(0);
+  if (options.max_tokens > 0) count = std::min(count, options.max_tokens);
+  for (std::int64_t row = 0; row < count; row += kFeatureRows) {
+    const std::int64_t rows = std::min(kFeatureRows, count - row);
+    const at::Tensor hidden = model.hidden.narrow(0, row, rows);
+    set.update({options.float64 ? hidden.to(at::kDouble) : hidden, model.targets.narrow(0, row, rows),
+                rows_of(model.documents, row, rows), rows_of(model.positions, row, rows), std::nullopt});
+    progress(row + rows, count);
+  }
+}
+
+void measure_windows(const MeasuredModel& model, const MeasuredTokens& tokens, const MeasurementOptions& options,
+                     std::int64_t length, const MeasurementProgress& progress, DiagnosticSet& set) {
+  WindowReader reader(tokens, {.sequence_length = length, .max_tokens = options.max_tokens, .by_document = options.by_document});
+  std::int64_t done = 0;
+  while (const auto batch = reader.next()) {
+    const at::Tensor hidden = model.decoder->forward(batch->tokens);
+    set.update({options.float64 ? hidden.to(at::kDouble) : hidden, batch->targets, batch->documents, batch->positions,
+                batch->bytes});
+    done += batch->scored;
+    progress(done, reader.most_targets());
+  }
+  require(done > 0, kWho, "the text must hold two tokens of one document at least, got none in ", tokens.ids.path().string());
+}
+
+}  // namespace
+
+Json measure_model(const MeasuredModel& model, const MeasuredTokens* tokens, const MeasurementOptions& options,
+                   const MeasurementProgress& progress) {
+  at::NoGradGuard no_grad;
+  require(!model.decoder || tokens, kWho, "text or tokens must be given to measure ", model.name, ", got none");
+  Json result = {{"model", model.name},
+                 {"kind", to_string(model.kind)},
+                 {"family", model.family.empty() ? Json(nullptr) : Json(model.family)},
+                 {"step", or_null(model.step)},
+                 {"training_tokens", or_null(model.training_tokens)},
+                 {"sequence_length", nullptr}};
+  LinearMap map = model.head;
+  if (options.float64) {
+    map.weight = map.weight.to(at::kDouble);
+    if (map.bias.defined()) map.bias = map.bias.to(at::kDouble);
+  }
+  DiagnosticSet set(map, options.diagnostics, options.diagnostic);
+  if (model.decoder) {
+    const std::int64_t length = sequence_length(model, options.sequence_length);
+    result["sequence_length"] = length;
+    measure_windows(model, *tokens, options, length, progress, set);
+  } else {
+    measure_features(model, options, progress, set);
+  }
+  result.update(set.result());
+  return result;
+}
+
+}  // namespace lmhead

@@ -1,0 +1,65 @@
+"""Fetches a model of the Hugging Face hub for `lmhead measure` and prints the folder that holds its files.
+
+    lmhead-fetch [--] NAME[@REVISION]
+
+The cache, HF_ENDPOINT, HF_HUB_OFFLINE and tokens are those of huggingface_hub. Configuration, tokenizer and safetensors
+alone are fetched: pickled weights never are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+from typing import NoReturn
+
+FILES = ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
+         "model.safetensors", "model-*.safetensors", "model.safetensors.index.json"]
+
+
+class FetchError(Exception):
+    """The model cannot be had; the text says what must hold and what was found."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, as every verb does."""
+
+    def error(self, message: str) -> NoReturn:
+        raise FetchError(f"{message}; {' '.join(self.format_usage().split())}")
+
+
+def fetch(name: str, revision: str | None = None) -> str:
+    """The folder of the model's files in the cache. Throws FetchError, in one line, where they cannot be had."""
+    import huggingface_hub
+
+    try:
+        # What the hub's library prints of its progress must not stand in our output.
+        with contextlib.redirect_stdout(sys.stderr):
+            folder = huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=FILES)
+    except Exception as error:  # of many kinds: names, network, rights, disk
+        where = os.environ.get("HF_ENDPOINT", "the hub")
+        reason = " ".join(str(error).split())[:200]
+        raise FetchError(f"{name!r} must be a folder here or a model at {where}, got {type(error).__name__}: "
+                         f"{reason}") from None
+    if not os.path.isfile(os.path.join(folder, "config.json")):
+        raise FetchError(f"{name!r} must have a config.json, got none among its files")
+    if not any(file.endswith(".safetensors") for file in os.listdir(folder)):
+        raise FetchError(f"{name!r} must have its weights as safetensors, got none: pickled weights are not read")
+    return folder
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = Parser(prog="lmhead-fetch", description="Fetch a model of the Hugging Face hub, and print its folder.")
+    parser.add_argument("name", metavar="NAME[@REVISION]", help="such as openai-community/gpt2")
+    try:
+        name, _, revision = parser.parse_args(argv).name.partition("@")
+        print(fetch(name, revision or None))
+        return 0
+    except FetchError as error:
+        print(f"[fetch] {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
