@@ -11,8 +11,9 @@ VERBS = {
     "tensorboard": "convert the logs of a run or study for TensorBoard",
     "fetch": "fetch a model of the hub, and print its folder",
     "tokenize": "turn text into token ids for lmhead measure",
+    "measurement-report": "write the figures of lmhead measure as one HTML file",
 }
-MODULES = {"fetch": "hub"}  # where the name is not the verb's
+MODULES = {"fetch": "hub", "measurement-report": "measurement_report"}  # where the name is not the verb's
 
 
 def main(argv: list[str] | None = None) -> int:

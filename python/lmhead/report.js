@@ -35,7 +35,9 @@
     const axis = { gridcolor: style("--grid"), linecolor: style("--rule"), zeroline: false, automargin: true,
                    ticks: "outside", tickcolor: style("--rule"), ticklen: 4 };
     const end = Math.max(0, ...panel.lines.map((line) => line.x.at(-1)));
-    const logarithmic = panel.xkind === "tokens" && logarithmicTokens;
+    const logarithmic = panel.xlog || (panel.xkind === "tokens" && logarithmicTokens);
+    const named = panel.ticks ? { tickvals: panel.ticks.map((_, index) => index), ticktext: panel.ticks, autorange: false,
+                                  range: [-0.4, panel.ticks.length - 0.6], tickangle: -30 } : {};
     return {
       autosize: true, uirevision: String(logarithmic), showlegend: false, hovermode: "closest", dragmode: width < 480 ? false : "zoom",
       margin: { l: 58, r: labelRoom(width), t: 10, b: 50 },
@@ -45,7 +47,7 @@
       xaxis: { ...axis, title: { text: panel.xtitle, standoff: 8 }, type: logarithmic ? "log" : "linear",
                tickformat: panel.xkind === "tokens" ? "~s" : "~g", nticks: Math.max(3, Math.floor(width / 90)), showgrid: false,
                ...(logarithmic || !end ? { autorange: true, dtick: logarithmic ? 1 : undefined }
-                                       : { range: [0, 1.03 * end], autorange: false }) },
+                                       : { range: [0, 1.03 * end], autorange: false }), ...named },
       yaxis: { ...axis, title: { text: panel.ytitle, standoff: 10 }, type: panel.ylog ? "log" : "linear",
                ...(panel.ylog ? { exponentformat: "power", nticks: 5 } : { tickformat: "~g", nticks: 7 }),
                ...(panel.yrange && !logarithmic ? { range: panel.yrange, autorange: false } : { autorange: true }) },
@@ -62,7 +64,7 @@
   }
 
   function endLabels(plot, panel) {
-    if (plot.layout.margin.r <= 14) return [];
+    if (plot.layout.margin.r <= 14 || panel.unlabelled) return [];
     const { range, type } = plot.layout.yaxis;
     const height = plot.clientHeight - plot.layout.margin.t - plot.layout.margin.b;
     const ends = [];

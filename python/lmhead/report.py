@@ -28,8 +28,13 @@ class Parser(argparse.ArgumentParser):
 
 
 def write(study: report_runs.Study, command_path: str, out: Path) -> None:
-    """Writes the page of `study` to `out` in one step: a reader sees the old file or the new one, whole."""
-    page = report_page.render(study, command_path).encode("utf-8", "backslashreplace")
+    """Writes the page of `study` to `out`."""
+    write_page(report_page.render(study, command_path), out)
+
+
+def write_page(html: str, out: Path) -> None:
+    """Writes a page in one step: a reader sees the old file or the new one, whole."""
+    page = html.encode("utf-8", "backslashreplace")
     if out.is_dir():
         raise ReportError(f"--out must name a file, got the folder {str(out)!r}")
     temporary = None

@@ -26,8 +26,6 @@ KEY_STAYS_IN_VIEW = 8  # arms up to which the key may follow the reader without 
 
 def render(study: Study, command_path: str) -> str:
     """The whole page; `command_path` is the folder as the user named it."""
-    from plotly.offline import get_plotlyjs
-
     comparison = compare(study)
     panels = report_figures.panels(study)
     data = script_json(
@@ -39,6 +37,29 @@ def render(study: Study, command_path: str) -> str:
             "panels": panels,
         }
     )
+    words = report_words.summary(study)
+    body = [
+        heading(study),
+        '<section id="summary">',
+        f'<p class="lead">{text(words[0])}</p>',
+        *(f"<p>{text(line)}</p>" for line in words[1:]),
+        arms_table(study, comparison),
+        runs_table(study) if len(study.runs) > 1 else "",
+        reading_notes(study),
+        "</section>",
+        key(study),
+        *plot_sections(study, panels),
+        limits(study),
+        configuration(study),
+        reproduce(study, command_path),
+    ]
+    return document(f"{study.name} – lmhead report", body, data)
+
+
+def document(title: str, body: list[str], data: str) -> str:
+    """A whole page around ready HTML; `data` is the JSON that report.js draws (report_text.script_json)."""
+    from plotly.offline import get_plotlyjs
+
     scripts = [get_plotlyjs().replace("\r\n", "\n").replace("\r", "\n"), beside("report.js")]
     hashes = " ".join(
         f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
@@ -48,7 +69,6 @@ def render(study: Study, command_path: str) -> str:
         f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data: blob:; base-uri "
         "'none'; form-action 'none'"
     )
-    words = report_words.summary(study)
     return "\n".join(
         [
             "<!DOCTYPE html>",
@@ -57,24 +77,12 @@ def render(study: Study, command_path: str) -> str:
             '<meta charset="utf-8">',
             f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            f"<title>{text(study.name)} – lmhead report</title>",
+            f"<title>{text(title)}</title>",
             f"<style>\n{beside('report.css')}</style>",
             "</head>",
             "<body>",
             "<main>",
-            heading(study),
-            '<section id="summary">',
-            f'<p class="lead">{text(words[0])}</p>',
-            *(f"<p>{text(line)}</p>" for line in words[1:]),
-            arms_table(study, comparison),
-            runs_table(study) if len(study.runs) > 1 else "",
-            reading_notes(study),
-            "</section>",
-            key(study),
-            *plot_sections(study, panels),
-            limits(study),
-            configuration(study),
-            reproduce(study, command_path),
+            *body,
             "</main>",
             f'<script type="application/json" id="lmhead-data">{data}</script>',
             *(f"<script>{script}</script>" for script in scripts),

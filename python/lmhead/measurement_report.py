@@ -1,0 +1,187 @@
+"""Writes the figures of `lmhead measure --json` as one HTML page that opens offline.
+
+    lmhead-measurement-report MEASUREMENT.json --out FILE.html
+
+A table first, then where the logit gradient is lost, its spectrum and the head's, the loss after logit steps, the
+formulae, and what may and may not be concluded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from lmhead import measurement_figures, measurement_words, report_page
+from lmhead.measurement_figures import lookup
+from lmhead.report import Parser, write_page
+from lmhead.report_runs import ReportError
+from lmhead.report_tables import table
+from lmhead.report_text import plotly_text, script_json, short_labels, shortened, swatch, text
+from lmhead.report_words import count
+
+TABLES_IN_FULL = 6  # models whose groups are listed below the plots
+
+# Key, heading, digits after the point (None: a count), signed.
+COLUMNS = [
+    ("step", "step", None, False),
+    ("hidden_size", "D", None, False),
+    ("vocab_size", "V", None, False),
+    ("tokens", "tokens", None, False),
+    ("quality.loss", "loss<small>nats per token</small>", 4, False),
+    ("quality.bits_per_byte", "bits per byte", 4, False),
+    ("quality.top1_accuracy", "top-1", 3, False),
+    ("gradient_retention.destroyed_ratio", "destroyed<small>ratio r</small>", 4, False),
+    ("gradient_retention.null_destroyed_ratio", "null<small>random subspace</small>", 4, False),
+    ("gradient_retention.destroyed_excess", "excess<small>r − null</small>", 4, True),
+    ("token_breakdown.standard_error.destroyed_ratio", "± of r<small>over documents</small>", 4, False),
+    ("gradient_retention.retained_energy", "retained<small>energy</small>", 4, False),
+    ("gradient_retention.step_cosine", "step cosine", 4, False),
+    ("gradient_spectrum.avoidable_energy", "avoidable<small>optimistic</small>", 3, True),
+    ("gradient_spectrum.cross_validated_avoidable_energy", "avoidable<small>cross-validated</small>", 3, True),
+    ("gradient_spectrum.effective_rank", "effective rank<small>of G</small>", 1, False),
+    ("gradient_retention.head_rank", "head rank", None, False),
+    ("gradient_retention.head_condition", "condition", 1, False),
+]
+
+
+def cell(value: Any, digits: int | None, signed: bool) -> str:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return "–"
+    return f"{value:,}" if digits is None else f"{value:{'+' if signed else ''},.{digits}f}"
+
+
+def figures_table(models: list[dict[str, Any]]) -> str:
+    columns = [column for column in COLUMNS if any(lookup(model, column[0]) is not None for model in models)]
+    rows = [
+        [f"{swatch(index)}{text(shortened(model['model'], 48))}"]
+        + [cell(lookup(model, key), digits, signed) for key, _, digits, signed in columns]
+        for index, model in enumerate(models)
+    ]
+    caption = (
+        "destroyed: norm of the logit gradient's part outside the head's column space, over the whole norm; null: the "
+        "same for a random subspace of the head's rank; below zero excess, the head keeps more than chance would."
+    )
+    return table(["model", *(heading for _, heading, _, _ in columns)], rows, caption, label="figures")
+
+
+def group_tables(models: list[dict[str, Any]]) -> str:
+    parts = []
+    for model in models[:TABLES_IN_FULL]:
+        for key, title in (("by_frequency", "target frequency"), ("by_probability", "probability of the target"),
+                           ("by_position", "tokens of context")):
+            groups = lookup(model, f"token_breakdown.{key}")
+            if not isinstance(groups, list):
+                continue
+            rows = [[text(group["group"]), cell(group["tokens"], None, False)]
+                    + [cell(group[name], 4, False) for name in ("energy_share", "retained_energy", "loss")]
+                    for group in groups]
+            parts.append(f"<h3>{text(model['model'])}</h3>" + table(
+                [title, "tokens", "energy share", "retained energy", "loss"], rows, label=title))
+    return f"<details><summary>The groups as tables</summary>{''.join(parts)}</details>" if parts else ""
+
+
+def heading(measurement: dict[str, Any], models: list[dict[str, Any]]) -> str:
+    source = measurement["text"] or ([measurement["tokens_file"]] if measurement["tokens_file"] else ["exported features"])
+    facts = [count(len(models), "model"), "on " + ", ".join(map(str, source[:3])) + (" …" if len(source) > 3 else "")]
+    return (f'<header><p class="kind">lmhead measurement</p><h1>{text(title_of(models))}</h1>'
+            f'<p class="facts">{text(" · ".join(facts))}</p></header>')
+
+
+def title_of(models: list[dict[str, Any]]) -> str:
+    return models[0]["model"] if len(models) == 1 else f"{models[0]['model']} and {count(len(models) - 1, 'other')}"
+
+
+def key(models: list[dict[str, Any]]) -> str:
+    if len(models) == 1:
+        return "<noscript><p>The plots need JavaScript; the tables do not.</p></noscript>"
+    buttons = "".join(
+        f'<button type="button" data-arm="{index}" aria-pressed="true" title="{text(model["model"])}">'
+        f"{swatch(index)}<span>{text(shortened(model['model'], 48))}</span></button>"
+        for index, model in enumerate(models))
+    short = " short" if len(models) <= report_page.KEY_STAYS_IN_VIEW else ""
+    return (f'<div class="key{short}" role="group" aria-label="models shown in the plots">{buttons}</div>'
+            "<noscript><p>The plots need JavaScript; the tables do not.</p></noscript>")
+
+
+def plot_section(title: str, note: str, panels: list[dict[str, Any]]) -> str:
+    drawn = [panel for panel in panels if panel["lines"]]
+    if not drawn:
+        return ""
+    figures = "".join(
+        f'<figure><h3>{text(panel["title"])}</h3><div class="plot" id="{panel["id"]}" role="img" '
+        f'aria-label="{text(panel["title"])}"></div></figure>' for panel in drawn)
+    return (f'<section><h2>{text(title)}</h2><p class="soft">{text(note)}</p>'
+            f'<div class="plots">{figures}</div></section>')
+
+
+def render(measurement: dict[str, Any]) -> str:
+    models = measurement["models"]
+    arms = [SimpleNamespace(name=model["model"]) for model in models]
+    sections = measurement_figures.sections(models)
+    data = script_json({
+        "arms": [{"name": plotly_text(shortened(arm.name, 60)), "label": plotly_text(label)}
+                 for arm, label in zip(arms, short_labels(arms))],
+        "panels": [panel for _, _, panels in sections for panel in panels],
+    })
+    words = measurement_words.summary(models)
+    body = [
+        heading(measurement, models),
+        '<section id="summary">',
+        f'<p class="lead">{text(words[0])}</p>',
+        *(f"<p>{text(line)}</p>" for line in words[1:]),
+        figures_table(models),
+        "</section>",
+        key(models),
+        *(plot_section(*section) for section in sections),
+        group_tables(models),
+        measurement_words.FORMULAE,
+        measurement_words.CONCLUSIONS,
+        "<section><h2>Every figure</h2><details><summary>The measurement as JSON</summary>"
+        f"<pre>{text(json.dumps(without_lists(measurement), indent=2, ensure_ascii=False))}</pre></details></section>",
+    ]
+    return report_page.document(f"{title_of(models)} – lmhead measurement", body, data)
+
+
+def without_lists(value: Any) -> Any:
+    """The value with long lists of numbers cut, which are for plots."""
+    if isinstance(value, dict):
+        return {name: without_lists(entry) for name, entry in value.items()}
+    if isinstance(value, list):
+        short = [without_lists(entry) for entry in value]
+        return short if len(value) <= 12 or isinstance(value[0], (dict, str)) else f"{len(value)} numbers"
+    return value
+
+
+def read(path: str) -> dict[str, Any]:
+    try:
+        measurement = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ReportError(f"{path} must be a file of lmhead measure --json, got: {error}") from None
+    models = measurement.get("models") if isinstance(measurement, dict) else None
+    if not (measurement.get("format") == "lmhead-measurement" if isinstance(measurement, dict) else False) or not (
+            isinstance(models, list) and models
+            and all(isinstance(model, dict) and isinstance(model.get("model"), str) for model in models)):
+        raise ReportError(f"{path} must be a file of lmhead measure --json, got something else")
+    return {"text": [], "tokens_file": None, **measurement}
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = Parser(prog="lmhead-measurement-report", description=__doc__.splitlines()[0],
+                    formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("measurement", metavar="MEASUREMENT.json", help="what lmhead measure --json wrote")
+    parser.add_argument("--out", required=True, metavar="FILE.html", help="where to write")
+    try:
+        arguments = parser.parse_args(argv)
+        write_page(render(read(arguments.measurement)), Path(arguments.out))
+        return 0
+    except ReportError as error:
+        print(f"[measurement-report] {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
