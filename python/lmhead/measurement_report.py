@@ -61,11 +61,12 @@ def figures_table(models: list[dict[str, Any]]) -> str:
         + [cell(lookup(model, key), digits, signed) for key, _, digits, signed in columns]
         for index, model in enumerate(models)
     ]
-    caption = (
+    note = (
         "destroyed: norm of the logit gradient's part outside the head's column space, over the whole norm; null: the "
         "same for a random subspace of the head's rank; below zero excess, the head keeps more than chance would."
     )
-    return table(["model", *(heading for _, heading, _, _ in columns)], rows, caption, label="figures")
+    headings = ["model", *(heading for _, heading, _, _ in columns)]
+    return table(headings, rows, label="figures") + f'<p class="soft">{note}</p>'
 
 
 def group_tables(models: list[dict[str, Any]]) -> str:
@@ -92,7 +93,8 @@ def heading(measurement: dict[str, Any], models: list[dict[str, Any]]) -> str:
 
 
 def title_of(models: list[dict[str, Any]]) -> str:
-    return models[0]["model"] if len(models) == 1 else f"{models[0]['model']} and {count(len(models) - 1, 'other')}"
+    first = measurement_words.short_name(models[0])
+    return first if len(models) == 1 else f"{first} and {count(len(models) - 1, 'other')}"
 
 
 def key(models: list[dict[str, Any]]) -> str:

@@ -10,15 +10,20 @@ from lmhead.report_words import count, percent
 FEW_DOCUMENTS = 20
 
 
+def short_name(model: dict[str, Any]) -> str:
+    """The last part of its path."""
+    return model["model"].rstrip("/").rpartition("/")[2] or model["model"]
+
+
 def one_model(model: dict[str, Any]) -> str:
     ratio, null = (lookup(model, f"gradient_retention.{key}") for key in ("destroyed_ratio", "null_destroyed_ratio"))
     if ratio is None or null is None:
-        return f"{model['model']} was measured on {count(model.get('tokens', 0), 'token')}."
+        return f"{short_name(model)} was measured on {count(model.get('tokens', 0), 'token')}."
     kept = lookup(model, "gradient_retention.retained_energy")
     if null == 0 and ratio == 0:
-        return f"The head of {model['model']} spans its whole vocabulary: nothing of the logit gradient is destroyed."
+        return f"The head of {short_name(model)} spans its whole vocabulary: nothing of the logit gradient is destroyed."
     side = "more than" if ratio < null else "less than"
-    return (f"The head of {model['model']} lets {percent(kept)} of the logit gradient's energy through: the destroyed ratio "
+    return (f"The head of {short_name(model)} lets {percent(kept)} of the logit gradient's energy through: the destroyed ratio "
             f"is {ratio:.4f}, where a random subspace of the same rank gives {null:.4f}; so it keeps {side} chance would.")
 
 
@@ -28,11 +33,12 @@ def summary(models: list[dict[str, Any]]) -> list[str]:
         best, cross = (lookup(model, f"gradient_spectrum.{key}") for key in
                        ("avoidable_energy", "cross_validated_avoidable_energy"))
         if best is not None and cross is not None:
-            lines.append(f"{model['model']}: another output space of the same width could keep at most {percent(max(best, 0))} "
+            lines.append(f"{short_name(model)}: another output space of the same width could keep at most {percent(max(best, 0))} "
                          f"more of the energy of these tokens, {percent(max(cross, 0))} on tokens that it was not fitted to.")
     few = [model for model in models if (lookup(model, "token_breakdown.standard_error.documents") or 0) < FEW_DOCUMENTS]
     if few:
-        lines.append("Fewer than 20 documents are known: the standard errors, where there are any, are too small.")
+        lines.append(f"Fewer than {FEW_DOCUMENTS} documents are known for {', '.join(map(short_name, few[:4]))}: standard errors, "
+                     "where there are any, are too small there.")
     short = [model for model in models if (lookup(model, "gradient_spectrum.tokens") or 1 << 60)
              < 2 * (model.get("hidden_size") or 0)]
     if short:

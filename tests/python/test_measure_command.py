@@ -1,0 +1,348 @@
+"""lmhead measure and lmhead inspect, whole: tiny checkpoints of transformers against float64 NumPy, hostile input, the hub."""
+
+import http.server
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import threading
+
+import pytest
+
+np = pytest.importorskip("numpy")
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+tokenizers = pytest.importorskip("tokenizers")
+from safetensors.torch import load_file, save_file  # noqa: E402
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+TEXTS = ["The quick brown fox jumps over the lazy dog. Ünïcödé – 数学 🙂 ends it.\n" * 3,
+         "A second document, a little shorter,\n\nwith an empty line in it.\n" * 4]
+PROGRAMS = ("tokenize", "fetch", "measurement-report")
+
+
+@pytest.fixture(scope="module")
+def command(tmp_path_factory):
+    """Runs lmhead as built, with the Python programs of this tree on the path."""
+    built = sorted(ROOT.glob("build/*/bin/lmhead"), key=lambda path: path.stat().st_mtime)
+    if not built:
+        pytest.skip("lmhead is not built")
+    folder = tmp_path_factory.mktemp("bin")
+    for name in PROGRAMS:
+        program = folder / f"lmhead-{name}"
+        program.write_text(f"#!{sys.executable}\nimport sys\nsys.path.insert(0, {str(ROOT / 'python')!r})\n"
+                           f"from lmhead.__main__ import main\nsys.exit(main([{name!r}, *sys.argv[1:]]))\n")
+        program.chmod(0o755)
+
+    def run(*arguments, expect=0, **environment):
+        path = f"{folder}:{os.environ['PATH']}"
+        done = subprocess.run([built[-1], *map(str, arguments)], capture_output=True, text=True, timeout=300,
+                              env={**os.environ, "PATH": path, **environment})
+        assert done.returncode == expect, f"{done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done
+
+    return run
+
+
+def make_tokenizer(folder, vocab_size=300):
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.train_from_iterator(TEXTS, tokenizers.trainers.BpeTrainer(
+        vocab_size=vocab_size, special_tokens=["<s>"], show_progress=False,
+        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet()))
+    tokenizer.post_processor = tokenizers.processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return tokenizer
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("llama")
+    torch.manual_seed(3)
+    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(
+        vocab_size=320, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=64, initializer_range=0.3, eos_token_id=7))
+    model.save_pretrained(folder)
+    make_tokenizer(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def text_files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("text")
+    for index, text in enumerate(TEXTS):
+        (folder / f"{index}.txt").write_text(text, encoding="utf-8")
+    return [folder / f"{index}.txt" for index in range(len(TEXTS))]
+
+
+def features_of(folder, documents, length):
+    """Features and targets of consecutive windows, by transformers in float64."""
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64).eval()
+    hidden, targets = [], []
+    with torch.no_grad():
+        for ids in documents:
+            for start in range(0, len(ids) - 1, length):
+                window = ids[start:start + length + 1]
+                inputs = torch.tensor([window[:-1]], dtype=torch.long)
+                hidden.append(model.model(inputs).last_hidden_state[0].double().numpy())
+                targets.append(np.array(window[1:]))
+    return np.concatenate(hidden), np.concatenate(targets), model.lm_head.weight.detach().double().numpy()
+
+
+def expected_figures(hidden, targets, weight, bias=0.0):
+    """The glossary's formulae, spelled out in float64."""
+    logits = hidden @ weight.T + bias
+    logits -= logits.max(1, keepdims=True)
+    log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    gradient = np.exp(log_p)
+    gradient[np.arange(len(targets)), targets] -= 1
+    basis = np.linalg.qr(weight)[0] if weight.shape[0] > weight.shape[1] else np.eye(weight.shape[0])
+    kept, step = gradient @ basis, gradient @ weight @ weight.T
+    energy = (kept**2).sum() / (gradient**2).sum()
+    return {"loss": -log_p[np.arange(len(targets)), targets].mean(), "retained_energy": energy,
+            "destroyed_ratio": np.sqrt(1 - energy),
+            "null_destroyed_ratio": np.sqrt(1 - weight.shape[1] / weight.shape[0]),
+            "step_cosine": (gradient * step).sum() / np.linalg.norm(gradient) / np.linalg.norm(step),
+            "fractions": 1 - (kept**2).sum(1) / (gradient**2).sum(1)}
+
+
+def check(got, expected, tolerance):
+    assert got["quality"]["loss"] == pytest.approx(expected["loss"], abs=tolerance)
+    for key in ("retained_energy", "destroyed_ratio", "null_destroyed_ratio", "step_cosine"):
+        assert got["gradient_retention"][key] == pytest.approx(expected[key], abs=tolerance), key
+
+
+def measured(command, tmp_path, *arguments):
+    out = tmp_path / "out.json"
+    command("measure", *arguments, "--json", out)
+    return json.loads(out.read_text())["models"]
+
+
+@pytest.mark.parametrize("length", [16, 64])
+def test_text_gives_the_figures_of_a_float64_computation(command, checkpoint, text_files, tmp_path, length):
+    tokenizer = tokenizers.Tokenizer.from_file(str(checkpoint / "tokenizer.json"))
+    documents = [tokenizer.encode(text).ids for text in TEXTS]
+    expected = expected_figures(*features_of(checkpoint, documents, length))
+    [got] = measured(command, tmp_path, checkpoint, "--sequence-length", length, "--text", *text_files)
+    check(got, expected, 1e-5)
+    assert got["tokens"] == sum(len(ids) - 1 for ids in documents)
+    # The template's first token stands for no text, so every byte is scored.
+    size = sum(len(text.encode()) for text in TEXTS)
+    assert got["quality"]["bits_per_byte"] == pytest.approx(expected["loss"] * got["tokens"] / np.log(2) / size, rel=1e-5)
+    assert got["token_breakdown"]["standard_error"]["documents"] == 2
+    levels = {float(level): value for level, value in got["token_breakdown"]["quantiles"].items()}
+    assert levels[0.5] == pytest.approx(np.quantile(1 - expected["fractions"], 0.5), abs=0.01)
+
+
+def test_token_files_by_document_and_not(command, checkpoint, tmp_path):
+    rng = np.random.default_rng(0)
+    ids = rng.integers(8, 320, 200)
+    ids[[30, 31, 90, 150]] = 7  # eos_token_id of the model's config
+    ids.astype("<u2").tofile(tmp_path / "ids.bin")
+    pieces = [list(piece) for piece in np.split(ids, [31, 32, 91, 151])]
+    arguments = (checkpoint, "--tokens", tmp_path / "ids.bin", "--sequence-length", 24, "--only", "quality",
+                 "gradient_retention")
+    [by_document] = measured(command, tmp_path, *arguments, "--by-document")
+    check(by_document, expected_figures(*features_of(checkpoint, pieces, 24)), 1e-5)
+    [whole] = measured(command, tmp_path, *arguments)
+    check(whole, expected_figures(*features_of(checkpoint, [list(ids)], 24)), 1e-5)
+    assert whole["tokens"] == 199 and by_document["tokens"] == 195
+    assert whole["quality"]["bits_per_byte"] is None
+
+
+def test_jsonl_lines_are_documents_and_max_tokens_stops(command, checkpoint, tmp_path):
+    lines = tmp_path / "texts.jsonl"
+    lines.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS), encoding="utf-8")
+    ids = tokenizers.Tokenizer.from_file(str(checkpoint / "tokenizer.json")).encode(TEXTS[0]).ids
+    [got] = measured(command, tmp_path, checkpoint, "--text", lines, "--max-tokens", 20, "--only", "quality")
+    expected = expected_figures(*features_of(checkpoint, [ids[:21]], 64))
+    assert got["tokens"] == 20
+    assert got["quality"]["loss"] == pytest.approx(expected["loss"], abs=1e-5)
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-9), (torch.float32, 1e-5), (torch.bfloat16, 1e-5)])
+def test_exported_features(command, tmp_path, dtype, tolerance):
+    torch.manual_seed(1)
+    hidden, weight = torch.randn(900, 12).to(dtype), torch.randn(70, 12).to(dtype)
+    bias, targets = torch.randn(70).to(dtype), torch.randint(0, 70, (900,), dtype=torch.int32)
+    targets[5] = -100
+    file = tmp_path / "features.safetensors"
+    save_file({"hidden": hidden, "weight": weight, "bias": bias, "targets": targets}, file)
+    keep = (targets != -100).numpy()
+    expected = expected_figures(hidden.double().numpy()[keep], targets.long().numpy()[keep], weight.double().numpy(),
+                                bias.double().numpy())
+    [got] = measured(command, tmp_path, file)
+    check(got, expected, tolerance)
+    assert got["tokens"] == 899 and got["family"] is None
+    [in_float64] = measured(command, tmp_path, file, "--float64", "--only", "quality", "gradient_retention")
+    check(in_float64, expected, 1e-9)
+
+
+def test_a_run_and_its_checkpoints(command, tmp_path):
+    configuration = {"data": {"kind": "spamlang", "sequence_length": 8, "batch_size": 4, "validation_tokens": 64,
+                              "spamlang": {"vocab_size": 50}},
+                     "model": {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2},
+                     "head": {"type": "low_rank", "rank": 3},
+                     "training": {"steps": 4, "checkpoint_every": 2, "validate_every": 2, "keep_last": 2, "threads": 1}}
+    (tmp_path / "config.json").write_text(json.dumps(configuration))
+    run = tmp_path / "run"
+    command("train", tmp_path / "config.json", "--run", run)
+    np.arange(40).astype("<u2").tofile(tmp_path / "ids.bin")
+    arguments = ("--tokens", tmp_path / "ids.bin", "--sequence-length", 8, "--only", "gradient_retention")
+    models = measured(command, tmp_path, run, "--all-checkpoints", *arguments)
+    assert [model["step"] for model in models] == [2, 4]
+    assert [model["training_tokens"] for model in models] == [64, 128]
+    assert all(model["gradient_retention"]["head_rank"] == 3 and model["family"] == "low_rank" for model in models)
+    [newest] = measured(command, tmp_path, run, *arguments)
+    [same] = measured(command, tmp_path, run / "checkpoints" / "step-00000004", *arguments)
+    assert newest["gradient_retention"] == same["gradient_retention"] == models[1]["gradient_retention"]
+    names = {tensor["name"] for tensor in json.loads(command("inspect", run, "--json").stdout)["tensors"]}
+    assert "model.embed_tokens.weight" in names
+
+
+def test_inspect_lists_what_the_file_holds(command, checkpoint):
+    listed = json.loads(command("inspect", checkpoint, "--json").stdout)
+    tensors = load_file(checkpoint / "model.safetensors")
+    assert {one["name"]: one["shape"] for one in listed["tensors"]} == {name: list(t.shape) for name, t in tensors.items()}
+    assert all(one["dtype"] == "F32" and one["bytes"] == 4 * int(np.prod(one["shape"])) for one in listed["tensors"])
+    assert listed["configuration"]["hidden_size"] == 32
+    assert "lm_head.weight" in command("inspect", checkpoint / "model.safetensors").stdout
+
+
+def refused(command, *arguments, **environment):
+    done = command("measure", *arguments, expect=2, **environment)
+    assert done.stderr.startswith("[") and len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert not done.stdout
+    return done.stderr
+
+
+def test_wrong_requests_get_one_line_and_exit_code_2(command, checkpoint, text_files, tmp_path):
+    np.array([1, 2, 320], "<u2").tofile(tmp_path / "ids.bin")
+    assert "below the vocabulary size 320, got 320" in refused(command, checkpoint, "--tokens", tmp_path / "ids.bin")
+    assert "text or tokens must be given" in refused(command, checkpoint)
+    assert "got nothing at" in refused(command, "no/such/folder", "--text", text_files[0])
+    assert "nowhere.txt" in refused(command, checkpoint, "--text", tmp_path / "nowhere.txt")
+    small = tmp_path / "small"
+    small.mkdir()
+    for file in checkpoint.iterdir():
+        (small / file.name).write_bytes(file.read_bytes())
+    make_tokenizer(small, 330)
+    message = refused(command, small, "--text", text_files[0])
+    assert "320" in message and "330 in " in message and "tokenizer.json" in message
+    tensors = load_file(checkpoint / "model.safetensors")
+    tensors["lm_head.weight"][4, 2] = float("nan")
+    save_file(tensors, small / "model.safetensors", {"format": "pt"})
+    assert "lm_head.weight" in refused(command, small, "--text", text_files[0])
+    configuration = json.loads((small / "config.json").read_text())
+    (small / "config.json").write_text(json.dumps({**configuration, "hidden_size": "wide"}))
+    message = refused(command, small, "--text", text_files[0])
+    assert "config.json" in message and "hidden_size" in message
+
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    """As much of the hub's interface as fetching a model takes."""
+
+    files: dict = {}
+    sha = "0123456789abcdef0123456789abcdef01234567"
+    asked: list = []
+
+    def do_GET(self):
+        self.answer(True)
+
+    def do_HEAD(self):
+        self.answer(False)
+
+    def answer(self, with_body):
+        path = self.path.partition("?")[0]
+        self.asked.append(path)
+        headers = {"X-Repo-Commit": self.sha}
+        name = path.rpartition(f"/resolve/{self.sha}/")[2]
+        if path.startswith("/api/models/some/model/tree/"):
+            body = json.dumps([{"type": "file", "path": name, "size": len(data), "oid": f"{index:040x}"}
+                               for index, (name, data) in enumerate(self.files.items())]).encode()
+        elif path.startswith("/api/models/some/model"):
+            body = json.dumps({"id": "some/model", "sha": self.sha, "private": False, "tags": [], "downloads": 0, "likes": 0,
+                               "siblings": [{"rfilename": name} for name in self.files]}).encode()
+        elif path.startswith("/some/model/resolve/") and name in self.files:
+            body = self.files[name]
+            headers["ETag"] = f'"{hash(name) & 0xffffffff:x}"'
+        else:
+            body = b'{"error": "Repository not found"}'
+            headers["X-Error-Code"] = "RepoNotFound"
+        self.send_response(404 if "X-Error-Code" in headers else 200)
+        for key, value in {**headers, "Content-Length": str(len(body)), "Content-Type": "application/json"}.items():
+            self.send_header(key, value)
+        self.end_headers()
+        if with_body:
+            self.wfile.write(body)
+
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.fixture
+def hub(checkpoint):
+    Hub.files = {file.name: file.read_bytes() for file in checkpoint.iterdir() if file.is_file()}
+    Hub.files["pytorch_model.bin"] = b"pickle"
+    Hub.asked.clear()
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_name_on_the_hub_is_fetched_once_and_never_as_pickle(command, checkpoint, text_files, hub, tmp_path):
+    environment = {"HF_ENDPOINT": hub, "HF_HOME": str(tmp_path / "cache"), "HF_HUB_DISABLE_XET": "1",
+                   "HF_HUB_DISABLE_TELEMETRY": "1", "no_proxy": "127.0.0.1", "NO_PROXY": "127.0.0.1"}
+    arguments = ("--text", *text_files, "--only", "gradient_retention", "--json", tmp_path / "out.json")
+    command("measure", "some/model", *arguments, **environment)
+    fetched = json.loads((tmp_path / "out.json").read_text())["models"][0]
+    assert any(path.endswith("model.safetensors") for path in Hub.asked)
+    assert not any("pytorch_model.bin" in path for path in Hub.asked)
+    command("measure", "some/model", *arguments, **environment, HF_HUB_OFFLINE="1")
+    command("measure", checkpoint, *arguments)
+    local = json.loads((tmp_path / "out.json").read_text())["models"][0]
+    assert fetched["gradient_retention"] == local["gradient_retention"] and fetched["model"] == "some/model"
+    message = refused(command, "some/other", *arguments, **environment)
+    assert "some/other" in message and "[fetch]" in message
+
+
+def test_the_page_has_everything_in_itself(command, checkpoint, text_files, tmp_path):
+    page = tmp_path / "page.html"
+    hostile = tmp_path / "</script><b>"
+    hostile.mkdir(parents=True)
+    for file in checkpoint.iterdir():
+        (hostile / file.name).write_bytes(file.read_bytes())
+    command("measure", checkpoint, hostile, "--text", *text_files, "--html", page)
+    html = page.read_text()
+    shell = html[:html.index("<script>")] if "<script>" in html else html
+    assert "src=" not in shell and "href=" not in shell and "</script><b>" not in html
+    for words in ("destroyed", "What may, and may not, be concluded", "Formulae", "null"):
+        assert words in shell
+    data = json.loads(shell[shell.index('id="lmhead-data">') + len('id="lmhead-data">'):shell.rindex("</script>")])
+    drawn = {panel["id"]: len(panel["lines"]) for panel in data["panels"]}
+    assert drawn == {"quantiles": 2, "by-frequency": 2, "by-position": 2, "by-probability": 2, "cumulative": 4,
+                     "head-spectrum": 2, "update-direction": 6}
+
+
+@pytest.mark.parametrize("name, low, high", [("TinyStories-656K", 0.947, 0.952), ("TinyStories-656K-bf16", 0.947, 0.952),
+                                             ("stories260K-hf", 0.762, 0.810)])
+def test_published_share_outside_the_head(command, shared_data, tmp_path, name, low, high):
+    stories = json.loads((shared_data / "text" / "tinystories_1000.json").read_text())[:40]
+    lines = tmp_path / "stories.jsonl"
+    lines.write_text("".join(json.dumps({"text": story if isinstance(story, str) else story["text"]}) + "\n"
+                             for story in stories))
+    folder = shared_data / "models" / name
+    [got] = measured(command, tmp_path, folder, "--text", lines, "--only", "quality", "gradient_retention")
+    tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    documents = [tokenizer.encode(json.loads(line)["text"]).ids for line in lines.read_text().splitlines()]
+    weight_file = load_file(folder / "model.safetensors")
+    weight = weight_file.get("lm_head.weight", weight_file.get("model.embed_tokens.weight")).double().numpy()
+    if "lm_head.weight" not in weight_file or "model.embed_tokens.weight" in weight_file:
+        hidden, targets, _ = features_of(folder, documents, 512)
+        expected = expected_figures(hidden, targets, weight)
+        check(got, expected, 1e-5)
+        assert low < expected["fractions"].mean() < high
+    assert low < 1 - got["gradient_retention"]["retained_energy"] < high
