@@ -7,12 +7,13 @@
 #include <ATen/ops/softmax.h>
 #include <ATen/ops/tanh.h>
 
+#include <algorithm>
 #include <limits>
 
 namespace lmhead {
 namespace {
 
-/// [B, T, K, d] to [B, H, T, d], each key head repeated for the query heads that it serves.
+/// [B, S, K, d] to [B, H, S, d], each key head repeated for the query heads that it serves.
 at::Tensor spread(const at::Tensor& shared, std::int64_t heads) {
   const std::int64_t batch = shared.size(0), length = shared.size(1), keys = shared.size(2),
                      width = shared.size(3);
@@ -23,34 +24,45 @@ at::Tensor spread(const at::Tensor& shared, std::int64_t heads) {
       .transpose(1, 2);
 }
 
-/// [T, T]: true where the row's token may see the column's.
-at::Tensor visible(std::int64_t length, std::int64_t window, at::Device device) {
+/// [T, S]: true where the row's token, one of the last T, may see the column's, one of all S.
+at::Tensor visible(std::int64_t queries, std::int64_t length, std::int64_t window, at::Device device) {
+  const std::int64_t own = length - queries;  // the column of the first row's own token
   const at::Tensor causal =
-      at::ones({length, length}, at::TensorOptions().dtype(at::kBool).device(device)).tril();
-  return window > 0 ? causal.triu(1 - window) : causal;
+      at::ones({queries, length}, at::TensorOptions().dtype(at::kBool).device(device)).tril(own);
+  return window > 0 ? causal.triu(own + 1 - window) : causal;
 }
 
 }  // namespace
 
 at::Tensor causal_attention(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value,
                             const AttentionOptions& options) {
-  const std::int64_t batch = query.size(0), length = query.size(1), heads = query.size(2),
+  const std::int64_t batch = query.size(0), queries = query.size(1), heads = query.size(2),
                      width = query.size(3);
-  const at::Tensor q = query.transpose(1, 2), k = spread(key, heads), v = spread(value, heads);
+  // What lies before the window of the first query is seen by none.
+  const std::int64_t beyond =
+      options.sliding_window > 0 ? std::max<std::int64_t>(0, key.size(1) - queries - options.sliding_window + 1)
+                                 : 0;
+  const std::int64_t length = key.size(1) - beyond;
+  const auto within = [&](const at::Tensor& all) { return beyond > 0 ? all.narrow(1, beyond, length) : all; };
+  const at::Tensor q = query.transpose(1, 2), k = spread(within(key), heads), v = spread(within(value), heads);
   const bool is_windowed = options.sliding_window > 0 && options.sliding_window < length;
-  const auto mask = [&] { return visible(length, is_windowed ? options.sliding_window : 0, query.device()); };
+  const auto mask = [&] {
+    return visible(queries, length, is_windowed ? options.sliding_window : 0, query.device());
+  };
   at::Tensor mixed;
   if (options.softcap > 0) {
     const at::Tensor scores = at::matmul(q, k.transpose(2, 3)) * (options.scale / options.softcap);
     const at::Tensor capped = at::tanh(scores) * options.softcap;
     const double nothing = -std::numeric_limits<double>::infinity();
     mixed = at::matmul(at::softmax(capped.masked_fill(mask().logical_not(), nothing), -1), v);
-  } else if (is_windowed) {
+  } else if (queries == 1) {  // the last token sees all that is left
+    mixed = at::scaled_dot_product_attention(q, k, v, {}, 0.0, /*is_causal=*/false, options.scale);
+  } else if (is_windowed || queries < length) {
     mixed = at::scaled_dot_product_attention(q, k, v, mask(), 0.0, /*is_causal=*/false, options.scale);
   } else {
     mixed = at::scaled_dot_product_attention(q, k, v, {}, 0.0, /*is_causal=*/true, options.scale);
   }
-  return mixed.transpose(1, 2).reshape({batch * length, heads * width});
+  return mixed.transpose(1, 2).reshape({batch * queries, heads * width});
 }
 
 }  // namespace lmhead

@@ -12,8 +12,9 @@ struct AttentionOptions {
   std::int64_t sliding_window = 0;  // tokens that a token sees, itself included; 0: all before it
 };
 
-/// softmax(mask(softcap(scale q k^T))) v for `query` [B, T, H, d] and `key`, `value` [B, T, K, d], where a
-/// key head serves the H / K consecutive query heads; [B T, H d]. Memory: B H T T scores where there is a
+/// softmax(mask(softcap(scale q k^T))) v for `query` [B, T, H, d] and `key`, `value` [B, S, K, d], where a
+/// key head serves the H / K consecutive query heads; [B T, H d]. The queries are those of the last T of S
+/// tokens: S = T, or more where keys of earlier tokens were kept. Memory: B H T S scores where there is a
 /// soft-cap, else none.
 at::Tensor causal_attention(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value,
                             const AttentionOptions& options);

@@ -53,41 +53,57 @@ Decoder::Decoder(DecoderSpecification specification, const ParameterSource& sour
 }
 
 at::Tensor Decoder::forward(const at::Tensor& tokens, std::vector<at::Tensor>* layers) const {
-  require(tokens.dim() == 2, "decoder", "tokens must be [B, T], got ", tokens.sizes());
-  const auto type = blocks_.empty() ? at::kFloat : blocks_[0].query_key_value.weight->working.scalar_type();
-  for (RotaryTable& table : rotary_tables_) table.reserve(tokens.size(1), embedding_->value.device());
-  at::Tensor x = embed(tokens);
-  for (const Block& block : blocks_) {
-    x = apply(block, x, tokens.size(0), type);
-    if (layers) layers->push_back(x);
-  }
-  return normalise(final_norm_, x, type).to(type);
+  return run(tokens, nullptr, layers);
 }
 
-at::Tensor Decoder::embed(const at::Tensor& tokens) const {
-  const std::int64_t length = tokens.size(1);
+at::Tensor Decoder::extend(const at::Tensor& tokens, KeyValueCache& cache) const {
+  return run(tokens, &cache, nullptr);
+}
+
+at::Tensor Decoder::run(const at::Tensor& tokens, KeyValueCache* cache,
+                        std::vector<at::Tensor>* layers) const {
+  require(tokens.dim() == 2, "decoder", "tokens must be [B, T], got ", tokens.sizes());
+  const Pass pass{
+      .batch = tokens.size(0),
+      .type = blocks_.empty() ? at::kFloat : blocks_[0].query_key_value.weight->working.scalar_type(),
+      .first = cache ? cache->length() : 0,
+      .cache = cache};
+  const std::int64_t length = pass.first + tokens.size(1);
+  for (RotaryTable& table : rotary_tables_) table.reserve(length, embedding_->value.device());
+  at::Tensor x = embed(tokens, pass.first);
+  for (std::size_t layer = 0; layer < blocks_.size(); ++layer) {
+    x = apply(layer, x, pass);
+    if (layers) layers->push_back(x);
+  }
+  if (cache) cache->advance(tokens.size(1));
+  return normalise(final_norm_, x, pass.type).to(pass.type);
+}
+
+/// The first token of `tokens` stands at position `first`.
+at::Tensor Decoder::embed(const at::Tensor& tokens, std::int64_t first) const {
+  const std::int64_t length = first + tokens.size(1);
   at::Tensor x = at::embedding(embedding_->value, tokens);
   if (specification_.embedding_scale != 1) x = x * specification_.embedding_scale;
   if (position_embedding_) {
     require(length <= specification_.position_embeddings, "decoder",
             "a sequence must be no longer than model.max_position_embeddings ",
             specification_.position_embeddings, ", got ", length);
-    x = x + position_embedding_->value.narrow(0, 0, length);
+    x = x + position_embedding_->value.narrow(0, first, tokens.size(1));
   }
   return x.view({-1, specification_.hidden_size});
 }
 
-at::Tensor Decoder::apply(const Block& block, const at::Tensor& x, std::int64_t batch,
-                          at::ScalarType type) const {
+at::Tensor Decoder::apply(std::size_t layer, const at::Tensor& x, const Pass& pass) const {
+  const Block& block = blocks_[layer];
   const bool after_sum = specification_.norm_position == NormPosition::kAfterSum;
   const auto join = [&](const at::Tensor& stream, const at::Tensor& update, const Norm& norm) {
     return after_sum ? normalise(norm, stream + update, at::kFloat)
                      : stream + normalise(norm, update, at::kFloat);
   };
-  const at::Tensor attended = attend(block, normalise(block.attention_input_norm, x, type), batch);
+  const at::Tensor attended = attend(layer, normalise(block.attention_input_norm, x, pass.type), pass);
   at::Tensor stream = join(x, attended, block.attention_output_norm);
   const at::Tensor& mlp_input = specification_.parallel_residual ? x : stream;
-  return join(stream, transform(block, normalise(block.mlp_input_norm, mlp_input, type)),
+  return join(stream, transform(block, normalise(block.mlp_input_norm, mlp_input, pass.type)),
               block.mlp_output_norm);
 }
 
@@ -113,20 +129,25 @@ at::Tensor Decoder::normalise_heads(const Block& block, const at::Tensor& projec
       std::vector<at::Tensor>{norm(parts[0], block.query_norm), norm(parts[1], block.key_norm), parts[2]}, 2);
 }
 
-at::Tensor Decoder::attend(const Block& block, const at::Tensor& input, std::int64_t batch) const {
+at::Tensor Decoder::attend(std::size_t layer, const at::Tensor& input, const Pass& pass) const {
   const DecoderSpecification& s = specification_;
-  const std::int64_t length = input.size(0) / batch, queries = s.num_attention_heads,
+  const Block& block = blocks_[layer];
+  const std::int64_t length = input.size(0) / pass.batch, queries = s.num_attention_heads,
                      keys = s.num_key_value_heads;
   at::Tensor projected = project(input, block.query_key_value.weight->working, block.query_key_value.bias)
-                             .view({batch, length, queries + 2 * keys, s.head_dim});
+                             .view({pass.batch, length, queries + 2 * keys, s.head_dim});
   if (block.query_norm) projected = normalise_heads(block, projected);
   if (!rotary_tables_.empty()) {
     const RotaryTable& table = rotary_tables_[block.layer.rotary];
-    projected = rotary(projected, table.cosine(length), table.sine(length), queries + keys);
+    projected =
+        rotary(projected, table.cosine(length, pass.first), table.sine(length, pass.first), queries + keys);
   }
   const auto parts = projected.split_with_sizes({queries, keys, keys}, 2);
-  const at::Tensor mixed = causal_attention(
-      parts[0], parts[1], parts[2], {s.attention_scale, s.attention_softcap, block.layer.sliding_window});
+  const auto seen = pass.cache ? pass.cache->append(layer, parts[1], parts[2])
+                               : KeyValueCache::KeysAndValues{parts[1], parts[2]};
+  const at::Tensor mixed =
+      causal_attention(parts[0], seen.keys, seen.values,
+                       {s.attention_scale, s.attention_softcap, block.layer.sliding_window});
   return project(mixed, block.attention_output.weight->working, block.attention_output.bias);
 }
 

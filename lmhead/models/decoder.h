@@ -11,6 +11,7 @@
 #include "lmhead/base/module.h"
 #include "lmhead/models/decoder_options.h"
 #include "lmhead/models/decoder_specification.h"
+#include "lmhead/models/key_value_cache.h"
 #include "lmhead/models/rotary_positions.h"
 
 namespace lmhead {
@@ -34,6 +35,11 @@ class Decoder {
   /// residual stream in float32.
   at::Tensor forward(const at::Tensor& tokens, std::vector<at::Tensor>* layers = nullptr) const;
 
+  /// Features [B T, D] of `tokens` [B, T] that follow those which `cache` has seen, as `forward` over all of
+  /// them would give; the cache then has seen these too. For inference: keys and values are kept without
+  /// history. A fresh cache starts a sequence; one cache serves one decoder and one batch size.
+  at::Tensor extend(const at::Tensor& tokens, KeyValueCache& cache) const;
+
   const ParameterList& parameters() const { return parameters_; }
   const ParameterPtr& embedding() const { return embedding_; }
   const DecoderSpecification& specification() const { return specification_; }
@@ -53,12 +59,19 @@ class Decoder {
   };
   class Builder;
 
-  at::Tensor embed(const at::Tensor& tokens) const;
-  at::Tensor apply(const Block& block, const at::Tensor& input, std::int64_t batch,
-                   at::ScalarType type) const;
+  /// What the blocks of one pass have in common.
+  struct Pass {
+    std::int64_t batch;
+    at::ScalarType type;           // of products
+    std::int64_t first = 0;        // position of the first token
+    KeyValueCache* cache = nullptr;
+  };
+  at::Tensor run(const at::Tensor& tokens, KeyValueCache* cache, std::vector<at::Tensor>* layers) const;
+  at::Tensor embed(const at::Tensor& tokens, std::int64_t first) const;
+  at::Tensor apply(std::size_t layer, const at::Tensor& input, const Pass& pass) const;
   at::Tensor normalise(const Norm& norm, const at::Tensor& input, at::ScalarType type) const;
   at::Tensor normalise_heads(const Block& block, const at::Tensor& projected) const;
-  at::Tensor attend(const Block& block, const at::Tensor& input, std::int64_t batch) const;
+  at::Tensor attend(std::size_t layer, const at::Tensor& input, const Pass& pass) const;
   at::Tensor transform(const Block& block, const at::Tensor& input) const;
 
   DecoderSpecification specification_;

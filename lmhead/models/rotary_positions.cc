@@ -7,6 +7,7 @@
 #include <ATen/ops/sin.h>
 #include <ATen/ops/where.h>
 
+#include <algorithm>
 #include <numbers>
 
 namespace lmhead {
@@ -41,7 +42,9 @@ at::Tensor rotary_frequencies(const RotarySpecification& specification) {
 
 void RotaryTable::reserve(std::int64_t length, at::Device device) {
   if (cosine_.defined() && cosine_.size(0) >= length && cosine_.device() == device) return;
-  const at::Tensor positions = at::arange(length, at::TensorOptions().dtype(at::kFloat));
+  // A sequence that grows token by token would otherwise compute all of it each time.
+  const std::int64_t rows = cosine_.defined() ? std::max(length, 2 * cosine_.size(0)) : length;
+  const at::Tensor positions = at::arange(rows, at::TensorOptions().dtype(at::kFloat));
   const at::Tensor angles = positions.unsqueeze(1) * rotary_frequencies(specification_).unsqueeze(0);
   cosine_ = angles.cos().to(device);
   sine_ = angles.sin().to(device);

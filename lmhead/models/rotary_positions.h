@@ -18,10 +18,11 @@ class RotaryTable {
   explicit RotaryTable(const RotarySpecification& specification) : specification_(specification) {}
   /// Holds at least `length` rows on `device` from now on.
   void reserve(std::int64_t length, at::Device device);
-  at::Tensor cosine(std::int64_t length) const {
-    return cosine_.narrow(0, 0, length);
-  }  // [length, width / 2]
-  at::Tensor sine(std::int64_t length) const { return sine_.narrow(0, 0, length); }
+  /// Rows [length, width / 2] of positions `first` and after.
+  at::Tensor cosine(std::int64_t length, std::int64_t first = 0) const {
+    return cosine_.narrow(0, first, length);
+  }
+  at::Tensor sine(std::int64_t length, std::int64_t first = 0) const { return sine_.narrow(0, first, length); }
 
  private:
   RotarySpecification specification_;
