@@ -15,7 +15,7 @@ constexpr const char* kAbout =
 }  // namespace
 
 const std::vector<std::string>& native_verbs() {
-  static const std::vector<std::string> verbs = {"train", "study", "heads", "measure", "inspect"};
+  static const std::vector<std::string> verbs = {"train", "study", "heads", "measure", "inspect", "export", "sample"};
   return verbs;
 }
 
@@ -73,10 +73,35 @@ Request parse_command_line(int argument_count, char** arguments) {
   inspect_app->add_option("MODEL", inspect.model, "what measure takes, or any .safetensors file")->required();
   inspect_app->add_flag("--json", inspect.json, "as JSON");
 
+  ExportRequest export_request;
+  CLI::App* export_app = app.add_subcommand("export", "write a run as a folder that Hugging Face transformers loads");
+  export_app->add_option("run", export_request.run, "folder of a run (its newest checkpoint) or of a checkpoint")
+      ->required();
+  export_app->add_option("folder", export_request.folder, "folder to write; an earlier export is replaced")
+      ->required();
+
+  SampleRequest sample;
+  CLI::App* sample_app = app.add_subcommand("sample", "let a model go on with a text");
+  sample_app->add_option("model", sample.model, "folder in the Hugging Face layout, of a run or of a checkpoint")
+      ->required();
+  sample_app->add_option("--prompt", sample.prompt, "the text to go on with");
+  sample_app->add_option("--prompt-ids", sample.prompt_ids, "the same as ids: 1,2,3")->delimiter(',');
+  sample_app->add_option("--max-new-tokens", sample.max_new_tokens, "tokens at most")->capture_default_str();
+  sample_app->add_option("--temperature", sample.temperature, "divides the logits; 0: always the likeliest token")
+      ->capture_default_str();
+  sample_app->add_option("--top-k", sample.top_k, "draw from the k likeliest tokens; 0: from all")
+      ->capture_default_str();
+  sample_app->add_option("--top-p", sample.top_p, "draw from the fewest tokens that have probability p together")
+      ->capture_default_str();
+  sample_app->add_option("--seed", sample.seed, "of the draws")->capture_default_str();
+  sample_app->add_flag("--ids", sample.ids, "print ids, separated by commas, instead of text");
+
   try {
     app.parse(argument_count, arguments);
     if (train_app->parsed() && !train.keys && train.configuration.empty())
       throw CLI::RequiredError("config");
+    if (sample_app->parsed() && sample.prompt.has_value() == !sample.prompt_ids.empty())
+      throw CLI::RequiredError("one of --prompt and --prompt-ids");
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) std::exit(app.exit(error));  // help and version
     std::cerr << "[lmhead] " << error.what() << " (see lmhead";
@@ -88,6 +113,8 @@ Request parse_command_line(int argument_count, char** arguments) {
   if (study_app->parsed()) return study;
   if (measure_app->parsed()) return measure;
   if (inspect_app->parsed()) return inspect;
+  if (export_app->parsed()) return export_request;
+  if (sample_app->parsed()) return sample;
   return heads;
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <variant>
 #include <vector>
@@ -43,7 +44,25 @@ struct InspectRequest {
   bool json = false;
 };
 
-using Request = std::variant<TrainRequest, StudyRequest, HeadsRequest, MeasureRequest, InspectRequest>;
+struct ExportRequest {
+  std::string run;     // or a checkpoint's folder
+  std::string folder;  // to be written
+};
+
+struct SampleRequest {
+  std::string model;  // a folder in the Hugging Face layout, a run or a checkpoint
+  std::optional<std::string> prompt;
+  std::vector<std::int64_t> prompt_ids;
+  std::int64_t max_new_tokens = 100;
+  double temperature = 1;
+  std::int64_t top_k = 0;
+  double top_p = 1;
+  std::uint64_t seed = 0;
+  bool ids = false;  // print ids instead of text
+};
+
+using Request = std::variant<TrainRequest, StudyRequest, HeadsRequest, MeasureRequest, InspectRequest, ExportRequest,
+                             SampleRequest>;
 
 /// Parses a native verb's arguments. Prints help or a one-line error and ends the process where there is nothing to run.
 Request parse_command_line(int argument_count, char** arguments);

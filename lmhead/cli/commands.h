@@ -10,5 +10,7 @@ int run_study(const StudyRequest& request);
 int run_heads(const HeadsRequest& request);
 int run_measure(const MeasureRequest& request);
 int run_inspect(const InspectRequest& request);
+int run_export(const ExportRequest& request);
+int run_sample(const SampleRequest& request);
 
 }  // namespace lmhead

@@ -13,6 +13,8 @@ int dispatch(const lmhead::StudyRequest& request) { return lmhead::run_study(req
 int dispatch(const lmhead::HeadsRequest& request) { return lmhead::run_heads(request); }
 int dispatch(const lmhead::MeasureRequest& request) { return lmhead::run_measure(request); }
 int dispatch(const lmhead::InspectRequest& request) { return lmhead::run_inspect(request); }
+int dispatch(const lmhead::ExportRequest& request) { return lmhead::run_export(request); }
+int dispatch(const lmhead::SampleRequest& request) { return lmhead::run_sample(request); }
 
 }  // namespace
 

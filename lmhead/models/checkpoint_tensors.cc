@@ -28,6 +28,23 @@ bool is_harmless_buffer(std::string_view name) {
 
 }  // namespace
 
+StoredName stored_name(const FamilyModel& model, const std::string& body_prefix, const std::string& name) {
+  std::string_view rest = name;
+  rest.remove_prefix(kBody.size());
+  std::string before = body_prefix;
+  if (rest.starts_with(kLayers)) {
+    const std::size_t end = rest.find('.', kLayers.size());
+    before.append(model.layer_prefix).append(rest.substr(kLayers.size(), end + 1 - kLayers.size()));
+    rest.remove_prefix(end + 1);
+  }
+  const std::size_t dot = rest.rfind('.');
+  const std::string_view module = rest.substr(0, dot), field = rest.substr(dot);
+  for (const NameRule& rule : model.rules) {
+    if (rule.ours == module) return {before.append(rule.theirs).append(field), rule.layout, true};
+  }
+  return {before.append(rest), MatrixLayout::kPlain, false};
+}
+
 CheckpointTensors::CheckpointTensors(const TensorFolder& folder, const FamilyModel& model)
     : folder_(folder), model_(model), prefix_(model.body_prefixes.front()) {
   const auto has_body = [&](const std::string& prefix) {
@@ -38,24 +55,6 @@ CheckpointTensors::CheckpointTensors(const TensorFolder& folder, const FamilyMod
   if (std::none_of(model.body_prefixes.begin(), model.body_prefixes.end(), has_body)) {
     prefix_ = model.body_prefixes.front();
   }
-}
-
-/// Turns `model.layers.N.MODULE.weight` or `model.MODULE.weight` into the checkpoint's name.
-CheckpointTensors::Stored CheckpointTensors::stored(const std::string& name) const {
-  std::string_view rest = name;
-  rest.remove_prefix(kBody.size());
-  std::string before = prefix_;
-  if (rest.starts_with(kLayers)) {
-    const std::size_t end = rest.find('.', kLayers.size());
-    before.append(model_.layer_prefix).append(rest.substr(kLayers.size(), end + 1 - kLayers.size()));
-    rest.remove_prefix(end + 1);
-  }
-  const std::size_t dot = rest.rfind('.');
-  const std::string_view module = rest.substr(0, dot), field = rest.substr(dot);
-  for (const NameRule& rule : model_.rules) {
-    if (rule.ours == module) return {before.append(rule.theirs).append(field), rule.layout, true};
-  }
-  return {before.append(rest), MatrixLayout::kPlain, false};
 }
 
 /// The tensor as it is stored, float32 and finite.
@@ -97,7 +96,7 @@ at::Tensor CheckpointTensors::read(const std::string& name, const std::vector<st
 ParameterPtr CheckpointTensors::parameter(const std::string& name, ParameterKind kind,
                                           const std::vector<std::int64_t>& shape,
                                           const std::vector<RowPart>& parts) {
-  const Stored whole = stored(name);
+  const StoredName whole = stored(name);
   at::Tensor value;
   if (parts.empty() || whole.is_known) {
     const bool is_embedding = name == "model.embed_tokens.weight";
@@ -113,7 +112,7 @@ ParameterPtr CheckpointTensors::parameter(const std::string& name, ParameterKind
     for (const RowPart& part : parts) {
       std::vector<std::int64_t> part_shape = shape;
       part_shape[0] = part.rows;
-      const Stored one = stored(part.name);
+      const StoredName one = stored(part.name);
       rows.push_back(read(one.name, part_shape, one.layout));
     }
     value = at::cat(rows, 0);

@@ -9,6 +9,15 @@
 
 namespace lmhead {
 
+/// Where a family's checkpoint keeps one of our tensors.
+struct StoredName {
+  std::string name;
+  MatrixLayout layout;
+  bool is_known;  // there is a rule for the module
+};
+/// Turns `model.layers.N.MODULE.weight` or `model.MODULE.weight` into the checkpoint's name.
+StoredName stored_name(const FamilyModel& model, const std::string& body_prefix, const std::string& name);
+
 /// Gives the parameters of one family's checkpoint and keeps account of which tensors were used.
 class CheckpointTensors {
  public:
@@ -24,12 +33,7 @@ class CheckpointTensors {
   void check_all_used() const;
 
  private:
-  struct Stored {
-    std::string name;
-    MatrixLayout layout;
-    bool is_known;  // there is a rule for the module
-  };
-  Stored stored(const std::string& name) const;
+  StoredName stored(const std::string& name) const { return stored_name(model_, prefix_, name); }
   at::Tensor take(const std::string& name, const std::vector<std::int64_t>& shape);
   at::Tensor read(const std::string& name, const std::vector<std::int64_t>& shape, MatrixLayout layout);
   at::Tensor split_heads(const at::Tensor& interleaved) const;

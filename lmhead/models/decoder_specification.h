@@ -42,12 +42,16 @@ struct RotarySpecification {
   RotaryScaling scaling = RotaryScaling::kNone;
   double factor = 1;
   double low_freq_factor = 1, high_freq_factor = 4, original_max_position_embeddings = 8192;
+
+  bool operator==(const RotarySpecification&) const = default;
 };
 
 /// What may differ from layer to layer.
 struct LayerSpecification {
   std::int64_t sliding_window = 0;  // tokens that a token sees, itself included; 0: all before it
   std::size_t rotary = 0;           // index into `rotaries`
+
+  bool operator==(const LayerSpecification&) const = default;
 };
 
 struct DecoderSpecification {
@@ -78,6 +82,8 @@ struct DecoderSpecification {
   // Standard deviations of fresh matrices; of no account where parameters are read.
   double initializer_range = 0.02;
   double residual_initializer_range = 0.02;  // of the two matrices that write into the residual stream
+
+  bool operator==(const DecoderSpecification&) const = default;
 };
 
 }  // namespace lmhead

@@ -1,4 +1,4 @@
-"""Runs a Python verb: python -m lmhead prepare | report | tensorboard; lmhead measure calls the others."""
+"""Runs a Python verb: python -m lmhead prepare | report | tensorboard; native verbs call the others."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ VERBS = {
     "fetch": "fetch a model of the hub, and print its folder",
     "tokenize": "turn text into token ids for lmhead measure",
     "measurement-report": "write the figures of lmhead measure as one HTML file",
+    "tokenizer": "encode and decode text for lmhead sample",
 }
 MODULES = {"fetch": "hub", "measurement-report": "measurement_report"}  # where the name is not the verb's
 

@@ -1,0 +1,175 @@
+#include <cstdio>
+#include <filesystem>
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "lmhead/base/error.h"
+#include "lmhead/base/files.h"
+#include "lmhead/base/line_process.h"
+#include "lmhead/cli/commands.h"
+#include "lmhead/cli/progress.h"
+#include "lmhead/kernels/linear_cross_entropy.h"
+#include "lmhead/models/generation.h"
+#include "lmhead/models/pretrained.h"
+#include "lmhead/study/trained_model.h"
+
+namespace lmhead {
+namespace {
+
+namespace fs = std::filesystem;
+using Ids = std::vector<std::int64_t>;
+
+/// Text to ids and back.
+class TextCodec {
+ public:
+  virtual ~TextCodec() = default;
+  virtual Ids encode(const std::string& text) = 0;
+  /// What is decoded next stands behind these ids.
+  virtual void begin(const Ids& prompt) = 0;
+  /// The text that became certain with this id.
+  virtual std::string decode(std::int64_t id) = 0;
+  /// What is left at the end.
+  virtual std::string finish() = 0;
+};
+
+class ByteCodec : public TextCodec {
+ public:
+  Ids encode(const std::string& text) override {
+    return {reinterpret_cast<const unsigned char*>(text.data()),
+            reinterpret_cast<const unsigned char*>(text.data()) + text.size()};
+  }
+  void begin(const Ids&) override {}
+  std::string decode(std::int64_t id) override { return id < 256 ? std::string(1, char(id)) : ""; }
+  std::string finish() override { return ""; }
+};
+
+/// Asks the program lmhead-tokenizer, which is Python.
+class TokenizerCodec : public TextCodec {
+ public:
+  TokenizerCodec(const fs::path& program, const fs::path& tokenizer, bool special)
+      : process_(program, special ? std::vector<std::string>{tokenizer.string(), "--special"}
+                                  : std::vector<std::string>{tokenizer.string()}) {}
+  Ids encode(const std::string& text) override { return ask({{"encode", text}}).at("ids").get<Ids>(); }
+  void begin(const Ids& prompt) override { ask({{"begin", prompt}}); }
+  std::string decode(std::int64_t id) override { return ask({{"decode", id}}).at("text").get<std::string>(); }
+  std::string finish() override { return ask({{"decode", nullptr}}).at("text").get<std::string>(); }
+
+ private:
+  Json ask(const Json& request) {
+    // An argument that is no UTF-8 gets U+FFFD, as a document does that is prepared.
+    const Json answer = parse_json(process_.ask(request.dump(-1, ' ', true, Json::error_handler_t::replace)),
+                                   "lmhead-tokenizer");
+    require(!answer.contains("error"), "sample", "the tokenizer must serve, got: ",
+            answer.value("error", std::string()));
+    return answer;
+  }
+
+  LineProcess process_;
+};
+
+/// A model of either kind, as far as sampling is concerned.
+struct SampledModel {
+  std::shared_ptr<const void> owner;  // of the decoder and of what `logits` refers to
+  const Decoder* decoder;
+  LogitsOfHidden logits;
+  Ids end_tokens;
+  RunText text;
+  bool special = false;  // whether the tokenizer's template belongs around a prompt
+};
+
+SampledModel open_run(const fs::path& folder) {
+  const auto trained = std::make_shared<TrainedModel>(open_trained_model(folder));
+  SampledModel sampled{.owner = trained, .decoder = &trained->model.decoder, .text = text_of_run(*trained)};
+  sampled.logits = [head = trained->model.head.get()](const at::Tensor& hidden) { return head->logits({hidden}); };
+  if (sampled.text.end_of_document) sampled.end_tokens = {*sampled.text.end_of_document};
+  return sampled;
+}
+
+/// The end tokens that a folder in the Hugging Face layout names; generation_config.json goes before config.json.
+Ids read_end_tokens(const fs::path& folder) {
+  for (const char* name : {"generation_config.json", "config.json"}) {
+    const fs::path file = folder / name;
+    if (!fs::exists(file)) continue;
+    const Json json = parse_json(read_file(file), file.string());
+    const Json ends = json.is_object() ? json.value("eos_token_id", Json()) : Json();
+    if (ends.is_null()) continue;
+    Ids ids;
+    for (const Json& id : ends.is_array() ? ends : Json::array({ends})) {
+      require(id.is_number_integer(), "sample", file.string(), ": eos_token_id must be an integer or several, got ",
+              ends.dump());
+      ids.push_back(id.get<std::int64_t>());
+    }
+    return ids;
+  }
+  return {};
+}
+
+SampledModel open_hf_folder(const fs::path& folder) {
+  const auto pretrained = std::make_shared<PretrainedModel>(load_pretrained(folder));
+  SampledModel sampled{.owner = pretrained, .decoder = &pretrained->decoder, .special = true};
+  sampled.logits = [map = pretrained->head](const at::Tensor& hidden) { return linear_logits(hidden, map); };
+  sampled.end_tokens = read_end_tokens(folder);
+  if (fs::exists(folder / "tokenizer.json")) sampled.text.tokenizer = folder / "tokenizer.json";
+  return sampled;
+}
+
+/// Null where the ids have no text, or the helper is not there.
+std::unique_ptr<TextCodec> make_codec(const SampledModel& model) {
+  if (model.text.is_bytes) return std::make_unique<ByteCodec>();
+  if (!model.text.tokenizer) return nullptr;
+  std::error_code error;
+  const fs::path own = fs::read_symlink("/proc/self/exe", error).parent_path();
+  const auto program = find_program("lmhead-tokenizer", own);
+  if (!program) return nullptr;
+  return std::make_unique<TokenizerCodec>(*program, *model.text.tokenizer, model.special);
+}
+
+Ids encode_prompt(const SampleRequest& request, const SampledModel& model, TextCodec* codec) {
+  if (!request.prompt) return request.prompt_ids;
+  require(codec != nullptr, "sample",
+          model.text.tokenizer ? "lmhead-tokenizer must be beside this program or on the path for --prompt, got none"
+                               : "the model must have a tokenizer for --prompt, got none",
+          "; --prompt-ids 1,2,3 works without");
+  return codec->encode(*request.prompt);
+}
+
+}  // namespace
+
+int run_sample(const SampleRequest& request) {
+  require(fs::is_directory(request.model), "sample", "the model must be a folder, got ", request.model);
+  const SampledModel model =
+      is_trained_model(request.model) ? open_run(request.model) : open_hf_folder(request.model);
+  std::unique_ptr<TextCodec> codec = request.ids && !request.prompt ? nullptr : make_codec(model);
+  const Ids prompt = encode_prompt(request, model, codec.get());
+  const bool prints_ids = request.ids || !codec;
+  if (prints_ids && !request.ids)
+    std::fprintf(stderr, "[sample] ids follow: the model has no tokenizer, or lmhead-tokenizer is not there\n");
+  if (!prints_ids) codec->begin(prompt);
+  install_stop_handler();
+
+  const auto print = [](const std::string& text) {
+    std::fwrite(text.data(), 1, text.size(), stdout);
+    std::fflush(stdout);
+  };
+  bool first = true;
+  const Ids generated = generate(
+      *model.decoder, model.logits, prompt,
+      {.sampling = {request.temperature, request.top_k, request.top_p},
+       .max_new_tokens = request.max_new_tokens,
+       .seed = request.seed,
+       .end_tokens = model.end_tokens},
+      [&](std::int64_t id) {
+        print(prints_ids ? (first ? "" : ",") + std::to_string(id) : codec->decode(id));
+        first = false;
+        return !stop_requested();
+      });
+  print(prints_ids ? "\n" : codec->finish() + "\n");
+  if (stop_requested()) return 130;
+  const std::int64_t positions = model.decoder->specification().position_embeddings;
+  if (positions > 0 && std::int64_t(prompt.size() + generated.size()) > positions &&
+      std::int64_t(generated.size()) < request.max_new_tokens)
+    std::fprintf(stderr, "[sample] ended early: the model has %lld positions\n", static_cast<long long>(positions));
+  return 0;
+}
+
+}  // namespace lmhead
