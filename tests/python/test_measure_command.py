@@ -327,22 +327,32 @@ def test_the_page_has_everything_in_itself(command, checkpoint, text_files, tmp_
                      "head-spectrum": 2, "update-direction": 6}
 
 
-@pytest.mark.parametrize("name, low, high", [("TinyStories-656K", 0.947, 0.952), ("TinyStories-656K-bf16", 0.947, 0.952),
-                                             ("stories260K-hf", 0.762, 0.810)])
+@pytest.mark.parametrize("name, low, high", [("TinyStories-656K-bf16", 0.947, 0.952), ("stories260K-hf", 0.762, 0.810)])
 def test_published_share_outside_the_head(command, shared_data, tmp_path, name, low, high):
-    stories = json.loads((shared_data / "text" / "tinystories_1000.json").read_text())[:40]
-    lines = tmp_path / "stories.jsonl"
-    lines.write_text("".join(json.dumps({"text": story if isinstance(story, str) else story["text"]}) + "\n"
-                             for story in stories))
+    """The published figures are means over the tokens of each reference text, cut at 128 ids."""
     folder = shared_data / "models" / name
-    [got] = measured(command, tmp_path, folder, "--text", lines, "--only", "quality", "gradient_retention")
+    reference = json.loads((shared_data / "reference" / "TinyStories-656K.float64.json").read_text())
     tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
-    documents = [tokenizer.encode(json.loads(line)["text"]).ids for line in lines.read_text().splitlines()]
-    weight_file = load_file(folder / "model.safetensors")
-    weight = weight_file.get("lm_head.weight", weight_file.get("model.embed_tokens.weight")).double().numpy()
-    if "lm_head.weight" not in weight_file or "model.embed_tokens.weight" in weight_file:
-        hidden, targets, _ = features_of(folder, documents, 512)
-        expected = expected_figures(hidden, targets, weight)
+    (tmp_path / "texts.jsonl").write_text("".join(json.dumps({"text": case["text"]}) + "\n" for case in reference["cases"]))
+    for at, case in enumerate(reference["cases"]):
+        ids = tokenizer.encode(case["text"]).ids[:128]
+        expected = expected_figures(*features_of(folder, [ids], 512))
+        assert low - 5e-4 < expected["fractions"].mean() < high + 5e-4
+        np.array(ids, "<u2").tofile(tmp_path / f"{at}.bin")
+        [got] = measured(command, tmp_path, folder, "--tokens", tmp_path / f"{at}.bin", "--only", "quality",
+                         "gradient_retention", "token_breakdown")
         check(got, expected, 1e-5)
-        assert low < expected["fractions"].mean() < high
-    assert low < 1 - got["gradient_retention"]["retained_energy"] < high
+        # The median is exact to the width of the histogram's bins and the gap to the next token.
+        ranked = np.sort(1 - expected["fractions"])
+        middle = len(ranked) // 2
+        assert ranked[middle - 1] - 1e-3 < got["token_breakdown"]["quantiles"]["0.5"] < ranked[middle + 1] + 1e-3
+
+
+def test_a_copy_in_bfloat16_gives_the_same_figures(command, shared_data, tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text(json.loads((shared_data / "reference" / "TinyStories-656K.float64.json").read_text())["cases"][1]["text"])
+    folders = [shared_data / "models" / name for name in ("TinyStories-656K", "TinyStories-656K-bf16")]
+    whole, copy = measured(command, tmp_path, *folders, "--text", text)
+    whole.pop("model"), copy.pop("model")
+    assert whole == copy
+    assert 0.947 < 1 - whole["gradient_retention"]["retained_energy"] < 0.952
