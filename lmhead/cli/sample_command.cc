@@ -142,8 +142,6 @@ int run_sample(const SampleRequest& request) {
   std::unique_ptr<TextCodec> codec = request.ids && !request.prompt ? nullptr : make_codec(model);
   const Ids prompt = encode_prompt(request, model, codec.get());
   const bool prints_ids = request.ids || !codec;
-  if (prints_ids && !request.ids)
-    std::fprintf(stderr, "[sample] ids follow: the model has no tokenizer, or lmhead-tokenizer is not there\n");
   if (!prints_ids) codec->begin(prompt);
   install_stop_handler();
 
@@ -164,6 +162,9 @@ int run_sample(const SampleRequest& request) {
         return !stop_requested();
       });
   print(prints_ids ? "\n" : codec->finish() + "\n");
+  if (prints_ids && !request.ids)
+    std::fprintf(stderr, "[sample] these are ids: %s\n",
+                 model.text.tokenizer ? "lmhead-tokenizer is not there" : "the model has no tokenizer");
   if (stop_requested()) return 130;
   const std::int64_t positions = model.decoder->specification().position_embeddings;
   if (positions > 0 && std::int64_t(prompt.size() + generated.size()) > positions &&

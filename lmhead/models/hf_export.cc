@@ -40,10 +40,12 @@ bool is_export(const fs::path& folder) {
   }
 }
 
-/// `folder` without a trailing slash, where it may be written.
+/// Where `folder` really is, if it may be written: a way through folders that are yet to be made, or a link, must not
+/// lead to anything unchecked.
 fs::path checked_target(const fs::path& folder) {
-  const fs::path target = folder.has_filename() ? folder : folder.parent_path();
-  require(!target.empty(), "export", "the folder must have a name, got \"", folder.string(), "\"");
+  require(!folder.empty(), "export", "the folder must have a name, got none");
+  const fs::path whole = fs::weakly_canonical(fs::absolute(folder));
+  const fs::path target = whole.has_filename() ? whole : whole.parent_path();
   if (!fs::exists(fs::symlink_status(target))) return target;
   require(fs::is_directory(target) && is_export(target), "export", target.string(),
           " must be absent, empty or an earlier export, got something else, which is left alone");

@@ -46,7 +46,7 @@ REFUSED = {
     "post": ({"norm_position": "post"}, {}, "model.norm_position must be \"pre\""),
     "no_positions": ({"position": "none"}, {}, "model.position must be"),
     "layernorm_swiglu": ({"norm": "layernorm"}, {}, "model.norm must be \"rmsnorm\""),
-    "qk_norm_mlp_bias": ({"qk_norm": True, "mlp_bias": True}, {}, "model.mlp_bias must be false"),
+    "qk_norm_mlp_bias": ({"qk_norm": True, "mlp_bias": True}, {}, "model.qk_norm must be false"),
 }
 
 
@@ -202,6 +202,9 @@ def test_the_folders_of_others_are_left_alone(runs, tmp_path):
     transformers.AutoModelForCausalLM.from_pretrained(exported).save_pretrained(exported)  # fine-tuned, say
     call("export", run, exported, code=2)
     call("export", run, tmp_path / "nowhere" / ".." / "foreign" / "thesis.txt", code=2)
+    (tmp_path / "link").symlink_to(foreign)
+    call("export", run, tmp_path / "link", code=2)
+    assert [path.name for path in foreign.iterdir()] == ["thesis.txt"]
 
 
 def test_text_goes_through_the_runs_tokenizer(tmp_path, helper_path):
