@@ -1,1 +1,28 @@
-"""The Python edge of lmhead: text to tokens, reports, TensorBoard. Models, training and measuring are native."""
+"""The Python edge of lmhead.
+
+Text to tokens, reports and TensorBoard are commands (``python -m lmhead``); ``lmhead.measure``,
+``lmhead.GradientRetention`` and ``lmhead.linear_cross_entropy`` offer the native code to any PyTorch program. They load
+libtorch and the native library on first use, so that the commands start without either.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+_NATIVE = {
+    "GradientRetention": "retention",
+    "measure": "retention",
+    "LinearCrossEntropyLoss": "ops",
+    "filtered_linear_cross_entropy": "ops",
+    "linear_cross_entropy": "ops",
+}
+
+__all__ = sorted(_NATIVE)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _NATIVE:
+        raise AttributeError(f"module 'lmhead' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(f"lmhead.{_NATIVE[name]}"), name)
