@@ -37,8 +37,9 @@ SHAPES = {  # name: (N, D, V)
     "small-64x131k": (256, 64, 131072),
 }
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-# An entrant that errs more against float64 computes something else: about a hundred roundings of the type.
-LARGEST_ERROR = {"float32": 1e-5, "bfloat16": 5e-2}
+# An entrant that errs more against float64 computes something else: about a thousand roundings of
+# float32, ten of bfloat16.
+LARGEST_ERROR = {"float32": 1e-4, "bfloat16": 5e-2}
 
 
 def plain(hidden, weight, target):
