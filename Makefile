@@ -20,10 +20,12 @@ demo: setup
 
 test: setup
 	@ctest --test-dir build/release --output-on-failure
-	@.venv/bin/python -m pytest -q -m "not slow" tests/python
+	@.venv/bin/python -m pytest -q tests/python
 
+# The kernels and the training room many times over in random order: what depends on luck or on leftovers shows here.
 test-slow: test
-	@.venv/bin/python -m pytest -q -m slow tests/python
+	@build/release/bin/test_kernels --gtest_brief=1 --gtest_repeat=5 --gtest_shuffle
+	@build/release/bin/test_train --gtest_brief=1 --gtest_repeat=3 --gtest_shuffle
 
 bench: setup
 	@.venv/bin/python bench/training_step.py
