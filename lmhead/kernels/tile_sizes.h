@@ -24,5 +24,9 @@ constexpr std::int64_t kSharedRowsVocabularyLimit = 8192;
 constexpr std::int64_t kSharedRowsWeightLimit = std::int64_t{1} << 19;
 /// Elements that are worth a thread of their own in elementwise and row operations.
 constexpr std::int64_t kElementsPerThread = std::int64_t{1} << 14;
+/// Attention heads up to this width, on sequences up to this length, take the kernel for narrow heads: its T x T scores then
+/// stay in the second-level cache.
+constexpr std::int64_t kNarrowHead = 64;
+constexpr std::int64_t kShortSequence = 512;
 
 }  // namespace lmhead::tile_sizes

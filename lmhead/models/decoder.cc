@@ -11,6 +11,7 @@
 
 #include "lmhead/base/error.h"
 #include "lmhead/kernels/block_operations.h"
+#include "lmhead/kernels/packed_attention.h"
 #include "lmhead/models/attention.h"
 #include "lmhead/models/decoder_builder.h"
 
@@ -142,6 +143,11 @@ at::Tensor Decoder::attend(std::size_t layer, const at::Tensor& input, const Pas
     projected =
         rotary(projected, table.cosine(length, pass.first), table.sine(length, pass.first), queries + keys);
   }
+  const bool is_whole = !pass.cache && s.attention_softcap == 0 &&
+                        (block.layer.sliding_window == 0 || block.layer.sliding_window >= length);
+  if (is_whole)
+    return project(packed_causal_attention(projected, queries, s.attention_scale),
+                   block.attention_output.weight->working, block.attention_output.bias);
   const auto parts = projected.split_with_sizes({queries, keys, keys}, 2);
   const auto seen = pass.cache ? pass.cache->append(layer, parts[1], parts[2])
                                : KeyValueCache::KeysAndValues{parts[1], parts[2]};

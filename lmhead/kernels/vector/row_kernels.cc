@@ -1,6 +1,7 @@
 // The table of row operations for one instruction set; cmake/vector_kernels.cmake compiles this file once for each.
 #include "lmhead/kernels/vector/row_kernels.h"
 
+#include "lmhead/kernels/vector/attention_rows.h"
 #include "lmhead/kernels/vector/block_rows.h"
 #include "lmhead/kernels/vector/logit_rows.h"
 
@@ -23,6 +24,8 @@ const RowKernels kRowKernels = {
     block_kernels<float, float>(),
     block_kernels<double, double>(),
     block_kernels<Bfloat16, float>(),
+    attention_kernels<float>(),
+    attention_kernels<double>(),
 };
 
 }  // namespace lmhead::vector::LMHEAD_VECTOR_LEVEL

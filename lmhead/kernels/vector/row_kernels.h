@@ -67,6 +67,30 @@ struct BlockKernels {
                  std::int64_t size, T* out_first, T* out_second);
 };
 
+/// One head of attention over one sequence: rows of `width` numbers, `stride` apart, scores multiplied by `scale`.
+template <class T>
+struct AttentionHead {
+  const T *query, *key, *value;
+  std::int64_t stride, length, width;
+  T scale;
+};
+/// Where its gradients go: that of the query is set, those of key and value are added to.
+template <class T>
+struct AttentionGradient {
+  T *query, *key, *value;
+  std::int64_t stride;
+};
+
+template <class T>
+struct AttentionKernels {
+  /// Numbers of T that the others need as workspace.
+  std::int64_t (*workspace)(std::int64_t length, std::int64_t width);
+  /// output = softmax over the keys up to each query, times value; `log_sums` [length] keeps the logs of the softmax's sums.
+  void (*forward)(const AttentionHead<T>& head, T* output, std::int64_t output_stride, T* log_sums, T* workspace);
+  void (*backward)(const AttentionHead<T>& head, const T* output, const T* d_output, std::int64_t output_stride,
+                   const T* log_sums, const AttentionGradient<T>& gradient, T* workspace);
+};
+
 /// Every operation for one instruction set.
 struct RowKernels {
   const char* name;
@@ -81,6 +105,8 @@ struct RowKernels {
   BlockKernels<float, float> block_float;
   BlockKernels<double, double> block_double;
   BlockKernels<Bfloat16, float> block_bfloat16;
+  AttentionKernels<float> attention_float;
+  AttentionKernels<double> attention_double;
 };
 
 /// The kernels for the best instruction set that both this build and this machine have. ATen's own choice is

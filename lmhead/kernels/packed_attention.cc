@@ -1,0 +1,144 @@
+// Narrow heads as a differentiable CPU kernel, a thread a sequence and key head; the plain way for all others.
+#include "lmhead/kernels/packed_attention.h"
+
+#include <ATen/core/LegacyTypeDispatch.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/scaled_dot_product_attention.h>
+#include <ATen/ops/zeros_like.h>
+#include <torch/csrc/autograd/custom_function.h>
+
+#include "lmhead/base/error.h"
+#include "lmhead/kernels/gradient_of_gradient.h"
+#include "lmhead/kernels/threads.h"
+#include "lmhead/kernels/tile_sizes.h"
+#include "lmhead/kernels/vector/row_kernels.h"
+
+namespace lmhead {
+namespace {
+
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+
+template <class T>
+const vector::AttentionKernels<T>& attention_kernels() {
+  if constexpr (std::is_same_v<T, double>) return vector::row_kernels().attention_double;
+  else return vector::row_kernels().attention_float;
+}
+
+template <class Work>
+void with_type(at::ScalarType type, const Work& work) {
+  if (type == at::kDouble) work(double{});
+  else work(float{});
+}
+
+struct Shape {
+  Shape(const at::Tensor& projected, std::int64_t query_heads)
+      : batch(projected.size(0)), length(projected.size(1)), all_heads(projected.size(2)), width(projected.size(3)),
+        heads(query_heads), key_heads((all_heads - heads) / 2), group(heads / key_heads) {}
+  std::int64_t batch, length, all_heads, width, heads, key_heads, group;
+};
+
+/// Calls `work(sequence, key_head, workspace)` for each of them, spread over the threads.
+template <class T, class Work>
+void for_each_key_head(const Shape& shape, const at::Tensor& like, const Work& work) {
+  const std::int64_t size = attention_kernels<T>().workspace(shape.length, shape.width);
+  const at::Tensor workspaces = at::empty({at::get_num_threads(), size}, like.options());
+  at::parallel_for(0, shape.batch * shape.key_heads, 1, [&](std::int64_t begin, std::int64_t end) {
+    T* workspace = workspaces.mutable_data_ptr<T>() + at::get_thread_num() * size;
+    for (std::int64_t index = begin; index < end; ++index) work(index / shape.key_heads, index % shape.key_heads, workspace);
+  });
+}
+
+template <class T>
+vector::AttentionHead<T> head_at(const Shape& s, const T* projected, std::int64_t sequence, std::int64_t key_head,
+                                 std::int64_t head, double scale) {
+  const std::int64_t stride = s.all_heads * s.width;
+  const T* first = projected + sequence * s.length * stride;
+  return {first + head * s.width, first + (s.heads + key_head) * s.width,
+          first + (s.heads + s.key_heads + key_head) * s.width, stride, s.length, s.width, T(scale)};
+}
+
+struct PackedAttentionFunction : torch::autograd::Function<PackedAttentionFunction> {
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& given, std::int64_t heads, double scale) {
+    at::AutoDispatchBelowADInplaceOrView guard;
+    const at::Tensor projected = given.contiguous();
+    const Shape s(projected, heads);
+    const at::Tensor output = at::empty({s.batch * s.length, s.heads * s.width}, projected.options());
+    const at::Tensor log_sums = at::empty({s.batch, s.heads, s.length}, projected.options());
+    with_type(projected.scalar_type(), [&](auto type) {
+      using T = decltype(type);
+      for_each_key_head<T>(s, projected, [&](std::int64_t sequence, std::int64_t key_head, T* workspace) {
+        for (std::int64_t head = key_head * s.group; head < (key_head + 1) * s.group; ++head)
+          attention_kernels<T>().forward(
+              head_at(s, projected.const_data_ptr<T>(), sequence, key_head, head, scale),
+              output.mutable_data_ptr<T>() + (sequence * s.length * s.heads + head) * s.width, s.heads * s.width,
+              log_sums.mutable_data_ptr<T>() + (sequence * s.heads + head) * s.length, workspace);
+      });
+    });
+    context->save_for_backward({given, output, log_sums});
+    context->saved_data["heads"] = heads;
+    context->saved_data["scale"] = scale;
+    return output;
+  }
+
+  static variable_list backward(AutogradContext* context, const variable_list& upstreams) {
+    if (!upstreams[0].defined()) return variable_list(3);
+    const auto saved = context->get_saved_variables();
+    const double scale = context->saved_data["scale"].toDouble();
+    at::Tensor d_projected;
+    {
+      at::AutoDispatchBelowADInplaceOrView guard;
+      const at::Tensor projected = saved[0].contiguous(), d_output = upstreams[0].contiguous();
+      const Shape s(projected, context->saved_data["heads"].toInt());
+      d_projected = at::zeros_like(projected);
+      with_type(projected.scalar_type(), [&](auto type) {
+        using T = decltype(type);
+        for_each_key_head<T>(s, projected, [&](std::int64_t sequence, std::int64_t key_head, T* workspace) {
+          for (std::int64_t head = key_head * s.group; head < (key_head + 1) * s.group; ++head) {
+            const auto into = head_at(s, d_projected.const_data_ptr<T>(), sequence, key_head, head, scale);
+            const std::int64_t offset = (sequence * s.length * s.heads + head) * s.width;
+            attention_kernels<T>().backward(
+                head_at(s, projected.const_data_ptr<T>(), sequence, key_head, head, scale),
+                saved[1].const_data_ptr<T>() + offset, d_output.const_data_ptr<T>() + offset, s.heads * s.width,
+                saved[2].const_data_ptr<T>() + (sequence * s.heads + head) * s.length,
+                {const_cast<T*>(into.query), const_cast<T*>(into.key), const_cast<T*>(into.value), into.stride}, workspace);
+          }
+        });
+      });
+    }
+    return {refuse_gradient_of_gradient("packed_causal_attention", d_projected, {saved[0], upstreams[0]}), at::Tensor(),
+            at::Tensor()};
+  }
+};
+
+bool has_kernel(const at::Tensor& projected) {
+  const at::ScalarType type = projected.scalar_type();
+  return projected.is_cpu() && !projected.is_meta() && (type == at::kFloat || type == at::kDouble) &&
+         !projected.key_set().has(c10::DispatchKey::Python) && projected.size(3) <= tile_sizes::kNarrowHead &&
+         projected.size(1) <= tile_sizes::kShortSequence;
+}
+
+}  // namespace
+
+at::Tensor packed_causal_attention(const at::Tensor& projected, std::int64_t heads, double scale) {
+  require(projected.dim() == 4 && heads >= 1 && projected.size(2) > heads && (projected.size(2) - heads) % 2 == 0 &&
+              heads % ((projected.size(2) - heads) / 2) == 0,
+          "packed_causal_attention", "projected must be [B, T, H + 2 K, head_dim] with K a divisor of H = ", heads, ", got ",
+          projected.sizes());
+  return has_kernel(projected) ? PackedAttentionFunction::apply(projected, heads, scale)
+                               : plain_packed_causal_attention(projected, heads, scale);
+}
+
+at::Tensor plain_packed_causal_attention(const at::Tensor& projected, std::int64_t heads, double scale) {
+  const std::int64_t key_heads = (projected.size(2) - heads) / 2;
+  const auto parts = projected.split_with_sizes({heads, key_heads, key_heads}, 2);
+  const auto spread = [&](const at::Tensor& part) {
+    return part.repeat_interleave(heads / key_heads, 2).transpose(1, 2);
+  };
+  return at::scaled_dot_product_attention(parts[0].transpose(1, 2), spread(parts[1]), spread(parts[2]), {}, 0.0,
+                                          /*is_causal=*/true, scale)
+      .transpose(1, 2)
+      .reshape({projected.size(0) * projected.size(1), heads * projected.size(3)});
+}
+
+}  // namespace lmhead
