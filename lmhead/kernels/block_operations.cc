@@ -97,10 +97,14 @@ struct RmsNormFunction : torch::autograd::Function<RmsNormFunction> {
       using In = decltype(in);
       using Out = decltype(out);
       using Wide = WideOf<In>;
+      const auto forward = norm_kernels<In, Out>().forward;
+      const In* from = values<In>(input);
+      const Wide* gains = values<Wide>(gain);
+      Out* to = mutable_values<Out>(output);
+      Wide* inverses = mutable_values<Wide>(inverse);
       at::parallel_for(0, rows, rows_per_thread(width), [&](std::int64_t begin, std::int64_t end) {
         for (std::int64_t row = begin; row < end; ++row)
-          mutable_values<Wide>(inverse)[row] = norm_kernels<In, Out>().forward(
-              values<In>(input) + row * width, values<Wide>(gain), width, eps, mutable_values<Out>(output) + row * width);
+          inverses[row] = forward(from + row * width, gains, width, eps, to + row * width);
       });
     });
     context->save_for_backward({given_input, weight, inverse});
@@ -124,12 +128,16 @@ struct RmsNormFunction : torch::autograd::Function<RmsNormFunction> {
         using In = decltype(in);
         using Out = decltype(out);
         using Wide = WideOf<In>;
+        const auto backward = norm_kernels<In, Out>().backward;
+        const Out* upstream = values<Out>(d_output);
+        const In* from = values<In>(input);
+        const Wide *gains = values<Wide>(gain), *inverses = values<Wide>(inverse);
+        In* to = d_input.defined() ? mutable_values<In>(d_input) : nullptr;
         at::parallel_for(0, rows, rows_per_thread(width), [&](std::int64_t begin, std::int64_t end) {
           Wide* sum = sums.defined() ? mutable_values<Wide>(sums) + at::get_thread_num() * width : nullptr;
           for (std::int64_t row = begin; row < end; ++row)
-            norm_kernels<In, Out>().backward(values<Out>(d_output) + row * width, values<In>(input) + row * width,
-                                             values<Wide>(gain), values<Wide>(inverse)[row], width,
-                                             d_input.defined() ? mutable_values<In>(d_input) + row * width : nullptr, sum);
+            backward(upstream + row * width, from + row * width, gains, inverses[row], width, to ? to + row * width : nullptr,
+                     sum);
         });
       });
       if (sums.defined()) d_weight = sums.sum(0).to(saved[1].scalar_type());
@@ -149,10 +157,13 @@ struct SwigluFunction : torch::autograd::Function<SwigluFunction> {
     const at::Tensor output = at::empty({rows, width}, gate_up.options());
     with_type(gate_up.scalar_type(), [&](auto type) {
       using T = decltype(type);
+      const auto forward = block_kernels<T>().swiglu;
+      const T* from = values<T>(gate_up);
+      T* to = mutable_values<T>(output);
       at::parallel_for(0, rows, rows_per_thread(width), [&](std::int64_t begin, std::int64_t end) {
         for (std::int64_t row = begin; row < end; ++row) {
-          const T* gate = values<T>(gate_up) + row * 2 * width;
-          block_kernels<T>().swiglu(gate, gate + width, width, mutable_values<T>(output) + row * width);
+          const T* gate = from + row * 2 * width;
+          forward(gate, gate + width, width, to + row * width);
         }
       });
     });
@@ -171,12 +182,14 @@ struct SwigluFunction : torch::autograd::Function<SwigluFunction> {
       d_gate_up = at::empty_like(gate_up);
       with_type(gate_up.scalar_type(), [&](auto type) {
         using T = decltype(type);
+        const auto backward = block_kernels<T>().swiglu_backward;
+        const T *from = values<T>(gate_up), *upstream = values<T>(d_output);
+        T* to = mutable_values<T>(d_gate_up);
         at::parallel_for(0, rows, rows_per_thread(width), [&](std::int64_t begin, std::int64_t end) {
           for (std::int64_t row = begin; row < end; ++row) {
-            const T* gate = values<T>(gate_up) + row * 2 * width;
-            T* d_gate = mutable_values<T>(d_gate_up) + row * 2 * width;
-            block_kernels<T>().swiglu_backward(values<T>(d_output) + row * width, gate, gate + width, width, d_gate,
-                                               d_gate + width);
+            const T* gate = from + row * 2 * width;
+            T* d_gate = to + row * 2 * width;
+            backward(upstream + row * width, gate, gate + width, width, d_gate, d_gate + width);
           }
         });
       });
@@ -197,17 +210,17 @@ at::Tensor rotate(const at::Tensor& given, const at::Tensor& cosine, const at::T
     using T = decltype(type);
     using Wide = WideOf<T>;
     const at::Tensor c = cosine.to(kScalarType<Wide>).contiguous(), s = sine.to(kScalarType<Wide>).contiguous();
+    const Wide *cosines = values<Wide>(c), *sines = values<Wide>(s);
+    const T* from_first = values<T>(input);
+    T* to_first = mutable_values<T>(output);
+    const auto& kernels = block_kernels<T>();
     at::parallel_for(0, tokens, rows_per_thread(all_heads * width), [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t token = begin; token < end; ++token) {
         const std::int64_t position = token % length;
-        const T* from = values<T>(input) + token * all_heads * width;
-        T* to = mutable_values<T>(output) + token * all_heads * width;
-        for (std::int64_t head = 0; head < heads; ++head, from += width, to += width) {
-          block_kernels<T>().rotate(from, from + half, values<Wide>(c) + position * half,
-                                    values<Wide>(s) + position * half, direction, half, to, to + half);
-          std::copy(from + 2 * half, from + width, to + 2 * half);
-        }
-        std::copy(from, from + (all_heads - heads) * width, to);
+        const T* from = from_first + token * all_heads * width;
+        T* to = to_first + token * all_heads * width;
+        kernels.rotate(from, cosines + position * half, sines + position * half, direction, half, heads, width, to);
+        std::copy(from + heads * width, from + all_heads * width, to + heads * width);
       }
     });
   });

@@ -59,14 +59,17 @@ void swiglu_backward(const T* d_output, const T* gate, const T* up, std::int64_t
 }
 
 template <class T, class Wide>
-void rotate_pairs(const T* first, const T* second, const Wide* cosine, const Wide* sine, double direction,
-                  std::int64_t size, T* out_first, T* out_second) {
+void rotate_heads(const T* input, const Wide* cosine, const Wide* sine, double direction, std::int64_t half, std::int64_t heads,
+                  std::int64_t width, T* output) {
   const Wide sign = static_cast<Wide>(direction);
+  for (std::int64_t head = 0; head < heads; ++head, input += width, output += width) {
 #pragma omp simd
-  for (std::int64_t i = 0; i < size; ++i) {
-    const Wide a = load(first[i]), b = load(second[i]), c = cosine[i], s = sign * sine[i];
-    store(a * c - b * s, out_first[i]);
-    store(b * c + a * s, out_second[i]);
+    for (std::int64_t i = 0; i < half; ++i) {
+      const Wide a = load(input[i]), b = load(input[half + i]), c = cosine[i], s = sign * sine[i];
+      store(a * c - b * s, output[i]);
+      store(b * c + a * s, output[half + i]);
+    }
+    for (std::int64_t i = 2 * half; i < width; ++i) output[i] = input[i];
   }
 }
 
@@ -76,7 +79,7 @@ constexpr NormKernels<In, Out, Wide> norm_kernels() {
 }
 template <class T, class Wide>
 constexpr BlockKernels<T, Wide> block_kernels() {
-  return {swiglu_forward<T, Wide>, swiglu_backward<T, Wide>, rotate_pairs<T, Wide>};
+  return {swiglu_forward<T, Wide>, swiglu_backward<T, Wide>, rotate_heads<T, Wide>};
 }
 
 }  // namespace lmhead::vector::LMHEAD_VECTOR_LEVEL

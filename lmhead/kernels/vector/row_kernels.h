@@ -62,9 +62,10 @@ template <class T, class Wide>
 struct BlockKernels {
   void (*swiglu)(const T* gate, const T* up, std::int64_t size, T* output);
   void (*swiglu_backward)(const T* d_output, const T* gate, const T* up, std::int64_t size, T* d_gate, T* d_up);
-  /// Turns the pairs (first[i], second[i]) by the angle of (cosine, direction * sine).
-  void (*rotate)(const T* first, const T* second, const Wide* cosine, const Wide* sine, double direction,
-                 std::int64_t size, T* out_first, T* out_second);
+  /// In each of `heads` rows of `width`, turns the pairs (input[i], input[half + i]) by the angle of (cosine[i],
+  /// direction * sine[i]) and copies what lies beyond 2 half.
+  void (*rotate)(const T* input, const Wide* cosine, const Wide* sine, double direction, std::int64_t half, std::int64_t heads,
+                 std::int64_t width, T* output);
 };
 
 /// One head of attention over one sequence: rows of `width` numbers, `stride` apart, scores multiplied by `scale`.
