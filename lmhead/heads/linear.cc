@@ -31,6 +31,11 @@ class LinearHead : public LmHead {
   at::Tensor compute_logits(const HeadInput& input) const override {
     return linear_logits(input.hidden, working_map());
   }
+  TokenScores compute_token_scores(const HeadInput& input, const at::Tensor& targets) const override {
+    const TokenStatistics statistics =
+        token_statistics(input.hidden, working_map(), targets, /*with_gradient=*/false);
+    return {statistics.log_probability, statistics.correct};
+  }
   at::Tensor compute_loss(const HeadInput& input, const at::Tensor& targets,
                           const LossOptions& options) const override {
     return linear_cross_entropy(input.hidden, working_map(), targets,

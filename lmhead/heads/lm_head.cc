@@ -1,5 +1,10 @@
 #include "lmhead/heads/lm_head.h"
 
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/argmax.h>
+#include <ATen/ops/gather.h>
+#include <ATen/ops/log_softmax.h>
+
 #include "lmhead/base/error.h"
 #include "lmhead/kernels/linear_cross_entropy.h"
 
@@ -36,6 +41,18 @@ at::Tensor LmHead::loss(const HeadInput& input, const at::Tensor& targets, const
           "head", "targets must be int64 [", input.hidden.size(0), "], got ", targets.scalar_type(), " ",
           targets.defined() ? targets.sizes() : at::IntArrayRef{});
   return compute_loss(input, targets, options);
+}
+
+TokenScores LmHead::token_scores(const HeadInput& input, const at::Tensor& targets) const {
+  check(input);
+  at::NoGradGuard no_grad;
+  return compute_token_scores(input, targets);
+}
+
+TokenScores LmHead::compute_token_scores(const HeadInput& input, const at::Tensor& targets) const {
+  const at::Tensor logits = compute_logits(input);
+  const at::Tensor log_p = at::log_softmax(logits, 1, logits.scalar_type() == at::kDouble ? at::kDouble : at::kFloat);
+  return {log_p.gather(1, targets.unsqueeze(1)).squeeze(1), logits.argmax(1).eq(targets)};
 }
 
 at::Tensor LmHead::compute_loss(const HeadInput& input, const at::Tensor& targets, const LossOptions& options) const {

@@ -28,6 +28,12 @@ struct LossOptions {
   void visit_fields(FieldVisitor& visitor);
 };
 
+/// What evaluation needs to know of every token.
+struct TokenScores {
+  at::Tensor log_probability;  // [N] of the target, float32 or wider
+  at::Tensor correct;          // [N] bool: the target has the largest logit, and is the first where several have it
+};
+
 /// A map from features to a normalised distribution over the vocabulary.
 class LmHead {
  public:
@@ -38,6 +44,8 @@ class LmHead {
   /// Mean loss over the rows of `targets` [N], 0-dim float32 (float64 for float64 features). Ids outside [0, V) throw
   /// where they are seen: in the data room.
   at::Tensor loss(const HeadInput& input, const at::Tensor& targets, const LossOptions& options = {}) const;
+  /// Scores of `targets` [N], without gradients.
+  TokenScores token_scores(const HeadInput& input, const at::Tensor& targets) const;
   /// The one linear map that gives the logits, where there is one; its weight carries no gradient history.
   virtual std::optional<LinearMap> linear_map() const { return std::nullopt; }
 
@@ -53,6 +61,8 @@ class LmHead {
   virtual at::Tensor compute_logits(const HeadInput& input) const = 0;
   /// Plain composition of `compute_logits`; override to be fast.
   virtual at::Tensor compute_loss(const HeadInput& input, const at::Tensor& targets, const LossOptions& options) const;
+  /// From `compute_logits`; override to be fast.
+  virtual TokenScores compute_token_scores(const HeadInput& input, const at::Tensor& targets) const;
   void check(const HeadInput& input) const;
 
   std::int64_t hidden_size_, vocab_size_;

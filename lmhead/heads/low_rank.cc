@@ -39,6 +39,11 @@ class LowRankHead : public LmHead {
   at::Tensor compute_logits(const HeadInput& input) const override {
     return at::linear(at::linear(input.hidden, down_->working), up_->working);
   }
+  TokenScores compute_token_scores(const HeadInput& input, const at::Tensor& targets) const override {
+    const TokenStatistics statistics =
+        token_statistics(at::linear(input.hidden, down_->working), LinearMap{up_->working, {}, 1, 0}, targets, /*with_gradient=*/false);
+    return {statistics.log_probability, statistics.correct};
+  }
   at::Tensor compute_loss(const HeadInput& input, const at::Tensor& targets,
                           const LossOptions& options) const override {
     return linear_cross_entropy(at::linear(input.hidden, down_->working), LinearMap{up_->working, {}, 1, 0}, targets,

@@ -84,10 +84,13 @@ struct TokenStatistics {
   at::Tensor logit_gradient_square;    // [N] || p - y ||^2 at the output of the linear map's product
   at::Tensor hidden_gradient;          // [N, D] W^T (p - y), before any division by N
 };
-/// Every target must lie in [0, V). No gradients are formed for the statistics themselves.
-TokenStatistics token_statistics(const at::Tensor& hidden, const LinearMap& map, const at::Tensor& targets);
+/// Every target must lie in [0, V). No gradients are formed for the statistics themselves. Without `with_gradient` the last two
+/// are left undefined, which saves half of the products.
+TokenStatistics token_statistics(const at::Tensor& hidden, const LinearMap& map, const at::Tensor& targets,
+                                 bool with_gradient = true);
 /// The same by plain composition.
-TokenStatistics plain_token_statistics(const at::Tensor& hidden, const LinearMap& map, const at::Tensor& targets);
+TokenStatistics plain_token_statistics(const at::Tensor& hidden, const LinearMap& map, const at::Tensor& targets,
+                                       bool with_gradient = true);
 
 /// Throws unless the shapes, types and values of the arguments fit together (targets' values are not looked at).
 void check_linear_cross_entropy(const at::Tensor& hidden, const LinearMap& map, const at::Tensor& targets,

@@ -14,17 +14,19 @@ namespace {
 constexpr const char* kWho = "token_statistics";
 }
 
-TokenStatistics plain_token_statistics(const at::Tensor& hidden, const LinearMap& map, const at::Tensor& targets) {
+TokenStatistics plain_token_statistics(const at::Tensor& hidden, const LinearMap& map, const at::Tensor& targets,
+                                       bool with_gradient) {
   const at::ScalarType type = loss_type(hidden.scalar_type());
   const at::Tensor logits = linear_logits(hidden, map).to(type);
   const at::Tensor log_p = at::log_softmax(logits, 1);
   const at::Tensor p = log_p.exp(), index = targets.unsqueeze(1);
-  at::Tensor gradient = p.scatter_add(1, index, at::Tensor(-p.new_ones({p.size(0), 1})));
   TokenStatistics statistics;
   statistics.log_probability = log_p.gather(1, index).squeeze(1);
   statistics.logsumexp = at::logsumexp(logits, 1);
   statistics.entropy = -(p * log_p).nan_to_num().sum(1);
   statistics.correct = logits.argmax(1).eq(targets);
+  if (!with_gradient) return statistics;
+  at::Tensor gradient = p.scatter_add(1, index, at::Tensor(-p.new_ones({p.size(0), 1})));
   gradient = gradient * map.logit_scale;
   if (map.logit_softcap > 0) gradient = gradient * (1 - (logits / map.logit_softcap).square());
   statistics.logit_gradient_square = gradient.square().sum(1);
@@ -33,13 +35,13 @@ TokenStatistics plain_token_statistics(const at::Tensor& hidden, const LinearMap
 }
 
 TokenStatistics token_statistics(const at::Tensor& given_hidden, const LinearMap& given_map,
-                                 const at::Tensor& given_targets) {
+                                 const at::Tensor& given_targets, bool with_gradient) {
   const at::Tensor hidden = given_hidden.detach();
   LinearMap map = given_map;
   map.weight = map.weight.detach();
   if (map.bias.defined()) map.bias = map.bias.detach();
   check_linear_cross_entropy(hidden, map, given_targets, {}, kWho);
-  if (!tiled_kernel_takes({hidden, given_targets, map, {}})) return plain_token_statistics(hidden, map, given_targets);
+  if (!tiled_kernel_takes({hidden, given_targets, map, {}})) return plain_token_statistics(hidden, map, given_targets, with_gradient);
 
   const at::Tensor targets = given_targets.contiguous();
   const std::int64_t size = targets.size(0);
@@ -55,7 +57,8 @@ TokenStatistics token_statistics(const at::Tensor& given_hidden, const LinearMap
   pass.map = map;
   pass.map.weight = map.weight.contiguous();
   pass.targets = targets.const_data_ptr<std::int64_t>();
-  pass.wants_more = pass.wants_hidden = pass.wants_squares = true;
+  pass.wants_more = true;
+  pass.wants_hidden = pass.wants_squares = with_gradient;
   pass.on_row = [&, scale = map.logit_scale](std::int64_t row, const RowOutcome& outcome) {
     log_probability.mutable_data_ptr<double>()[row] = outcome.target_logit - outcome.logsumexp;
     logsumexp.mutable_data_ptr<double>()[row] = outcome.logsumexp;
@@ -65,7 +68,9 @@ TokenStatistics token_statistics(const at::Tensor& given_hidden, const LinearMap
   };
   pass.run();
   const at::ScalarType type = loss_type(hidden.scalar_type());
-  return {log_probability.to(type), logsumexp.to(type), entropy.to(type), correct, pass.squares.to(type), pass.d_hidden};
+  TokenStatistics statistics{log_probability.to(type), logsumexp.to(type), entropy.to(type), correct, {}, {}};
+  if (with_gradient) statistics.logit_gradient_square = pass.squares.to(type), statistics.hidden_gradient = pass.d_hidden;
+  return statistics;
 }
 
 }  // namespace lmhead

@@ -66,7 +66,7 @@ at::Tensor Decoder::run(const at::Tensor& tokens, KeyValueCache* cache,
   require(tokens.dim() == 2, "decoder", "tokens must be [B, T], got ", tokens.sizes());
   const Pass pass{
       .batch = tokens.size(0),
-      .type = blocks_.empty() ? at::kFloat : blocks_[0].query_key_value.weight->working.scalar_type(),
+      .type = (blocks_.empty() ? embedding_ : blocks_[0].query_key_value.weight)->working.scalar_type(),
       .first = cache ? cache->length() : 0,
       .cache = cache};
   const std::int64_t length = pass.first + tokens.size(1);

@@ -24,6 +24,7 @@ ParameterPtr Decoder::Builder::matrix(const std::string& name, ParameterKind kin
 
 Decoder::Norm Decoder::Builder::norm(const std::string& name, std::int64_t width) {
   Norm norm;
+  if (specification_.norm == NormKind::kNone) return norm;
   norm.weight = add(name + ".weight", ParameterKind::kVector, {width}, constant_initializer(1));
   if (specification_.norm == NormKind::kLayer)
     norm.bias = add(name + ".bias", ParameterKind::kVector, {width}, constant_initializer(0));

@@ -10,13 +10,13 @@ void DecoderOptions::visit_fields(FieldVisitor& visitor) {
   visitor.field("hidden_size", hidden_size, "D, the width of the features", at_least(1));
   visitor.field("intermediate_size", intermediate_size,
                 "inner width of the MLP; null: 4 D for gelu, 8/3 D rounded up to a multiple of 4 for swiglu", at_least(1));
-  visitor.field("num_hidden_layers", num_hidden_layers, "decoder blocks", at_least(0));
+  visitor.field("num_hidden_layers", num_hidden_layers, "decoder blocks; with 0 and no norm the model is an embedding and a head", at_least(0));
   visitor.field("num_attention_heads", num_attention_heads, "query heads", at_least(1));
   visitor.field("num_key_value_heads", num_key_value_heads, "key and value heads; null: as many as query heads",
                 at_least(1));
   visitor.field("head_dim", head_dim, "width of a head; null: hidden_size / num_attention_heads", at_least(1));
   visitor.field("vocab_size", vocab_size, "V; null: the dataset's", at_least(1));
-  visitor.field("norm", norm, "normalisation of the features", {"rmsnorm", "layernorm"});
+  visitor.field("norm", norm, "normalisation of the features", {"rmsnorm", "layernorm", "none"});
   visitor.field("norm_eps", norm_eps, "added to the mean square or variance", above(0));
   visitor.field("norm_position", norm_position,
                 "pre: x + f(norm(x)); post: norm(x + f(x)), no final norm; output: x + norm(f(x))",
@@ -62,7 +62,7 @@ DecoderSpecification DecoderOptions::specification(std::int64_t vocab_size) cons
   s.layers.resize(std::size_t(num_hidden_layers));
   if (position == "learned") s.position_embeddings = max_position_embeddings;
   if (position == "rotary") s.rotaries.push_back({.width = s.head_dim, .theta = rope_theta});
-  s.norm = norm == "layernorm" ? NormKind::kLayer : NormKind::kRms;
+  s.norm = norm == "layernorm" ? NormKind::kLayer : norm == "none" ? NormKind::kNone : NormKind::kRms;
   s.norm_eps = norm_eps;
   s.norm_position = norm_position == "pre"    ? NormPosition::kBefore
                     : norm_position == "post" ? NormPosition::kAfterSum

@@ -8,6 +8,7 @@
 namespace lmhead {
 
 enum class NormKind {
+  kNone,
   kRms,    // x / rms(x) * weight
   kLayer,  // (x - mean) / deviation * weight + bias
 };

@@ -1,5 +1,9 @@
 #include "lmhead/study/run.h"
 
+#include <ATen/ops/arange.h>
+
+#include <algorithm>
+#include <bit>
 
 #include "lmhead/base/error.h"
 
@@ -20,11 +24,50 @@ class RetentionObserver : public Observer {
   GradientRetentionOptions options_;
 };
 
-void add_observers(Trainer& trainer, const ObserveOptions& options) {
-  if (options.gradient_retention.every == 0) return;
-  require(trainer.model().head->linear_map().has_value(), "config",
-          "observe.gradient_retention.every must be 0 for a head that is no linear map");
-  trainer.add_observer(std::make_unique<RetentionObserver>(options.gradient_retention));
+/// Diagnostics on a batch whose sequences stand for documents.
+class DiagnosticsObserver : public Observer {
+ public:
+  DiagnosticsObserver(const ObservedDiagnostics& options, std::int64_t sequence_length, std::int64_t last_step)
+      : options_(options), sequence_length_(sequence_length), last_step_(last_step) {
+    for (const auto& [name, is_chosen] : options.chosen)
+      if (is_chosen) names_.push_back(name);
+  }
+  std::string name() const override { return "diagnostics"; }
+  bool wants(std::int64_t step) const override {
+    return (options_.every > 0 && step % options_.every == 0) ||
+           (options_.powers_of_two && (std::has_single_bit(std::uint64_t(step)) || step == last_step_));
+  }
+  Json observe(const StepView& view) override {
+    DiagnosticSet diagnostics(*view.head.linear_map(), names_, options_.options);
+    const at::Tensor rows = at::arange(view.targets.size(0), view.targets.options());
+    diagnostics.update({.hidden = view.hidden,
+                        .targets = view.targets,
+                        .documents = rows.floor_divide(sequence_length_),
+                        .positions = rows.remainder(sequence_length_)});
+    return diagnostics.result();
+  }
+
+ private:
+  ObservedDiagnostics options_;
+  std::int64_t sequence_length_, last_step_;
+  std::vector<std::string> names_;
+};
+
+void add_observers(Trainer& trainer, const RunConfiguration& configuration) {
+  const ObserveOptions& options = configuration.observe;
+  const bool is_linear = trainer.model().head->linear_map().has_value();
+  if (options.gradient_retention.every > 0) {
+    require(is_linear, "config", "observe.gradient_retention.every must be 0 for a head that is no linear map");
+    trainer.add_observer(std::make_unique<RetentionObserver>(options.gradient_retention));
+  }
+  if (options.diagnostics.every > 0 || options.diagnostics.powers_of_two) {
+    require(is_linear, "config", "observe.diagnostics must be off for a head that is no linear map");
+    const auto& chosen = options.diagnostics.chosen;
+    require(std::any_of(chosen.begin(), chosen.end(), [](const auto& item) { return item.second; }), "config",
+            "observe.diagnostics must choose at least one of the diagnostics, got none");
+    trainer.add_observer(std::make_unique<DiagnosticsObserver>(
+        options.diagnostics, configuration.train.data.sequence_length, configuration.train.training.steps));
+  }
 }
 
 Json head_singular_values(const LmHead& head) {
@@ -46,8 +89,16 @@ void record_failure(Trainer& trainer, const char* what) {
 
 }  // namespace
 
+void ObservedDiagnostics::visit_fields(FieldVisitor& visitor) {
+  visitor.field("every", every, "measure at every so many steps; 0: never", at_least(0));
+  visitor.field("powers_of_two", powers_of_two, "measure at steps 1, 2, 4, 8 and so on, and at the last");
+  for (const DiagnosticKind& kind : diagnostic_kinds()) visitor.field(kind.name, chosen[kind.name], kind.meaning);
+  visitor.group("options", options, "of the diagnostics");
+}
+
 void ObserveOptions::visit_fields(FieldVisitor& visitor) {
   visitor.group("gradient_retention", gradient_retention, "how much of the logit gradient passes the head");
+  visitor.group("diagnostics", diagnostics, "any diagnostics of `lmhead measure`, on the batch of chosen steps");
 }
 
 void RunConfiguration::visit_fields(FieldVisitor& visitor) {
@@ -67,7 +118,7 @@ bool is_finished(const std::filesystem::path& folder, const Json& complete) {
 bool run_training(const Json& json, const std::filesystem::path& folder, const RunControl& control) {
   const auto configuration = read_options<RunConfiguration>(json);
   Trainer trainer(configuration.train, write_options(configuration), folder);
-  add_observers(trainer, configuration.observe);
+  add_observers(trainer, configuration);
   control.on_start(trainer.resumed_step());
   bool finished = false;
   try {

@@ -3,14 +3,27 @@
 
 #include <filesystem>
 #include <functional>
+#include <map>
+#include <string>
 
+#include "lmhead/diagnose/diagnostic.h"
 #include "lmhead/diagnose/gradient_retention.h"
 #include "lmhead/train/trainer.h"
 
 namespace lmhead {
 
+/// Any of the diagnostics that `lmhead measure` has, at chosen steps of a run, on the step's own batch.
+struct ObservedDiagnostics {
+  std::int64_t every = 0;
+  bool powers_of_two = false;
+  std::map<std::string, bool> chosen;  // by the names of the list of diagnostics
+  DiagnosticOptions options;
+  void visit_fields(FieldVisitor& visitor);
+};
+
 struct ObserveOptions {
   GradientRetentionOptions gradient_retention;
+  ObservedDiagnostics diagnostics;
   void visit_fields(FieldVisitor& visitor);
 };
 

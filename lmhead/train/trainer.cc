@@ -3,6 +3,7 @@
 #include <ATen/Parallel.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/_foreach_mul.h>
+#include <ATen/ops/ones_like.h>
 #include <sys/resource.h>
 #include <torch/version.h>
 
@@ -37,6 +38,22 @@ std::int64_t model_vocab_size(const TrainConfiguration& configuration, const Bat
   return configuration.model.vocab_size.value_or(batches.vocab_size());
 }
 
+/// Totals in float64 over chosen tokens.
+struct ScoreSums {
+  double negative_log_probability = 0, correct = 0, tokens = 0;
+
+  void add(const TokenScores& scores, const at::Tensor& chosen) {
+    negative_log_probability -= scores.log_probability.to(at::kDouble).masked_select(chosen).sum().item<double>();
+    correct += scores.correct.logical_and(chosen).sum().item<double>();
+    tokens += chosen.sum().item<double>();
+  }
+  ScoreSums operator-(const ScoreSums& other) const {
+    return {negative_log_probability - other.negative_log_probability, correct - other.correct, tokens - other.tokens};
+  }
+  std::optional<double> loss() const { return tokens > 0 ? std::optional(negative_log_probability / tokens) : std::nullopt; }
+  std::optional<double> accuracy() const { return tokens > 0 ? std::optional(correct / tokens) : std::nullopt; }
+};
+
 double count(const ParameterList& parameters) {
   double numbers = 0;
   for (const ParameterPtr& parameter : parameters) numbers += double(parameter->value.numel());
@@ -44,6 +61,16 @@ double count(const ParameterList& parameters) {
 }
 
 }  // namespace
+
+Json to_json(const CoverageScores& scores) {
+  const auto or_null = [](const std::optional<double>& value) { return value ? Json(*value) : Json(nullptr); };
+  return {{"draws_per_symbol", scores.draws_per_symbol},
+          {"share_seen", scores.share_seen},
+          {"seen_accuracy", or_null(scores.seen_accuracy)},
+          {"unseen_accuracy", or_null(scores.unseen_accuracy)},
+          {"seen_loss", or_null(scores.seen_loss)},
+          {"unseen_loss", or_null(scores.unseen_loss)}};
+}
 
 Json to_json(const StepRecord& record) {
   Json json = {{"step", record.step},
@@ -61,6 +88,7 @@ Json to_json(const StepRecord& record) {
                           {"bits_per_byte", v.bits_per_byte ? Json(*v.bits_per_byte) : Json(nullptr)},
                           {"top1_accuracy", v.top1_accuracy},
                           {"tokens", v.tokens}};
+    if (v.coverage) json["validation"]["coverage"] = to_json(*v.coverage);
   }
   for (const auto& item : record.observations.items()) json[item.key()] = item.value();
   return json;
@@ -200,17 +228,20 @@ double Trainer::accumulate_gradients(std::vector<at::Tensor>& gradients, StepVie
 Validation Trainer::validate() const {
   at::NoGradGuard no_grad;
   refresh_working(parameters_);
-  double loss = 0, correct = 0, tokens = 0;
+  const std::optional<Coverage> coverage = batches_->coverage(state_.step);
+  ScoreSums all, seen;
   for (std::int64_t index = 0; index < batches_->validation_batches(); ++index) {
     const Batch batch = batches_->validation_batch(index);
     const HeadInput input{model_.decoder.forward(batch.tokens), batch.tokens, {}};
-    const auto rows = double(batch.targets.size(0));
-    const at::Tensor logits = model_.head->logits(input);
-    loss += model_.head->loss(input, batch.targets).item<double>() * rows;
-    correct += logits.argmax(1).eq(batch.targets).sum().item<double>();
-    tokens += rows;
+    const TokenScores scores = model_.head->token_scores(input, batch.targets);
+    all.add(scores, at::ones_like(scores.correct));
+    if (coverage) seen.add(scores, coverage->seen_targets.index_select(0, batch.targets));
   }
-  Validation validation{loss / tokens, std::nullopt, correct / tokens, std::int64_t(tokens)};
+  Validation validation{*all.loss(), std::nullopt, *all.accuracy(), std::int64_t(all.tokens), std::nullopt};
+  if (coverage) {
+    const ScoreSums unseen = all - seen;
+    validation.coverage = {coverage->draws_per_symbol, coverage->share_seen, seen.accuracy(), unseen.accuracy(), seen.loss(), unseen.loss()};
+  }
   if (const auto bytes = batches_->validation_bytes_per_token())
     validation.bits_per_byte = validation.loss / std::numbers::ln2 / *bytes;
   return validation;

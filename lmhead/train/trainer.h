@@ -14,11 +14,18 @@
 
 namespace lmhead {
 
+/// For synthetic languages: what training has shown so far, and how well that and the rest are known.
+struct CoverageScores {
+  double draws_per_symbol, share_seen;
+  std::optional<double> seen_accuracy, unseen_accuracy, seen_loss, unseen_loss;  // absent where there is no such symbol
+};
+
 struct Validation {
   double loss;  // nats per token
   std::optional<double> bits_per_byte;
   double top1_accuracy;
   std::int64_t tokens;
+  std::optional<CoverageScores> coverage;
 };
 
 /// One step as the log has it.
@@ -28,6 +35,7 @@ struct StepRecord {
   std::optional<Validation> validation;
   Json observations;  // by the observers' names
 };
+Json to_json(const CoverageScores& scores);
 Json to_json(const StepRecord& record);
 
 struct TrainerControl {
