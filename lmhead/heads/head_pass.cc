@@ -1,0 +1,38 @@
+#include "lmhead/heads/head_pass.h"
+
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/logsumexp.h>
+
+#include <algorithm>
+
+#include "lmhead/kernels/linear_cross_entropy.h"
+
+namespace lmhead {
+namespace {
+
+constexpr std::int64_t kBlockElements = std::int64_t(1) << 23;  // 32 MiB of float32
+
+}  // namespace
+
+void for_each_logit_block(const HeadPass& pass, const std::function<void(std::int64_t, const at::Tensor&)>& use) {
+  const at::Tensor& weight = pass.map->weight;
+  const std::int64_t size = pass.hidden.size(0), step = std::max<std::int64_t>(1, kBlockElements / weight.size(0));
+  for (std::int64_t first = 0; first < size; first += step) {
+    const std::int64_t rows = std::min(step, size - first);
+    use(first, linear_logits(pass.hidden.narrow(0, first, rows).to(weight.scalar_type()), *pass.map));
+  }
+}
+
+at::Tensor logit_gradient(const HeadPass& pass, std::int64_t first, const at::Tensor& logits) {
+  const double smoothing = pass.loss.label_smoothing, cap = pass.map->logit_softcap;
+  const at::Tensor logsumexp = at::logsumexp(logits, 1, /*keepdim=*/true);
+  at::Tensor gradient = (logits - logsumexp).exp_();
+  if (pass.loss.z_loss != 0) gradient.mul_(1 + 2 * pass.loss.z_loss * logsumexp);
+  if (smoothing != 0) gradient.sub_(smoothing / double(logits.size(1)));
+  const at::Tensor target = pass.targets.narrow(0, first, logits.size(0)).unsqueeze(1);
+  gradient.scatter_add_(1, target, at::Tensor(logsumexp.new_full(target.sizes(), smoothing - 1)));
+  if (cap > 0) gradient.mul_(1 - (logits / cap).square());
+  return pass.map->logit_scale == 1 ? gradient : gradient.mul_(pass.map->logit_scale);
+}
+
+}  // namespace lmhead
