@@ -58,11 +58,13 @@ fs::path CheckpointFolder::path_of(std::int64_t step) const {
   return folder_ / name;
 }
 
-void CheckpointFolder::save(const TrainingState& state, const ParameterList& parameters, Optimizer& optimizer) const {
+void CheckpointFolder::save(const TrainingState& state, const ParameterList& parameters, Optimizer& optimizer,
+                            const NamedTensors& head_gradient) const {
   make_directory(folder_);
   replace_directory_atomic(path_of(state.step), [&](const fs::path& folder) {
     write_safetensors(folder / "model.safetensors", named_tensors(parameters), {{"format", "pt"}});
     write_safetensors(folder / "optimizer.safetensors", optimizer.state());
+    if (!head_gradient.empty()) write_safetensors(folder / "head_gradient.safetensors", head_gradient);
     write_file_atomic(folder / "state.json", write_options(state).dump(2) + "\n");
   });
   if (state.best_step > 0)
@@ -103,12 +105,14 @@ void CheckpointFolder::remove_superfluous(const TrainingState& state) const {
   }
 }
 
-TrainingState CheckpointFolder::load(std::int64_t step, const ParameterList& parameters, Optimizer& optimizer) const {
+TrainingState CheckpointFolder::load(std::int64_t step, const ParameterList& parameters, Optimizer& optimizer,
+                                     const NamedTensors& head_gradient) const {
   const fs::path folder = path_of(step);
   const auto state = read_options<TrainingState>(parse_json(read_file(folder / "state.json"), (folder / "state.json").string()),
                                                  (folder / "state.json").string());
   load_parameters(folder / "model.safetensors", parameters);
   read_into(folder / "optimizer.safetensors", optimizer.state());
+  if (!head_gradient.empty()) read_into(folder / "head_gradient.safetensors", head_gradient);
   return state;
 }
 

@@ -30,11 +30,14 @@ class CheckpointFolder {
   CheckpointFolder(std::filesystem::path folder, std::int64_t keep_last);
 
   /// Writes a checkpoint for `state.step` and removes those that need not stay. On an error the earlier ones are untouched.
-  void save(const TrainingState& state, const ParameterList& parameters, Optimizer& optimizer) const;
+  /// `head_gradient` is the state of rules on the head's gradients, where there is one.
+  void save(const TrainingState& state, const ParameterList& parameters, Optimizer& optimizer,
+            const NamedTensors& head_gradient = {}) const;
   /// The newest whole checkpoint's step.
   std::optional<std::int64_t> newest() const;
-  /// Reads a checkpoint into parameters and optimiser; throws where names or shapes differ.
-  TrainingState load(std::int64_t step, const ParameterList& parameters, Optimizer& optimizer) const;
+  /// Reads a checkpoint into parameters, optimiser and rules; throws where names or shapes differ.
+  TrainingState load(std::int64_t step, const ParameterList& parameters, Optimizer& optimizer,
+                     const NamedTensors& head_gradient = {}) const;
 
   std::filesystem::path path_of(std::int64_t step) const;
 

@@ -22,6 +22,7 @@ void TrainConfiguration::visit_fields(FieldVisitor& visitor) {
   visitor.group("model", model, "the decoder");
   visitor.group("head", head, "the LM head");
   visitor.group("loss", loss, "what is added to cross-entropy");
+  visitor.group("head_gradient", head_gradient, "what is changed of the gradients that leave the head");
   visitor.group("optimizer", optimizer, "the optimiser");
   visitor.group("schedule", schedule, "the learning rate over the run");
   visitor.group("training", training, "the run itself");

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "lmhead/data/data_options.h"
+#include "lmhead/heads/head_gradient_options.h"
 #include "lmhead/heads/lm_head.h"
 #include "lmhead/models/decoder_options.h"
 #include "lmhead/train/optimizer.h"
@@ -27,6 +28,7 @@ struct TrainConfiguration {
   DecoderOptions model;
   HeadSpecification head;
   LossOptions loss;
+  HeadGradientOptions head_gradient;
   OptimizerOptions optimizer;
   ScheduleOptions schedule;
   TrainingOptions training;

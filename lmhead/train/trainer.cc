@@ -54,6 +54,16 @@ struct ScoreSums {
   std::optional<double> accuracy() const { return tokens > 0 ? std::optional(correct / tokens) : std::nullopt; }
 };
 
+std::unique_ptr<HeadGradient> make_head_gradient(const TrainConfiguration& configuration, const LmHead& head) {
+  return HeadGradient::make(configuration.head_gradient, head, configuration.loss,
+                            {.hidden_size = head.hidden_size(),
+                             .vocab_size = head.vocab_size(),
+                             .has_linear_map = head.linear_map().has_value(),
+                             .initializer_range = configuration.model.initializer_range,
+                             .seed = std::uint64_t(configuration.training.seed)},
+                            configuration.model.num_hidden_layers);
+}
+
 double count(const ParameterList& parameters) {
   double numbers = 0;
   for (const ParameterPtr& parameter : parameters) numbers += double(parameter->value.numel());
@@ -103,6 +113,7 @@ Trainer::Trainer(const TrainConfiguration& configuration, const Json& complete,
              std::uint64_t(configuration.training.seed)),
       parameters_(model_.parameters()),
       optimizer_(make_optimizer(configuration.optimizer, parameters_)),
+      head_gradient_(make_head_gradient(configuration, *model_.head)),
       checkpoints_(folder_.checkpoints(), configuration.training.keep_last),
       started_(now_in_iso_8601()) {
   if (configuration_.training.threads) at::set_num_threads(int(*configuration_.training.threads));
@@ -112,7 +123,7 @@ Trainer::Trainer(const TrainConfiguration& configuration, const Json& complete,
 
 void Trainer::restore() {
   if (const auto newest = checkpoints_.newest()) {
-    state_ = checkpoints_.load(*newest, parameters_, *optimizer_);
+    state_ = checkpoints_.load(*newest, parameters_, *optimizer_, head_gradient_state());
     const std::string where = checkpoints_.path_of(*newest).string();
     require(state_.tokenizer_hash == batches_->tokenizer_hash(), "train", where,
             " must come from a dataset with the same tokenizer ", state_.tokenizer_hash, ", got ",
@@ -173,6 +184,7 @@ StepRecord Trainer::step() {
 
   const auto update_start = Clock::now();
   exchange_(gradients);
+  if (head_gradient_) head_gradient_->change_head(parameters_, gradients);
   const double norm = gradient_norm(gradients);
   require_finite("gradient's norm", norm);
   const double clip = configuration_.training.clip_norm;
@@ -201,6 +213,7 @@ StepRecord Trainer::step() {
       state_.best_step = step;
       state_.best_validation_loss = record.validation->loss;
     }
+    if (head_gradient_) record.observations["head_gradient"] = head_gradient_->figures();
   }
   return record;
 }
@@ -210,7 +223,10 @@ double Trainer::accumulate_gradients(std::vector<at::Tensor>& gradients, StepVie
   double loss_sum = 0;
   for (std::int64_t part = 0; part < parts; ++part) {
     const Batch batch = batches_->training_batch(last->step - 1, part);
-    const at::Tensor hidden = model_.decoder.forward(batch.tokens);
+    std::vector<at::Tensor> layers;
+    const bool needs_layers = head_gradient_ && head_gradient_->needs_layers();
+    const at::Tensor hidden = model_.decoder.forward(batch.tokens, needs_layers ? &layers : nullptr);
+    if (head_gradient_) head_gradient_->attach(last->step, part, parts, hidden, layers, batch.targets);
     const at::Tensor loss = model_.head->loss({hidden, batch.tokens, {}}, batch.targets, configuration_.loss);
     loss_sum += loss.item<double>();
     (parts == 1 ? loss : loss.div(double(parts))).backward();
@@ -247,7 +263,11 @@ Validation Trainer::validate() const {
   return validation;
 }
 
-void Trainer::save() { checkpoints_.save(state_, parameters_, *optimizer_); }
+NamedTensors Trainer::head_gradient_state() const {
+  return head_gradient_ ? head_gradient_->state() : NamedTensors{};
+}
+
+void Trainer::save() { checkpoints_.save(state_, parameters_, *optimizer_, head_gradient_state()); }
 
 Json Trainer::summary(const std::string& state) const {
   std::vector<double> speeds = speeds_;

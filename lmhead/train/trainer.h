@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "lmhead/data/batches.h"
+#include "lmhead/heads/head_gradient.h"
 #include "lmhead/models/causal_model.h"
 #include "lmhead/train/checkpoint.h"
 #include "lmhead/train/configuration.h"
@@ -71,6 +72,7 @@ class Trainer {
   void require_finite(const char* what, double value) const;
   double accumulate_gradients(std::vector<at::Tensor>& gradients, StepView* last);
   Validation validate() const;
+  NamedTensors head_gradient_state() const;
   void save();
 
   TrainConfiguration configuration_;
@@ -79,6 +81,7 @@ class Trainer {
   CausalModel model_;
   ParameterList parameters_;
   std::unique_ptr<Optimizer> optimizer_;
+  std::unique_ptr<HeadGradient> head_gradient_;  // null: plain backpropagation
   CheckpointFolder checkpoints_;
   TrainingState state_;
   std::vector<std::unique_ptr<Observer>> observers_;

@@ -63,8 +63,10 @@ inline Trainer make_trainer(const Json& json, const std::filesystem::path& folde
 /// A run's log without what a clock says.
 inline std::vector<Json> figures_of(const std::filesystem::path& run_folder) {
   std::vector<Json> lines = read_log(run_folder);
-  for (Json& line : lines)
+  for (Json& line : lines) {
     for (const char* key : {"tokens_per_second", "wall_seconds", "measure_seconds"}) line.erase(key);
+    if (line.contains("head_gradient")) line["head_gradient"].erase("seconds_per_step");
+  }
   return lines;
 }
 
