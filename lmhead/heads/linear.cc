@@ -1,5 +1,6 @@
 #include "lmhead/heads/linear.h"
 
+#include "lmhead/base/error.h"
 #include "lmhead/kernels/linear_cross_entropy.h"
 
 namespace lmhead {
@@ -10,11 +11,13 @@ class LinearHead : public LmHead {
   LinearHead(const LinearHeadOptions& options, const HeadContext& context)
       : LmHead(context.hidden_size, context.vocab_size), softcap_(options.logit_softcap) {
     if (options.mup_base_width) scale_ = double(*options.mup_base_width) / double(context.hidden_size);
+    require(!context.tied_embedding || !options.initializer_range, "head",
+            "head.initializer_range must be null where model.tie_word_embeddings is true: the embedding has its own");
     weight_ = context.tied_embedding
                   ? context.tied_embedding
                   : own(context.factory.make("lm_head.weight", ParameterKind::kHead,
                                              {context.vocab_size, context.hidden_size},
-                                             normal_initializer(context.initializer_range)));
+                                             normal_initializer(options.initializer_range.value_or(context.initializer_range))));
     if (options.bias)
       bias_ = own(context.factory.make("lm_head.bias", ParameterKind::kBias, {context.vocab_size},
                                        constant_initializer(0)));
@@ -53,6 +56,8 @@ void LinearHeadOptions::visit_fields(FieldVisitor& visitor) {
   visitor.field("logit_softcap", logit_softcap, "c of c tanh(z / c); 0 leaves the logits as they are", at_least(0));
   visitor.field("mup_base_width", mup_base_width,
                 "logits are multiplied by this over hidden_size (muP); null: by 1", at_least(1));
+  visitor.field("initializer_range", initializer_range,
+                "standard deviation of W's initial values; null: model.initializer_range", at_least(0));
 }
 
 std::unique_ptr<LmHead> make_linear_head(const HeadOptions& options, const HeadContext& context) {

@@ -10,6 +10,7 @@ struct LinearHeadOptions : HeadOptions {
   bool bias = false;
   double logit_softcap = 0;
   std::optional<std::int64_t> mup_base_width;
+  std::optional<double> initializer_range;
   void visit_fields(FieldVisitor& visitor) override;
 };
 

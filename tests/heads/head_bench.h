@@ -11,6 +11,7 @@
 #include <ATen/ops/zeros.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <functional>
 #include <map>
 #include <nlohmann/json.hpp>
@@ -64,6 +65,21 @@ inline const std::map<std::string, Entry>& entries() {
         [](const Json&, const Values& values, const at::Tensor& hidden) {
           const at::Tensor inner = hidden.matmul(values.at("lm_head.down_proj.weight").t());
           return inner.matmul(values.at("lm_head.up_proj.weight").t());
+        }}},
+      {"expanded",
+       {[](std::int64_t hidden_size) {
+          return std::vector<Case>{{{{"width", 1}}},
+                                   {{{"width", 2 * hidden_size + 1}}},
+                                   {{{"width", 5}, {"activation", "gelu"}}},
+                                   {{{"width", hidden_size}, {"activation", "silu"}}}};
+        },
+        [](const Json& options, const Values& values, const at::Tensor& hidden) {
+          const at::Tensor x = hidden.matmul(values.at("lm_head.up_proj.weight").t());
+          const std::string phi = options.value("activation", "none");
+          const at::Tensor inner = phi == "gelu"   ? x * (1 + (x / std::sqrt(2.0)).erf()) / 2
+                                   : phi == "silu" ? x / (1 + (-x).exp())
+                                                   : x;
+          return inner.matmul(values.at("lm_head.output_proj.weight").t());
         }}},
   };
   return all;

@@ -5,6 +5,7 @@
 
 #include "lmhead/heads/lm_head.h"
 #include "tests/data/data_fixtures.h"
+#include "tests/heads/head_bench.h"
 
 namespace lmhead {
 namespace {
@@ -69,6 +70,37 @@ TEST(LowRankHead, InitialLogitsAreAsLargeAsTheDenseHeads) {
     // W's entries are sums of `rank` products: the estimate wanders with the D * rank numbers of B.
     EXPECT_NEAR(deviation / 0.02, 1, 5 / std::sqrt(64.0 * double(rank))) << rank;
   }
+}
+
+TEST(ExpandedHead, InitialLogitsAreAsLargeAsTheDenseHeads) {
+  const at::Tensor hidden = normal({512, 64}, "features").to(at::kFloat);
+  for (const char* activation : {"none", "gelu", "silu"})
+    for (const std::int64_t width : {32, 256}) {
+      const Json json = {{"type", "expanded"}, {"width", width}, {"activation", activation}};
+      const auto head = read_options<HeadSpecification>(json).make(context_of(64, 2048));
+      const double deviation = head->logits({hidden, {}, {}}).square().mean().sqrt().item<double>();
+      EXPECT_NEAR(deviation / (0.02 * 8), 1, 5 / std::sqrt(64.0 * double(width))) << activation << width;
+    }
+}
+
+TEST(ExpandedHead, IsALinearMapWithoutAnActivationAlone) {
+  for (const char* activation : {"none", "gelu", "silu"}) {
+    const Json json = {{"type", "expanded"}, {"activation", activation}};
+    EXPECT_EQ(read_options<HeadSpecification>(json).make(context_of(8, 32))->linear_map().has_value(),
+              std::string(activation) == "none");
+  }
+}
+
+TEST(LinearHead, InitialValuesTakeTheRangeOfTheHeadWhereItHasOne) {
+  const auto weight = [](const Json& json) {
+    return read_options<HeadSpecification>(json).make(context_of(16, 512))->linear_map()->weight;
+  };
+  const at::Tensor usual = weight({{"type", "linear"}}), larger = weight({{"type", "linear"}, {"initializer_range", 0.1}});
+  EXPECT_LE((larger - 5 * usual).abs().max().item<double>(), 1e-6);  // the same draws
+  HeadContext tied = context_of(16, 512);
+  tied.tied_embedding = tied.factory.make("embedding", ParameterKind::kEmbedding, {512, 16}, normal_initializer(1));
+  EXPECT_ERROR(read_options<HeadSpecification>(Json{{"initializer_range", 0.1}}).make(tied),
+               "head.initializer_range must be null where model.tie_word_embeddings is true");
 }
 
 }  // namespace
