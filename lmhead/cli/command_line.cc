@@ -61,8 +61,11 @@ Request parse_command_line(int argument_count, char** arguments) {
   measure_app->add_flag("--best-checkpoint", measure.best_checkpoint, "the checkpoint of lowest validation loss")
       ->excludes("--all-checkpoints");
   measure_app->add_option("--only", measure.only, "diagnostics to run (default: all), such as gradient_retention");
-  measure_app->add_option("--sample", measure.sample_tokens, "tokens for spectrum and steps (default: 4096)")
-      ->check(CLI::Range(2, 32768));
+  measure_app
+      ->add_option("--sample", measure.sample_tokens,
+                   "tokens for spectrum and steps (default: 4096); beyond 32768 the spectrum is sketched, with bounds")
+      ->check(CLI::Range(std::int64_t(2), std::int64_t(1) << 40));
+  measure_app->add_option("--sketch-memory", measure.sketch_gib, "GiB of that sketch (default: 1)")->check(CLI::PositiveNumber);
   measure_app->add_flag("--float64", measure.float64, "the head's arithmetic in float64: slower, more digits");
   measure_app->add_flag("--center-weight", measure.center_weight, "measure the head less its mean row");
   measure_app->add_option("--json", measure.json, "file for every figure");
@@ -82,7 +85,7 @@ Request parse_command_line(int argument_count, char** arguments) {
 
   SampleRequest sample;
   CLI::App* sample_app = app.add_subcommand("sample", "let a model go on with a text");
-  sample_app->add_option("model", sample.model, "folder in the Hugging Face layout, of a run or of a checkpoint")
+  sample_app->add_option("model", sample.model, "folder in the Hugging Face layout, run or checkpoint, hub name")
       ->required();
   sample_app->add_option("--prompt", sample.prompt, "the text to go on with");
   sample_app->add_option("--prompt-ids", sample.prompt_ids, "the same as ids: 1,2,3")->delimiter(',');

@@ -34,6 +34,7 @@ struct MeasureRequest {
   std::int64_t max_tokens = 0;       // 0: all
   std::int64_t sequence_length = 0;  // 0: the model's own, at most 1024
   std::int64_t sample_tokens = 0;    // 0: the default of the diagnostics that keep a sample
+  double sketch_gib = 0;             // 0: the default of the sketch that a large sample is seen through
   bool by_document = false, all_checkpoints = false, best_checkpoint = false, float64 = false, center_weight = false;
   std::vector<std::string> only;  // diagnostics; empty: all
   std::string json, html;         // files to write
@@ -50,7 +51,7 @@ struct ExportRequest {
 };
 
 struct SampleRequest {
-  std::string model;  // a folder in the Hugging Face layout, a run or a checkpoint
+  std::string model;  // a folder in the Hugging Face layout, a run, a checkpoint, a name on the hub
   std::optional<std::string> prompt;
   std::vector<std::int64_t> prompt_ids;
   std::int64_t max_new_tokens = 100;

@@ -1,5 +1,4 @@
-#include <cmath>
-#include <cstdio>
+#include <algorithm>
 #include <filesystem>
 #include <map>
 #include <memory>
@@ -19,6 +18,7 @@ namespace {
 
 namespace fs = std::filesystem;
 constexpr const char* kWho = "measure";
+constexpr std::int64_t kMostStepTokens = 32768;  // whose features are kept to take logit steps from
 
 /// One model to measure: where it lies, and what to call it.
 struct Entry {
@@ -58,7 +58,7 @@ class Texts {
       arguments.insert(arguments.end(), files_.begin(), files_.end());
       run_python_program("lmhead-tokenize", arguments);
     }
-    return open_tokenized_text(found->second, model.head.weight.size(0));
+    return open_tokenized_text(found->second, model.vocab_size());
   }
 
  private:
@@ -76,8 +76,9 @@ MeasurementOptions options_of(const MeasureRequest& request) {
                              .float64 = request.float64};
   if (request.sample_tokens > 0) {
     options.diagnostic.gradient_spectrum.tokens = request.sample_tokens;
-    options.diagnostic.update_direction.tokens = request.sample_tokens;
+    options.diagnostic.update_direction.tokens = std::min(request.sample_tokens, kMostStepTokens);
   }
+  if (request.sketch_gib > 0) options.diagnostic.gradient_spectrum.sketch_gib = request.sketch_gib;
   options.diagnostic.head_space.center_weight = request.center_weight;
   return options;
 }
@@ -91,7 +92,7 @@ Json measure_all(const MeasureRequest& request) {
     std::optional<MeasuredTokens> tokens;
     if (model.decoder && !request.texts.empty()) tokens = texts.tokens(model);
     if (model.decoder && !request.tokens.empty())
-      tokens = open_measured_tokens(request.tokens, model.head.weight.size(0), model.end_of_document);
+      tokens = open_measured_tokens(request.tokens, model.vocab_size(), model.end_of_document);
     const std::string prefix =
         entries.size() > 1 ? "[" + std::to_string(index + 1) + "/" + std::to_string(entries.size()) + "] " : "";
     TokenProgress progress(prefix + model.name + "  ");
@@ -112,20 +113,16 @@ Json measure_all(const MeasureRequest& request) {
 }  // namespace
 
 int run_measure(const MeasureRequest& request) {
-  try {
-    const Json measured = measure_all(request);
-    const std::string text = measured.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
-    if (!request.json.empty()) write_file_atomic(request.json, text);
-    if (!request.html.empty()) {
-      const ScratchFolder scratch;
-      write_file_atomic(scratch.path() / "measurement.json", text);
-      run_python_program("lmhead-measurement-report", {(scratch.path() / "measurement.json").string(), "--out", request.html});
-    }
-    print_measurements(measured["models"]);
-    return 0;
-  } catch (const ProgramFailed& failed) {
-    return failed.exit_code;  // it has said why
+  const Json measured = measure_all(request);
+  const std::string text = measured.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
+  if (!request.json.empty()) write_file_atomic(request.json, text);
+  if (!request.html.empty()) {
+    const ScratchFolder scratch;
+    write_file_atomic(scratch.path() / "measurement.json", text);
+    run_python_program("lmhead-measurement-report", {(scratch.path() / "measurement.json").string(), "--out", request.html});
   }
+  print_measurements(measured["models"]);
+  return 0;
 }
 
 }  // namespace lmhead

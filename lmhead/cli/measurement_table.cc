@@ -33,11 +33,14 @@ const std::vector<Row> kRows = {
     {"/gradient_retention/destroyed_excess", "destroyed_excess", "%+.6f", "the difference: below 0 is better than chance"},
     {"/token_breakdown/standard_error/destroyed_ratio", "  standard error", "%.6f", "over documents"},
     {"/gradient_retention/retained_energy", "retained_energy", "%.6f", "share of the squared norm that is kept"},
+    {"/token_breakdown/mean", "  mean over tokens", "%.6f", "the same share of each token, counted once"},
     {"/gradient_retention/visible_cosine", "visible_cosine", "%.6f", ""},
     {"/gradient_retention/step_cosine", "step_cosine", "%.6f", "of the steepest logit step and backpropagation's"},
     {"/gradient_retention/head_rank", "head_rank", nullptr, ""},
     {"/gradient_retention/head_condition", "head_condition", "%.4g", ""},
     {"/gradient_spectrum/tokens", "spectrum: tokens", nullptr, "the first so many"},
+    {"/gradient_spectrum/method", "  method", nullptr, ""},
+    {"/gradient_spectrum/unresolved_energy", "  unresolved_energy", "%.6f", "what the sketch did not see: the width of the bounds"},
     {"/gradient_spectrum/effective_rank", "  effective_rank", "%.1f", ""},
     {"/gradient_spectrum/components_for_norm/0.7", "  for 70 % of norm", nullptr, "components"},
     {"/gradient_spectrum/components_for_norm/0.99", "  for 99 % of norm", nullptr, "components"},
@@ -46,15 +49,23 @@ const std::vector<Row> kRows = {
     {"/gradient_spectrum/cross_validated_avoidable_energy", "  cross-validated", "%+.6f", "the same on tokens not fitted to"},
 };
 
-std::string cell(const Json& model, const Row& row) {
-  const Json::json_pointer pointer(row.path);
-  if (!model.contains(pointer) || model[pointer].is_null()) return "-";
-  const Json& value = model[pointer];
+std::string formatted(const Json& value, const char* pattern) {
   if (value.is_string()) return value.get<std::string>();
-  if (!row.pattern || !value.is_number()) return value.dump();
+  if (!pattern || !value.is_number()) return value.dump();
   char text[64];
-  std::snprintf(text, sizeof text, row.pattern, value.get<double>());
+  std::snprintf(text, sizeof text, pattern, value.get<double>());
   return text;
+}
+
+std::string cell(const Json& model, const Row& row) {
+  const std::string path = row.path;
+  const Json::json_pointer pointer(path);
+  if (!model.contains(pointer) || model[pointer].is_null()) return "-";
+  // A figure that is known between bounds alone shows both.
+  const std::size_t key = path.find('/', 1);
+  const Json::json_pointer bounds(path.substr(0, key) + "/bounds" + (key == path.npos ? "" : path.substr(key)));
+  if (!model.contains(bounds)) return formatted(model[pointer], row.pattern);
+  return formatted(model[bounds][0], row.pattern) + " to " + formatted(model[bounds][1], row.pattern);
 }
 
 /// The last part of a path, which tells models apart, cut to its end where it is long.
@@ -64,6 +75,12 @@ std::string heading(const std::string& name) {
   const auto slash = text.find_last_of('/');
   if (slash != std::string::npos) text = text.substr(slash + 1);
   return text.size() > 28 ? "..." + text.substr(text.size() - 25) : text;
+}
+
+std::string listed(const Json& names) {
+  std::string text;
+  for (const Json& name : names) text += (text.empty() ? "" : ", ") + name.get<std::string>();
+  return text;
 }
 
 }  // namespace
@@ -86,6 +103,10 @@ void print_measurements(const Json& models) {
     for (std::size_t index = 0; index < cells.size(); ++index) std::printf("  %*s", int(widths[index]), cells[index].c_str());
     std::printf(row.note[0] ? "   %s\n" : "%s\n", row.note);
   }
+  for (const Json& model : models)
+    if (model.contains("left_out"))
+      std::printf("%s: %s left out, since %s\n", heading(model["model"].get<std::string>()).c_str(),
+                  listed(model["left_out"]["diagnostics"]).c_str(), model["left_out"]["why"].get<std::string>().c_str());
   std::printf("What each figure means, and how it can mislead: docs/measuring.md\n");
 }
 

@@ -7,6 +7,7 @@
 
 #include "lmhead/base/error.h"
 #include "lmhead/cli/commands.h"
+#include "lmhead/cli/python_program.h"
 
 namespace {
 
@@ -31,6 +32,8 @@ int main(int argument_count, char** arguments) {
   } catch (const lmhead::Error& error) {
     std::cerr << error.what() << '\n';
     return 2;
+  } catch (const lmhead::ProgramFailed& failed) {
+    return failed.exit_code;  // it has said why
   } catch (const std::exception& error) {
     // Not one of ours: a defect, or a library's own refusal. Its first line says what, the rest is a stack.
     const std::string text = error.what();

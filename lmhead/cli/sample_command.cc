@@ -7,6 +7,7 @@
 #include "lmhead/base/files.h"
 #include "lmhead/base/line_process.h"
 #include "lmhead/cli/commands.h"
+#include "lmhead/cli/model_argument.h"
 #include "lmhead/cli/progress.h"
 #include "lmhead/kernels/linear_cross_entropy.h"
 #include "lmhead/models/generation.h"
@@ -136,9 +137,9 @@ Ids encode_prompt(const SampleRequest& request, const SampledModel& model, TextC
 }  // namespace
 
 int run_sample(const SampleRequest& request) {
-  require(fs::is_directory(request.model), "sample", "the model must be a folder, got ", request.model);
-  const SampledModel model =
-      is_trained_model(request.model) ? open_run(request.model) : open_hf_folder(request.model);
+  const fs::path folder = resolve_model(request.model);
+  require(fs::is_directory(folder), "sample", "the model must be a folder, got ", folder.string());
+  const SampledModel model = is_trained_model(folder) ? open_run(folder) : open_hf_folder(folder);
   std::unique_ptr<TextCodec> codec = request.ids && !request.prompt ? nullptr : make_codec(model);
   const Ids prompt = encode_prompt(request, model, codec.get());
   const bool prints_ids = request.ids || !codec;

@@ -5,6 +5,7 @@
 
 #include "lmhead/base/error.h"
 #include "lmhead/diagnose/kinds.h"
+#include "lmhead/diagnose/nonlinear_energies.h"
 #include "lmhead/diagnose/token_rows.h"
 
 namespace lmhead {
@@ -30,56 +31,81 @@ void DiagnosticOptions::visit_fields(FieldVisitor& visitor) {
 
 const std::vector<DiagnosticKind>& diagnostic_kinds() {
   static const std::vector<DiagnosticKind> kinds = {
-      {"quality", "loss, perplexity, bits per byte, accuracy", make_quality},
-      {"gradient_retention", "how much logit gradient reaches the backbone", make_gradient_retention},
-      {"token_breakdown", "where it is lost: by frequency, position, probability, document",
+      {"quality", "loss, perplexity, bits per byte, accuracy", false, make_quality},
+      {"gradient_retention", "how much logit gradient reaches the backbone", true, make_gradient_retention},
+      {"token_breakdown", "where it is lost: by frequency, position, probability, document", false,
        make_token_breakdown},
-      {"gradient_spectrum", "the rank of the logit gradient, and the best output space for it",
+      {"gradient_spectrum", "the rank of the logit gradient, and the best output space for it", true,
        make_gradient_spectrum},
-      {"update_direction", "the loss after equally long logit steps", make_update_direction},
-      {"head_spectrum", "the head's own singular values and row norms", make_head_spectrum},
+      {"update_direction", "the loss after equally long logit steps", true, make_update_direction},
+      {"head_spectrum", "the head's own singular values and row norms", true, make_head_spectrum},
   };
   return kinds;
 }
 
 DiagnosticSet::DiagnosticSet(const LinearMap& map, const std::vector<std::string>& names,
                              const DiagnosticOptions& options, const at::Tensor& token_counts)
-    : head_space_(std::make_shared<HeadSpace>(map, options.head_space)) {
-  const std::int64_t vocab_size = head_space_->vocab_size();
-  require(!token_counts.defined() || (token_counts.dim() == 1 && token_counts.size(0) == vocab_size &&
+    : head_space_(std::make_shared<HeadSpace>(map, options.head_space)),
+      hidden_size_(head_space_->hidden_size()),
+      vocab_size_(head_space_->vocab_size()) {
+  make_diagnostics(names, {vocab_size_, map, head_space_, token_counts, options});
+}
+
+DiagnosticSet::DiagnosticSet(std::shared_ptr<const LmHead> head, const std::vector<std::string>& names,
+                             const DiagnosticOptions& options, const at::Tensor& token_counts)
+    : hidden_size_(head->hidden_size()), vocab_size_(head->vocab_size()) {
+  LinearMap map;
+  if (const auto found = head->linear_map()) {
+    map = *found;
+    head_space_ = std::make_shared<HeadSpace>(map, options.head_space);
+  } else {
+    nonlinear_head_ = std::move(head);
+  }
+  make_diagnostics(names, {vocab_size_, map, head_space_, token_counts, options});
+}
+
+void DiagnosticSet::make_diagnostics(const std::vector<std::string>& names, const DiagnosticContext& context) {
+  const at::Tensor& token_counts = context.token_counts;
+  require(!token_counts.defined() || (token_counts.dim() == 1 && token_counts.size(0) == vocab_size_ &&
                                       token_counts.scalar_type() == at::kLong),
-          kWho, "token_counts must be int64 [", vocab_size, "], got ",
+          kWho, "token_counts must be int64 [", vocab_size_, "], got ",
           token_counts.defined() ? token_counts.sizes() : at::IntArrayRef{});
   std::vector<std::string> known;
   for (const DiagnosticKind& kind : diagnostic_kinds()) known.push_back(kind.name);
-  const DiagnosticContext context{map, head_space_, token_counts, options};
   for (const std::string& name : names.empty() ? known : names) {
     std::size_t index = 0;
     while (index < known.size() && known[index] != name) ++index;
     require(index < known.size(), kWho, "a diagnostic must be one of the list, got \"", name,
             "\"; nearest is \"", nearest_word(name, known), "\"");
-    diagnostics_.emplace_back(name, diagnostic_kinds()[index].make(context));
+    const DiagnosticKind& kind = diagnostic_kinds()[index];
+    if (kind.needs_linear_map && !head_space_)
+      left_out_.push_back(name);
+    else
+      diagnostics_.emplace_back(name, kind.make(context));
   }
 }
 
 void DiagnosticSet::update(const TokenBatch& batch) {
-  const at::Tensor rows = rows_with_target(batch.hidden, batch.targets, head_space_->hidden_size(),
-                                           head_space_->vocab_size(), kWho);
+  const at::Tensor rows = rows_with_target(batch.hidden, batch.targets, hidden_size_, vocab_size_, kWho);
   const std::int64_t count = batch.targets.size(0);
   const TokenBatch kept{select_rows(batch.hidden.detach(), rows), select_rows(batch.targets, rows),
                         column(batch.documents, rows, count, "documents"),
                         column(batch.positions, rows, count, "positions"), batch.bytes};
-  const TokenEnergies energies = head_space_->energies(kept.hidden, kept.targets);
-  require(std::isfinite(energies.total.sum().item<double>() + energies.gradient_square.sum().item<double>()),
-          kWho, "features, weight and bias must give finite logit gradients, got NaN or infinity");
+  const TokenEnergies energies = head_space_ ? head_space_->energies(kept.hidden, kept.targets)
+                                             : nonlinear_energies(*nonlinear_head_, kept.hidden, kept.targets);
+  const double sum = energies.total.sum().item<double>() +
+                     (head_space_ ? energies.gradient_square.sum().item<double>() : 0);
+  require(std::isfinite(sum), kWho,
+          "features, weight and bias must give finite logit gradients, got NaN or infinity");
   for (auto& [name, diagnostic] : diagnostics_) diagnostic->update(kept, energies);
   tokens_ += rows.size(0);
 }
 
 Json DiagnosticSet::result() const {
-  Json result = {{"hidden_size", head_space_->hidden_size()},
-                 {"vocab_size", head_space_->vocab_size()},
-                 {"tokens", tokens_}};
+  Json result = {{"hidden_size", hidden_size_}, {"vocab_size", vocab_size_}, {"tokens", tokens_}};
+  if (!left_out_.empty())
+    result["left_out"] = {{"diagnostics", left_out_},
+                          {"why", "the head is no linear map, so it has no column space to hold G against"}};
   for (const auto& [name, diagnostic] : diagnostics_) result[name] = diagnostic->result();
   return result;
 }

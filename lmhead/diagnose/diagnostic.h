@@ -13,6 +13,7 @@
 
 #include "lmhead/base/options.h"
 #include "lmhead/diagnose/head_space.h"
+#include "lmhead/heads/lm_head.h"
 #include "lmhead/kernels/linear_map.h"
 
 namespace lmhead {
@@ -28,6 +29,9 @@ struct TokenBatch {
 
 struct GradientSpectrumOptions {
   std::int64_t tokens = 4096;
+  std::int64_t exact_tokens = 32768;
+  double sketch_gib = 1;
+  std::optional<std::int64_t> sketch_columns;
   void visit_fields(FieldVisitor& visitor);
 };
 
@@ -45,9 +49,11 @@ struct DiagnosticOptions {
   void visit_fields(FieldVisitor& visitor);
 };
 
-/// What a diagnostic is built from. `token_counts` [V] int64 says how often each token occurs in some
-/// reference text; undefined: the measured targets are counted.
+/// What a diagnostic is built from. `map` and `head_space` are there for those that need a linear map.
+/// `token_counts` [V] int64 says how often each token occurs in some reference text; undefined: the measured
+/// targets are counted.
 struct DiagnosticContext {
+  std::int64_t vocab_size;
   LinearMap map;
   std::shared_ptr<const HeadSpace> head_space;
   at::Tensor token_counts;
@@ -70,6 +76,7 @@ class Diagnostic {
 struct DiagnosticKind {
   const char* name;
   const char* meaning;
+  bool needs_linear_map;
   std::unique_ptr<Diagnostic> (*make)(const DiagnosticContext& context);
 };
 
@@ -77,20 +84,32 @@ struct DiagnosticKind {
 const std::vector<DiagnosticKind>& diagnostic_kinds();
 
 /// Several diagnostics over one pass: each batch's energies are computed once for all of them.
+///
+/// Of a head that is no linear map, what is defined for any head is measured: losses, ranks of targets, ||p - y||. There
+/// is no column space, so diagnostics of one are left out, and so named in the result.
 class DiagnosticSet {
  public:
   /// `names` of the list; empty: all. Throws on an unknown name, naming the nearest.
   explicit DiagnosticSet(const LinearMap& map, const std::vector<std::string>& names = {},
                          const DiagnosticOptions& options = {}, const at::Tensor& token_counts = {});
+  /// Of any head that needs nothing but `hidden`; as its linear map where it has one.
+  explicit DiagnosticSet(std::shared_ptr<const LmHead> head, const std::vector<std::string>& names = {},
+                         const DiagnosticOptions& options = {}, const at::Tensor& token_counts = {});
 
   void update(const TokenBatch& batch);
-  /// `hidden_size`, `vocab_size`, `tokens`, and an object a diagnostic under its name.
+  /// `hidden_size`, `vocab_size`, `tokens`, `left_out` where something is, and an object a diagnostic under its
+  /// name.
   Json result() const;
   void reset();
 
  private:
-  std::shared_ptr<const HeadSpace> head_space_;
+  void make_diagnostics(const std::vector<std::string>& names, const DiagnosticContext& context);
+
+  std::shared_ptr<const HeadSpace> head_space_;   // null for a head that is no linear map,
+  std::shared_ptr<const LmHead> nonlinear_head_;  // which is this one
+  std::int64_t hidden_size_, vocab_size_;
   std::vector<std::pair<std::string, std::unique_ptr<Diagnostic>>> diagnostics_;
+  std::vector<std::string> left_out_;
   std::int64_t tokens_ = 0;
 };
 

@@ -29,7 +29,7 @@ at::Tensor row_norms(const at::Tensor& weight);
 
 /// Sums of squares that all retention figures are made of, one row a token, float64. With d = dL_t/dz_t the
 /// gradient of the token's own loss at the output of the linear map's product (p - y for a map without scale
-/// and soft-cap):
+/// and soft-cap). NaN where it cannot be known (see nonlinear_energies.h):
 struct TokenEnergies {
   at::Tensor total;            // [n] ||d||^2
   at::Tensor retained;         // [n] ||P_W d||^2 = g^T (W^T W)^+ g

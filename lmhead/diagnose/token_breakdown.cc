@@ -65,7 +65,7 @@ class TokenBreakdown : public Diagnostic {
  public:
   explicit TokenBreakdown(const DiagnosticContext& context)
       : token_counts_(context.token_counts),
-        targets_(context.head_space->vocab_size()),
+        targets_(context.vocab_size),
         positions_(kPositionGroups),
         probabilities_(std::int64_t(kProbabilityNames.size())),
         histogram_(at::zeros({kBins}, at::kLong)) {}
@@ -81,6 +81,7 @@ class TokenBreakdown : public Diagnostic {
   at::Tensor token_counts_;
   GroupSums targets_, positions_, probabilities_;
   at::Tensor histogram_;  // of retained energy, of tokens whose gradient is not zero
+  double share_sum_ = 0;  // over the same tokens
   std::map<std::int64_t, DocumentSums> documents_;
   bool positions_known_ = true, documents_known_ = true;
   std::int64_t tokens_ = 0;
@@ -94,9 +95,10 @@ void TokenBreakdown::update(const TokenBatch& batch, const TokenEnergies& energi
   probabilities_.add(at::bucketize(energies.log_probability.exp(), at::tensor(kProbabilityEdges, at::kDouble),
                                    /*out_int32=*/false, /*right=*/true),
                      energies);
-  const at::Tensor moving = energies.total.gt(0).nonzero().squeeze(1);
+  const at::Tensor moving = energies.total.gt(0).logical_and(energies.retained.isfinite()).nonzero().squeeze(1);
   const at::Tensor share = energies.retained.index_select(0, moving) / energies.total.index_select(0, moving);
   count_targets((share * double(kBins)).to(at::kLong).clamp(0, kBins - 1), histogram_);
+  share_sum_ += share.sum().item<double>();
 
   if ((positions_known_ = positions_known_ && batch.positions.defined())) {
     require(batch.positions.ge(0).all().item<bool>(), kWho, "positions must not be negative, got ",
@@ -150,7 +152,11 @@ Json TokenBreakdown::result() const {
   at::Tensor counts = token_counts_;
   if (!counts.defined()) counts = targets_.sums().select(1, 0).to(at::kLong);
   const FrequencyBands bands = frequency_bands(counts);
-  Json result = {{"tokens", tokens_}, {"quantiles", quantiles()}, {"standard_error", standard_errors()}};
+  const auto moving = double(histogram_.sum().item<std::int64_t>());
+  Json result = {{"tokens", tokens_},
+                 {"mean", number_or_null(share_sum_ / moving)},
+                 {"quantiles", quantiles()},
+                 {"standard_error", standard_errors()}};
   result["by_frequency"] = targets_.merged(bands.band, std::int64_t(bands.names.size())).to_json(bands.names);
   result["by_probability"] = probabilities_.to_json(kProbabilityNames);
   result["by_position"] = positions_known_ ? positions_.to_json(position_names()) : Json(nullptr);
@@ -162,6 +168,7 @@ void TokenBreakdown::reset() {
   positions_.reset();
   probabilities_.reset();
   histogram_.zero_();
+  share_sum_ = 0;
   documents_.clear();
   positions_known_ = documents_known_ = true;
   tokens_ = 0;

@@ -22,6 +22,7 @@ class TokenSample {
   at::Tensor hidden() const;     // [size, D]
   at::Tensor targets() const;    // [size]
   at::Tensor documents() const;  // [size], undefined where any batch came without
+  at::Tensor totals() const;     // [size] ||d||^2
   double total() const { return total_; }
   double retained() const { return retained_; }
   double gradient_square() const { return gradient_square_; }
@@ -29,7 +30,7 @@ class TokenSample {
 
  private:
   std::int64_t capacity_, size_ = 0;
-  std::vector<at::Tensor> hidden_, targets_, documents_;
+  std::vector<at::Tensor> hidden_, targets_, documents_, totals_;
   double total_ = 0, retained_ = 0, gradient_square_ = 0, step_square_ = 0;
 };
 

@@ -5,16 +5,12 @@
 #include <ATen/ops/isfinite.h>
 
 #include <algorithm>
-#include <charconv>
 #include <nlohmann/json.hpp>
 
 #include "lmhead/base/error.h"
 #include "lmhead/base/files.h"
-#include "lmhead/models/causal_model.h"
 #include "lmhead/models/pretrained.h"
 #include "lmhead/models/safetensors.h"
-#include "lmhead/study/run.h"
-#include "lmhead/train/checkpoint.h"
 
 namespace lmhead {
 namespace {
@@ -24,39 +20,6 @@ constexpr const char* kWho = "measure";
 constexpr std::int64_t kRowsAtOnce = 8192;  // of a mapped tensor, so that checking it makes no copy of it
 
 Json read_json(const fs::path& file) { return parse_json(read_file(file), file.string()); }
-
-bool is_checkpoint(const fs::path& path) { return fs::is_regular_file(path / "state.json"); }
-
-/// A run's configuration has the decoder under `model`; a Hugging Face one says `model_type`.
-bool is_run(const fs::path& path) {
-  if (!fs::is_regular_file(path / "config.json")) return false;
-  const Json json = read_json(path / "config.json");
-  return json.is_object() && json.contains("model") && json["model"].is_object() && !json.contains("model_type");
-}
-
-std::vector<std::int64_t> checkpoint_steps(const fs::path& folder) {
-  std::vector<std::int64_t> steps;
-  std::error_code error;
-  for (const auto& entry : fs::directory_iterator(folder, error)) {
-    const std::string name = entry.path().filename().string();
-    std::int64_t step = 0;
-    if (name.rfind("step-", 0) != 0) continue;
-    const auto parsed = std::from_chars(name.data() + 5, name.data() + name.size(), step);
-    if (parsed.ec == std::errc() && parsed.ptr == name.data() + name.size() && is_checkpoint(entry.path()))
-      steps.push_back(step);
-  }
-  std::sort(steps.begin(), steps.end());
-  return steps;
-}
-
-std::int64_t best_step(const fs::path& folder) {
-  const fs::path file = folder / "best.json";
-  require(fs::is_regular_file(file), kWho, file.string(), " must be there for the best checkpoint, got none");
-  const Json json = read_json(file);
-  require(json.is_object() && json.contains("step") && json["step"].is_number_integer(), kWho, file.string(),
-          ": step must be an integer, got ", json.is_object() && json.contains("step") ? json["step"].dump() : "none");
-  return json["step"].get<std::int64_t>();
-}
 
 std::int64_t integer_or(const Json& json, const char* key, std::int64_t fallback) {
   const auto found = json.find(key);
@@ -81,43 +44,24 @@ MeasuredModel load_folder(const fs::path& path, const std::string& name) {
   return model;
 }
 
-/// What the run's dataset says of its tokens, where the dataset is still there.
-void read_dataset(const TrainConfiguration& train, MeasuredModel& model) {
-  const fs::path sidecar = fs::path(train.data.path) / "dataset.json";
-  if (train.data.kind != "tokens" || !fs::is_regular_file(sidecar)) return;
-  const Json json = read_json(sidecar);
-  if (!json.is_object()) return;
-  if (const auto end = json.find("end_of_document"); end != json.end() && end->is_number_integer())
-    model.end_of_document = end->get<std::int64_t>();
-  const fs::path tokenizer = sidecar.parent_path() / "tokenizer.json";
-  if (fs::is_regular_file(tokenizer)) model.tokenizer = tokenizer;
-  model.bytes_are_tokens = json.value("tokenizer_hash", Json()) == "bytes";
-}
-
 MeasuredModel load_checkpoint(const fs::path& path, const std::string& name) {
-  const fs::path run = fs::absolute(path).lexically_normal() / ".." / "..";
-  const fs::path file = (run / "config.json").lexically_normal(), weights = path / "model.safetensors";
-  require(fs::is_regular_file(file), kWho, "the checkpoint ", path.string(), " must lie in checkpoints/ of its run, got no ",
-          file.string());
-  const auto configuration = read_options<RunConfiguration>(read_json(file), file.string());
-  const SafetensorsFile tensors = SafetensorsFile::open(weights);
-  constexpr const char* kEmbedding = "model.embed_tokens.weight";
-  require(tensors.contains(kEmbedding) && tensors.info(kEmbedding).shape.size() == 2, kWho, weights.string(),
-          " must hold ", kEmbedding, " [V, D], got none");
-  const TrainConfiguration& train = configuration.train;
-  CausalModel causal(train.model, train.head, tensors.info(kEmbedding).shape[0], 0);
-  load_parameters(weights, causal.parameters());
-  const auto map = causal.head->linear_map();
-  require(map.has_value(), kWho, "the head must be a linear map to be measured, got ", train.head.type(), " in ", file.string());
-  MeasuredModel model{.name = name, .kind = ModelKind::kCheckpoint, .family = train.head.type(), .head = *map};
-  const Json state = read_json(path / "state.json");
-  model.step = integer_or(state, "step", 0);
-  model.training_tokens = integer_or(state, "tokens", 0);
-  const std::int64_t learned = causal.decoder.specification().position_embeddings;
+  TrainedModel trained = open_trained_model(path);
+  const TrainConfiguration& train = trained.configuration.train;
+  MeasuredModel model{.name = name, .kind = ModelKind::kCheckpoint, .family = train.head.type()};
+  model.step = trained.state.step;
+  model.training_tokens = trained.state.tokens;
+  const RunText text = text_of_run(trained);
+  model.end_of_document = text.end_of_document;
+  model.bytes_are_tokens = text.is_bytes;
+  if (text.tokenizer) model.tokenizer = *text.tokenizer;
+  const std::int64_t learned = trained.model.decoder.specification().position_embeddings;
   model.longest_sequence = learned > 0 ? learned : train.data.sequence_length;
   model.longest_is_limit = learned > 0;
-  read_dataset(train, model);
-  model.decoder = std::make_shared<const Decoder>(std::move(causal.decoder));
+  if (const auto map = trained.model.head->linear_map())
+    model.head = *map;
+  else
+    model.nonlinear_head = std::move(trained.model.head);
+  model.decoder = std::make_shared<const Decoder>(std::move(trained.model.decoder));
   return model;
 }
 
@@ -167,24 +111,20 @@ const char* to_string(ModelKind kind) {
   return kind == ModelKind::kPretrained ? "pretrained" : kind == ModelKind::kCheckpoint ? "checkpoint" : "features";
 }
 
+std::int64_t MeasuredModel::vocab_size() const {
+  return nonlinear_head ? nonlinear_head->vocab_size() : head.weight.size(0);
+}
+
 std::vector<fs::path> find_models(const fs::path& path, CheckpointChoice choice) {
   require(fs::exists(path), kWho, "a model must be a folder, a .safetensors file or a name on the hub, got ", path.string());
-  if (!fs::is_directory(path) || is_checkpoint(path) || !is_run(path)) return {path};
-  const fs::path folder = path / "checkpoints";
-  const std::vector<std::int64_t> steps = checkpoint_steps(folder);
-  require(!steps.empty(), kWho, folder.string(), " must hold a checkpoint, got none");
-  const auto path_of = [&](std::int64_t step) { return CheckpointFolder(folder, 1).path_of(step); };
-  if (choice == CheckpointChoice::kNewest) return {path_of(steps.back())};
-  if (choice == CheckpointChoice::kBest) return {path_of(best_step(folder))};
-  std::vector<fs::path> all;
-  for (const std::int64_t step : steps) all.push_back(path_of(step));
-  return all;
+  if (!fs::is_directory(path) || !is_trained_model(path)) return {path};
+  return find_checkpoints(path, choice);
 }
 
 MeasuredModel load_measured_model(const fs::path& path, const std::string& name) {
   at::NoGradGuard no_grad;
   if (!fs::is_directory(path)) return load_features(path, name);
-  return is_checkpoint(path) ? load_checkpoint(path, name) : load_folder(path, name);
+  return is_trained_model(path) ? load_checkpoint(path, name) : load_folder(path, name);
 }
 
 }  // namespace lmhead

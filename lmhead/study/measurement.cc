@@ -68,11 +68,14 @@ Json measure_model(const MeasuredModel& model, const MeasuredTokens* tokens, con
                  {"training_tokens", or_null(model.training_tokens)},
                  {"sequence_length", nullptr}};
   LinearMap map = model.head;
-  if (options.float64) {
+  if (options.float64 && !model.nonlinear_head) {
     map.weight = map.weight.to(at::kDouble);
     if (map.bias.defined()) map.bias = map.bias.to(at::kDouble);
   }
-  DiagnosticSet set(map, options.diagnostics, options.diagnostic);
+  require(!options.float64 || !model.nonlinear_head, kWho, "--float64 must be off for ", model.name,
+          ": its head, ", model.family, ", is no linear map and computes as it was trained");
+  DiagnosticSet set = model.nonlinear_head ? DiagnosticSet(model.nonlinear_head, options.diagnostics, options.diagnostic)
+                                           : DiagnosticSet(map, options.diagnostics, options.diagnostic);
   if (model.decoder) {
     const std::int64_t length = sequence_length(model, options.sequence_length);
     result["sequence_length"] = length;

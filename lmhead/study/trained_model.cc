@@ -1,5 +1,7 @@
 #include "lmhead/study/trained_model.h"
 
+#include <algorithm>
+#include <charconv>
 #include <nlohmann/json.hpp>
 
 #include "lmhead/base/error.h"
@@ -22,34 +24,78 @@ fs::path without_trailing_slash(const fs::path& folder) {
   return whole.has_filename() ? whole : whole.parent_path();
 }
 
-fs::path checkpoint_of(const fs::path& folder) {
-  if (fs::exists(folder / "state.json")) return folder;
-  const CheckpointFolder checkpoints(folder / "checkpoints", /*keep_last=*/1);
-  const auto step = checkpoints.newest();
-  require(step.has_value(), "run", folder.string(), " must hold a checkpoint, got none");
-  return checkpoints.path_of(*step);
+/// A run's configuration has the decoder under `model`; a Hugging Face one says `model_type`.
+bool is_run(const fs::path& folder) {
+  const fs::path file = folder / "config.json";
+  if (!fs::is_regular_file(file)) return false;
+  const Json json = parse_json(read_file(file), file.string());
+  return json.is_object() && json.contains("model") && json["model"].is_object() && !json.contains("model_type");
+}
+
+bool is_checkpoint(const fs::path& folder) { return fs::is_regular_file(folder / "state.json"); }
+
+std::vector<std::int64_t> checkpoint_steps(const fs::path& folder) {
+  std::vector<std::int64_t> steps;
+  std::error_code error;
+  for (const auto& entry : fs::directory_iterator(folder, error)) {
+    const std::string name = entry.path().filename().string();
+    std::int64_t step = 0;
+    if (!name.starts_with("step-")) continue;
+    const auto parsed = std::from_chars(name.data() + 5, name.data() + name.size(), step);
+    // A folder still being written, or pushed aside, has a suffix.
+    if (parsed.ec == std::errc() && parsed.ptr == name.data() + name.size() && is_checkpoint(entry.path()))
+      steps.push_back(step);
+  }
+  std::sort(steps.begin(), steps.end());
+  return steps;
+}
+
+std::int64_t best_step(const fs::path& folder) {
+  const fs::path file = folder / "best.json";
+  require(fs::is_regular_file(file), "run", file.string(), " must be there for the best checkpoint, got none");
+  const Json json = parse_json(read_file(file), file.string());
+  const bool has_step = json.is_object() && json.contains("step") && json["step"].is_number_integer();
+  require(has_step, "run", file.string(), ": step must be an integer, got ",
+          json.is_object() && json.contains("step") ? json["step"].dump() : "none");
+  return json["step"].get<std::int64_t>();
 }
 
 std::int64_t vocab_size_of(const fs::path& weights) {
   const SafetensorsFile file = SafetensorsFile::open(weights);
-  const auto& shape = file.info("model.embed_tokens.weight").shape;
-  require(shape.size() == 2 && shape[0] > 0, "checkpoint", weights.string(),
-          ": model.embed_tokens.weight must be [V, D], got ", at::IntArrayRef(shape));
+  constexpr const char* kEmbedding = "model.embed_tokens.weight";
+  require(file.contains(kEmbedding), "checkpoint", weights.string(), " must hold ", kEmbedding, ", got none");
+  const auto& shape = file.info(kEmbedding).shape;
+  require(shape.size() == 2 && shape[0] > 0, "checkpoint", weights.string(), ": ", kEmbedding, " must be [V, D], got ",
+          at::IntArrayRef(shape));
   return shape[0];
 }
 
 }  // namespace
 
-bool is_trained_model(const fs::path& folder) {
-  return fs::is_directory(folder / "checkpoints") || fs::exists(folder / "state.json");
+bool is_trained_model(const fs::path& folder) { return is_checkpoint(folder) || is_run(folder); }
+
+std::vector<fs::path> find_checkpoints(const fs::path& folder, CheckpointChoice choice) {
+  if (is_checkpoint(folder)) return {folder};
+  const fs::path all = folder / "checkpoints";
+  const std::vector<std::int64_t> steps = checkpoint_steps(all);
+  require(!steps.empty(), "run", all.string(), " must hold a checkpoint, got none");
+  const CheckpointFolder checkpoints(all, /*keep_last=*/1);
+  std::vector<fs::path> chosen;
+  if (choice == CheckpointChoice::kNewest) chosen.push_back(checkpoints.path_of(steps.back()));
+  if (choice == CheckpointChoice::kBest) chosen.push_back(checkpoints.path_of(best_step(all)));
+  if (choice == CheckpointChoice::kAll)
+    for (const std::int64_t step : steps) chosen.push_back(checkpoints.path_of(step));
+  return chosen;
 }
 
 TrainedModel open_trained_model(const fs::path& folder) {
   require(is_trained_model(folder), "run", folder.string(),
-          " must be the folder of a run or of a checkpoint, got neither checkpoints nor state.json in it");
-  const fs::path checkpoint = checkpoint_of(without_trailing_slash(folder));
-  const auto configuration =
-      read_json_file<RunConfiguration>(checkpoint.parent_path().parent_path() / "config.json");
+          " must be the folder of a run or of a checkpoint, got neither a run's config.json nor state.json in it");
+  const fs::path checkpoint = find_checkpoints(without_trailing_slash(folder), CheckpointChoice::kNewest).front();
+  const fs::path file = checkpoint.parent_path().parent_path() / "config.json";
+  require(fs::is_regular_file(file), "run", "the checkpoint ", checkpoint.string(),
+          " must lie in checkpoints/ of its run, got no ", file.string());
+  const auto configuration = read_json_file<RunConfiguration>(file);
   const fs::path weights = checkpoint / "model.safetensors";
   const TrainConfiguration& train = configuration.train;
   TrainedModel trained{configuration, checkpoint, read_json_file<TrainingState>(checkpoint / "state.json"),

@@ -3,6 +3,7 @@
 
 #include <filesystem>
 #include <optional>
+#include <vector>
 
 #include "lmhead/models/causal_model.h"
 #include "lmhead/study/run.h"
@@ -19,6 +20,13 @@ struct TrainedModel {
 
 /// Whether `folder` is a run's or a checkpoint's.
 bool is_trained_model(const std::filesystem::path& folder);
+
+/// Which checkpoints of a run's folder are meant.
+enum class CheckpointChoice { kNewest, kBest, kAll };
+
+/// The folders of a run's checkpoints that are meant, by rising step; `folder` itself where it is a checkpoint's. Throws
+/// where there is none.
+std::vector<std::filesystem::path> find_checkpoints(const std::filesystem::path& folder, CheckpointChoice choice);
 
 /// Opens a run's newest checkpoint, or the checkpoint whose folder is given (the run's config.json lies two folders
 /// above it). The vocabulary is the checkpoint's, so that the dataset need not be there. Throws where the run has no

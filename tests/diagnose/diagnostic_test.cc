@@ -5,6 +5,7 @@
 #include <ATen/ops/full_like.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <nlohmann/json.hpp>
 
 #include "lmhead/base/error.h"
@@ -44,6 +45,44 @@ TEST(DiagnosticSet, RunsEveryDiagnosticOfTheListByDefault) {
   EXPECT_EQ(result["tokens"], 30);
   for (const DiagnosticKind& kind : diagnostic_kinds())
     EXPECT_TRUE(result[kind.name].is_object()) << kind.name;
+}
+
+/// z = W tanh(h)^3: no linear map.
+class CubedHead : public LmHead {
+ public:
+  explicit CubedHead(at::Tensor weight) : LmHead(weight.size(1), weight.size(0)), weight_(std::move(weight)) {}
+
+ private:
+  at::Tensor compute_logits(const HeadInput& input) const override {
+    return at::matmul(input.hidden.tanh().pow(3), weight_.t());
+  }
+  at::Tensor weight_;
+};
+
+TEST(DiagnosticSet, MeasuresOfAnyHeadWhatIsDefinedForIt) {
+  const oracle::Problem problem = oracle::problem(30, 6, 40);
+  // The same losses from a linear map of the features that enter the last product.
+  const at::Tensor features = problem.hidden.tanh().pow(3), positions = at::arange(30, at::kLong);
+  DiagnosticSet any(std::make_shared<CubedHead>(problem.map.weight)), linear(problem.map);
+  any.update({problem.hidden, problem.targets, {}, positions, 100.0});
+  linear.update({features, problem.targets, {}, positions, 100.0});
+  const Json got = any.result(), expected = linear.result();
+  expect_near(got["quality"], expected["quality"], "quality");
+  for (const char* groups : {"by_frequency", "by_position", "by_probability"}) {
+    ASSERT_EQ(got["token_breakdown"][groups].size(), expected["token_breakdown"][groups].size());
+    for (std::size_t index = 0; index < expected["token_breakdown"][groups].size(); ++index) {
+      Json group = expected["token_breakdown"][groups][index];
+      group["retained_energy"] = nullptr;
+      expect_near(got["token_breakdown"][groups][index], group, groups);
+    }
+  }
+  EXPECT_TRUE(got["token_breakdown"]["mean"].is_null());
+  EXPECT_TRUE(got["token_breakdown"]["quantiles"]["0.5"].is_null());
+  EXPECT_EQ(got["left_out"]["diagnostics"],
+            Json({"gradient_retention", "gradient_spectrum", "update_direction", "head_spectrum"}));
+  for (const char* name : {"gradient_retention", "gradient_spectrum"}) EXPECT_FALSE(got.contains(name));
+  EXPECT_FALSE(expected.contains("left_out"));
+  EXPECT_THROW(any.update({problem.hidden * NAN, problem.targets, {}, {}, {}}), Error);
 }
 
 TEST(DiagnosticSet, BatchesOfAnySizeGiveTheFiguresOfTheWhole) {

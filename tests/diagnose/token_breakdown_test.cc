@@ -81,6 +81,11 @@ TEST(TokenBreakdown, SplitsByFrequencyOfMeasuredOrGivenCounts) {
   oracle.expect_group(groups[2], oracle.problem.targets.ge(30));
 }
 
+TEST(TokenBreakdown, TheMeanCountsEveryTokenOnce) {
+  const Oracle oracle;
+  EXPECT_NEAR(oracle.measured()["mean"].get<double>(), (oracle.retained / oracle.total).mean().item<double>(), 1e-11);
+}
+
 TEST(TokenBreakdown, QuantilesAreThoseOfTheTokens) {
   const Oracle oracle;
   const Json quantiles = oracle.measured()["quantiles"];

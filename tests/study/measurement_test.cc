@@ -15,6 +15,7 @@
 
 #include "lmhead/base/error.h"
 #include "lmhead/base/files.h"
+#include "lmhead/kernels/linear_cross_entropy.h"
 #include "lmhead/models/pretrained.h"
 #include "lmhead/models/safetensors.h"
 
@@ -189,6 +190,30 @@ TEST_F(Measurement, NothingIsDestroyedWhereTheHeadSpansTheVocabulary) {
   EXPECT_EQ(result["gradient_retention"]["destroyed_ratio"], 0.0);
   EXPECT_EQ(result["gradient_retention"]["null_destroyed_ratio"], 0.0);
   EXPECT_EQ(result["tokens"], 50);
+}
+
+/// z = -|h - w_x|: no linear map.
+class DistanceHead : public LmHead {
+ public:
+  explicit DistanceHead(at::Tensor weight) : LmHead(weight.size(1), weight.size(0)), weight_(std::move(weight)) {}
+
+ private:
+  at::Tensor compute_logits(const HeadInput& input) const override {
+    return -(input.hidden.unsqueeze(1) - weight_).norm(2, -1);
+  }
+  at::Tensor weight_;
+};
+
+TEST(MeasuredModel, AHeadThatIsNoLinearMapIsMeasuredAsFarAsThatGoes) {
+  const at::Tensor weight = at::randn({9, 4}), hidden = at::randn({50, 4}), targets = at::arange(50, at::kLong) % 9;
+  MeasuredModel model{.name = "distance", .kind = ModelKind::kFeatures, .hidden = hidden, .targets = targets};
+  model.nonlinear_head = std::make_shared<DistanceHead>(weight);
+  const Json result = measure_model(model, nullptr, {});
+  const double loss = plain_cross_entropy(model.nonlinear_head->logits({hidden, {}, {}}), targets).item<double>();
+  EXPECT_NEAR(result["quality"]["loss"].get<double>(), loss, 1e-5);
+  EXPECT_EQ(result["left_out"]["diagnostics"].size(), 4);
+  EXPECT_EQ(result["vocab_size"], 9);
+  EXPECT_THROW(measure_model(model, nullptr, {.float64 = true}), Error);
 }
 
 /// The reference's cases as one batch of windows each: share of the squared logit gradient outside col(W), by token.
