@@ -22,10 +22,13 @@ test: setup
 	@ctest --test-dir build/release --output-on-failure
 	@.venv/bin/python -m pytest -q tests/python
 
-# The kernels and the training room many times over in random order: what depends on luck or on leftovers shows here.
+# The kernels and the training room many times over in random order: what depends on luck or on leftovers shows here. Then
+# a minute of problems that no run has drawn before, and the package in environments of its own.
 test-slow: test
 	@build/release/bin/test_kernels --gtest_brief=1 --gtest_repeat=5 --gtest_shuffle
 	@build/release/bin/test_train --gtest_brief=1 --gtest_repeat=3 --gtest_shuffle
+	@LMHEAD_PROPERTY_SECONDS=60 LMHEAD_PROPERTY_SEED=$$(date +%s) build/release/bin/test_kernels --gtest_brief=1 --gtest_filter='*Property*'
+	@LMHEAD_SLOW_TESTS=1 .venv/bin/python -m pytest -q tests/python/test_package.py
 
 bench: setup
 	@.venv/bin/python bench/training_step.py

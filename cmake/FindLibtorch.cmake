@@ -8,7 +8,8 @@ execute_process(
           "import importlib.util as u, pathlib; print(pathlib.Path(u.find_spec('torch').origin).parent)"
   OUTPUT_VARIABLE LIBTORCH_ROOT OUTPUT_STRIP_TRAILING_WHITESPACE RESULT_VARIABLE libtorch_status ERROR_QUIET)
 if(libtorch_status)
-  message(FATAL_ERROR "[cmake] ${Python3_EXECUTABLE} must have torch installed; run scripts/setup first")
+  message(FATAL_ERROR "[cmake] ${Python3_EXECUTABLE} must have torch installed, got none; scripts/setup installs it, "
+                      "and pip sees it with --no-build-isolation")
 endif()
 
 set(LIBTORCH_LIBRARY_DIR "${LIBTORCH_ROOT}/lib")

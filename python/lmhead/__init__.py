@@ -7,7 +7,11 @@ libtorch and the native library on first use, so that the commands start without
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lmhead.ops import LinearCrossEntropyLoss, filtered_linear_cross_entropy, linear_cross_entropy
+    from lmhead.retention import GradientRetention, measure
 
 _NATIVE = {
     "GradientRetention": "retention",
@@ -17,7 +21,7 @@ _NATIVE = {
     "linear_cross_entropy": "ops",
 }
 
-__all__ = sorted(_NATIVE)
+__all__ = ["GradientRetention", "LinearCrossEntropyLoss", "filtered_linear_cross_entropy", "linear_cross_entropy", "measure"]
 
 
 def __getattr__(name: str) -> Any:
