@@ -133,6 +133,10 @@ void LineLog::append(const std::string& line) {
   write_all(descriptor_, text.data(), text.size(), path_);
 }
 
+void LineLog::sync() {
+  if (::fsync(descriptor_) != 0) fail_system("writable", path_, errno);
+}
+
 std::shared_ptr<const MappedFile> MappedFile::open(const fs::path& path) {
   Descriptor descriptor(path, O_RDONLY, "readable");
   struct stat status {};

@@ -35,6 +35,8 @@ class LineLog {
   LineLog(const LineLog&) = delete;
   LineLog& operator=(const LineLog&) = delete;
   void append(const std::string& line);
+  /// Waits until what was appended would survive a loss of power.
+  void sync();
 
  private:
   std::filesystem::path path_;

@@ -33,11 +33,20 @@ Request parse_command_line(int argument_count, char** arguments) {
   train_app->add_flag("--keys", train.keys, "print every configuration key with its meaning and default");
 
   StudyRequest study;
-  CLI::App* study_app = app.add_subcommand("study", "run a grid of configurations and seeds, one after another");
+  CLI::App* study_app = app.add_subcommand("study", "search, run and compare arms over seeds");
   study_app->add_option("study", study.study, "JSON file of the study")->required();
   study_app->add_option("overrides", study.overrides, "key.path=value: replaces a value of the base configuration");
   study_app->add_option("--out", study.out, "folder of the study (default: runs/NAME-OF-THE-STUDY)");
-  study_app->add_flag("--dry-run", study.dry_run, "print the runs and what is done of them, run nothing");
+  study_app->add_option("--jobs", study.jobs, "runs at once, each in a process with one thread (default: 1, with all)")
+      ->check(CLI::Range(1, 1024));
+  study_app->add_option("--rows", study.rows,
+                        "file of finished runs, read and appended to; those in it need not run again "
+                        "(default: rows.jsonl in the folder)");
+  study_app->add_flag("--discard-runs", study.discard_runs, "delete a run's folder once its row is written");
+  CLI::Option* dry_run =
+      study_app->add_flag("--dry-run", study.dry_run, "print the runs, what is done of them and the cost; run nothing");
+  study_app->add_flag("--statistics-only", study.statistics_only, "compute the statistics of the rows there are; run nothing")
+      ->excludes(dry_run);
 
   HeadsRequest heads;
   CLI::App* heads_app = app.add_subcommand("heads", "list the heads, their formulae and their keys");

@@ -19,8 +19,10 @@ struct TrainRequest {
 struct StudyRequest {
   std::string study;
   std::vector<std::string> overrides;
-  std::string out;  // empty: runs/<name of the study>
-  bool dry_run = false;
+  std::string out;   // empty: runs/<name of the study>
+  std::string rows;  // file of finished runs; empty: rows.jsonl in the study's folder
+  std::size_t jobs = 1;
+  bool dry_run = false, statistics_only = false, discard_runs = false;
 };
 
 struct HeadsRequest {

@@ -4,9 +4,11 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 
+#include "lmhead/base/files.h"
 #include "lmhead/cli/commands.h"
 #include "lmhead/cli/progress.h"
-#include "lmhead/study/study.h"
+#include "lmhead/cli/study_table.h"
+#include "lmhead/study/study_statistics.h"
 
 namespace lmhead {
 namespace {
@@ -17,26 +19,27 @@ const char* name_of(RunState state) {
   return state == RunState::kFinished ? "finished" : state == RunState::kStarted ? "started" : "to do";
 }
 
-/// A figure in a column of ten; a dash where nothing was measured.
-std::string cell(const char* pattern, double value) {
-  char text[32] = "-";
-  if (!std::isnan(value)) std::snprintf(text, sizeof text, pattern, value);
-  return std::string(10 - std::min<std::size_t>(10, std::string(text).size()), ' ') + text;
+/// Every run that is known now, and what they cost.
+void print_plan(StudyProgress& progress, std::size_t jobs) {
+  const StudyPlan plan = progress.plan();
+  for (const StudyRun& run : plan.runs) std::printf("%-9s %s\n", name_of(progress.state_of(run)), run.folder.c_str());
+  std::printf("%zu runs in %s", plan.runs.size(), progress.folder().c_str());
+  if (plan.to_come > 0) std::printf(", and %lld that depend on what the search finds", static_cast<long long>(plan.to_come));
+  const RemainingCost cost = remaining_cost(progress, plan);
+  std::printf("\n%.3g training FLOPs to go", cost.flops);
+  if (std::isfinite(cost.seconds))
+    std::printf(", about %s with %zu at once at the speed of finished runs", format_duration(cost.seconds / double(jobs)).c_str(), jobs);
+  std::printf("\n");
 }
 
-void print_table(const std::vector<ArmSummary>& arms) {
-  std::size_t width = 4;
-  for (const ArmSummary& arm : arms) width = std::max(width, arm.arm.size());
-  std::printf("\n%-*s %5s %10s %10s %10s %10s %10s %10s\n", int(width), "arm", "seeds", "loss", "bits/byte", "destroyed",
-              "null", "excess", "tokens/s");
-  for (const ArmSummary& arm : arms)
-    std::printf("%-*s %5lld %s %s %s %s %s %s\n", int(width), arm.arm.c_str(), static_cast<long long>(arm.seeds),
-                cell("%.4f", arm.validation_loss).c_str(), cell("%.4f", arm.bits_per_byte).c_str(),
-                cell("%.4f", arm.destroyed_ratio).c_str(), cell("%.4f", arm.null_destroyed_ratio).c_str(),
-                cell("%+.4f", arm.destroyed_excess).c_str(), cell("%.0f", arm.tokens_per_second).c_str());
-  std::printf(
-      "loss: validation, nats/token, mean over seeds; destroyed: share of the logit gradient's norm that the head does\n"
-      "not pass back, at the last measured step; null: the same for a random subspace of the head's rank.\n");
+std::string status_line(const StudyStatus& status) {
+  std::string line = std::to_string(status.done) + "/" + std::to_string(status.known) + " runs";
+  if (status.failed > 0) line += ", " + std::to_string(status.failed) + " failed";
+  line += "  left " + (std::isfinite(status.seconds_left) ? format_duration(status.seconds_left) : std::string("?"));
+  for (const StudyStatus::Going& going : status.going)
+    line += "  " + going.run->arm_name + " seed " + std::to_string(going.run->seed) + " " +
+            std::to_string(going.step) + "/" + std::to_string(going.steps);
+  return line;
 }
 
 }  // namespace
@@ -44,38 +47,39 @@ void print_table(const std::vector<ArmSummary>& arms) {
 int run_study(const StudyRequest& request) {
   const Study study = read_study(parse_json(read_file(request.study), request.study), request.overrides);
   const fs::path folder = request.out.empty() ? fs::path("runs") / study.name : fs::path(request.out);
-  const std::vector<StudyRun> runs = runs_of(study);
+  const fs::path rows = request.rows.empty() ? folder / "rows.jsonl" : fs::path(request.rows);
+  RunProcesses processes(request.jobs > 1 ? std::optional(1) : std::nullopt);
+  StudyProgress progress(study, folder, rows);
   if (request.dry_run) {
-    for (const StudyRun& run : runs) std::printf("%-9s %s\n", name_of(state_of(run, folder)), run.folder.c_str());
-    std::printf("%zu runs in %s\n", runs.size(), folder.c_str());
+    print_plan(progress, request.jobs);
     return 0;
   }
 
-  install_stop_handler();
-  std::unique_ptr<Progress> progress;
-  std::string prefix;
-  std::int64_t steps = 0;
-  const bool finished = run_study(
-      study, folder,
-      {.on_run =
-           [&](std::size_t index, const StudyRun& run, RunState state) {
-             if (progress) progress->finish();
-             prefix = "[" + std::to_string(index + 1) + "/" + std::to_string(runs.size()) + "] " + run.arm + " seed " +
-                      std::to_string(run.seed) + "  ";
-             steps = run.configuration["training"]["steps"].get<std::int64_t>();
-             if (state == RunState::kFinished) std::fprintf(stderr, "%sfinished already\n", prefix.c_str());
-           },
-       .on_start = [&](const StudyRun&,
-                       std::int64_t first) { progress = std::make_unique<Progress>(prefix, first, steps); },
-       .on_step = [&](const StepRecord& record) { progress->show(record); },
-       .on_failure =
-           [&](const StudyRun&, const std::string& error) {
-             if (progress) progress->finish();
-             std::fprintf(stderr, "%sfailed: %s\n", prefix.c_str(), error.c_str());
-           },
-       .should_stop = stop_requested});
-  if (progress) progress->finish();
-  print_table(summarise(study, folder));
+  bool finished = true;
+  if (!request.statistics_only) {
+    install_stop_handler();
+    LiveLine line;
+    std::size_t done = 0;
+    finished = run_study(progress, processes,
+                         {.jobs = request.jobs,
+                          .discard_runs = request.discard_runs,
+                          .on_status =
+                              [&](const StudyStatus& status) {
+                                if (!line.is_due() && status.done == done) return;
+                                done = status.done;
+                                line.write(status_line(status));
+                              },
+                          .on_failure =
+                              [&](const StudyRun& run, const std::string& error) {
+                                line.finish();
+                                std::fprintf(stderr, "%s failed: %s\n", run.folder.c_str(), error.c_str());
+                              },
+                          .should_stop = stop_requested});
+  }
+  const Json statistics = study_statistics(progress);
+  make_directory(folder);
+  write_file_atomic(folder / "statistics.json", statistics.dump(2) + "\n");
+  std::fputs(study_table(statistics).c_str(), stdout);
   if (finished) return 0;
   if (!stop_requested()) return 1;
   std::fprintf(stderr, "stopped and saved; go on with the same command\n");

@@ -2,21 +2,9 @@
 
 #include <map>
 
+#include "lmhead/train/run_folder.h"
+
 namespace lmhead {
-namespace {
-
-/// Calls `row(metric, value)` for every number below `json`, with its dotted name.
-template <class Row>
-void flatten(const std::string& prefix, const Json& json, const Row& row) {
-  for (const auto& item : json.items()) {
-    const std::string name = prefix.empty() ? item.key() : prefix + "." + item.key();
-    if (item.value().is_object()) flatten(name, item.value(), row);
-    if (item.value().is_number()) row(name, item.value());
-  }
-}
-
-}  // namespace
-
 std::string unit_of(const std::string& metric) {
   static const std::map<std::string, std::string> units = {{"loss", "nats/token"},
                                                            {"bits_per_byte", "bits/byte"},
@@ -32,31 +20,35 @@ std::string unit_of(const std::string& metric) {
   return found == units.end() ? "" : found->second;
 }
 
-void write_results(const std::string& study, const std::vector<StudyRun>& runs, const std::filesystem::path& folder) {
+void write_results(StudyProgress& progress) {
   std::string text;
-  for (const StudyRun& run : runs) {
+  for (const StudyRun& run : progress.plan().runs) {
+    const std::filesystem::path folder = progress.folder() / run.folder;
+    std::string arm = run.arm_name;
+    if (run.phase == RunPhase::kSearch)
+      for (const auto& [path, value] : run.searched) arm += " " + path + "=" + value.dump();
     const auto add = [&](const Json& at, const std::string& metric, const Json& value) {
-      text += Json{{"study", study},       {"arm", run.arm},     {"seed", run.seed},  {"run", run.folder},
-                   {"step", at["step"]},   {"tokens", at["tokens"]}, {"metric", metric},  {"value", value},
+      text += Json{{"study", progress.study().name}, {"arm", arm},       {"seed", run.seed}, {"run", run.folder},
+                   {"step", at["step"]},             {"tokens", at["tokens"]}, {"metric", metric}, {"value", value},
                    {"unit", unit_of(metric)}}
                   .dump() +
               "\n";
     };
     Json last;
-    for (const Json& line : read_log(folder / run.folder)) {
+    for (const Json& line : read_log(folder)) {
       if (!line.contains("step") || !line.contains("tokens")) continue;
       for (const auto& item : line.items())
         if (item.value().is_object())
-          flatten(item.key(), item.value(), [&](const auto& name, const Json& value) { add(line, name, value); });
+          flatten_numbers(item.key(), item.value(), [&](const auto& name, const Json& value) { add(line, name, value); });
       last = line;
     }
-    const auto summary = read_summary(folder / run.folder);
+    const auto summary = read_summary(folder);
     if (!summary || last.is_null()) continue;
     for (const char* key : {"wall_seconds", "measure_seconds", "tokens_per_second", "peak_memory_bytes", "parameters",
                             "parameters_head", "parameters_body"})
       if (summary->contains(key) && (*summary)[key].is_number()) add(last, key, (*summary)[key]);
   }
-  write_file_atomic(folder / "results.jsonl", text);
+  write_file_atomic(progress.folder() / "results.jsonl", text);
 }
 
 }  // namespace lmhead

@@ -1,17 +1,15 @@
 // The long-form rows of a study: one figure of one run at one step a line.
 #pragma once
 
-#include <filesystem>
 #include <string>
-#include <vector>
 
-#include "lmhead/study/study.h"
+#include "lmhead/study/conduct.h"
 
 namespace lmhead {
 
-/// Replaces results.jsonl by the rows of every run that has a log: what validation and observers said at each step, and the
-/// summary's figures at the last step of finished runs.
-void write_results(const std::string& study, const std::vector<StudyRun>& runs, const std::filesystem::path& folder);
+/// Replaces results.jsonl by the rows of every run whose folder has a log: what validation and observers said at each step, and the
+/// summary's figures at the last step of finished runs. A run of a search stands under its arm's name and the searched values.
+void write_results(StudyProgress& progress);
 
 /// The unit of a metric by its dotted name; empty for one without unit.
 std::string unit_of(const std::string& metric);

@@ -1,66 +1,69 @@
-// A grid of runs: arms that differ in some keys, over seeds, one after another.
+// What a study is: arms that differ in some keys, what of them is searched, over which seeds, and what is compared.
 #pragma once
 
-#include <filesystem>
-#include <functional>
+#include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "lmhead/base/options.h"
-#include "lmhead/study/run.h"
 
 namespace lmhead {
 
+/// Values of a configuration by their dotted keys.
+using KeyValues = std::vector<std::pair<std::string, Json>>;
+
+/// One key that is searched: its first candidates, ascending, and the factor of what lies beyond them.
+struct SearchKey {
+  std::string path;
+  std::vector<double> values;
+  double factor = 2;
+};
+
+/// How an arm's best values are found before it is compared; no keys: nothing is searched.
+struct SearchOptions {
+  std::vector<SearchKey> keys;  // one after another, each at the best of those before it
+  std::vector<std::int64_t> seeds;
+  std::int64_t max_extensions = 3;  // of one key's candidates
+};
+
 /// One choice of keys, with a name that tables and plots show.
 struct StudyArm {
-  std::string name;
-  std::vector<std::pair<std::string, Json>> set;  // dotted key, value
+  std::string name;    // with its place in the grid
+  std::string choice;  // the arm as the file names it
+  KeyValues set;
+  KeyValues grid;
+  SearchOptions search;
+};
+
+struct Comparison {
+  std::size_t baseline, arm;  // indices of arms, at the same place in the grid
 };
 
 struct Study {
   std::string name, description;
-  Json base;                // a run configuration
-  std::vector<StudyArm> arms;  // the arms of the file times its grid; at least one
+  Json base;                    // a run configuration
+  std::vector<StudyArm> arms;   // the arms of the file times its grid; at least one
   std::vector<std::int64_t> seeds;
-  Json json;  // as written, for the study's folder
+  std::string outcome = "validation.loss";  // dotted path into a run's final record
+  bool higher_is_better = false;
+  std::optional<double> margin;             // smallest difference that would matter
+  std::vector<Comparison> comparisons;
+  std::string reach = "worst";              // whose final outcome others are to reach: an arm's name, or "worst"
+  std::vector<std::string> keep;            // dotted paths of the summary that rows hold beside the usual
+  Json source, limits;                      // as written; null where there is none
+  Json json;                                // as written, overrides applied, for the study's folder
 };
 
-struct StudyRun {
-  std::string arm;
-  std::int64_t seed;
-  std::string folder;  // relative to the study's
-  Json configuration;  // complete
-};
-
-/// Reads `{"name", "description", "base", "arms": [{"name", "set": {"head.rank": 4}}], "grid": {"key.path": [values]}, "seeds": [0]}`;
-/// arms, grid and seeds may be left out. Overrides replace values of the base. Throws on unknown keys and wrong types.
+/// Reads a study file (docs/files.md, "A study file"). Overrides replace values of the base. Throws on unknown keys, wrong types,
+/// search seeds that are seeds too, and names of arms that are not there.
 Study read_study(const Json& json, const std::vector<std::string>& overrides);
 
-/// Every run of the study, each configuration checked, in the order in which they are carried out: seed by seed, so that a study cut
-/// short has whole comparisons.
-std::vector<StudyRun> runs_of(const Study& study);
+/// The arm's configuration with what was searched put in, complete and checked.
+Json configuration_of(const Study& study, const StudyArm& arm, const KeyValues& searched, std::int64_t seed);
 
-enum class RunState { kMissing, kStarted, kFinished };
-RunState state_of(const StudyRun& run, const std::filesystem::path& folder);
-
-struct StudyControl {
-  std::function<void(std::size_t index, const StudyRun& run, RunState state)> on_run;
-  std::function<void(const StudyRun& run, std::int64_t first_step)> on_start;
-  std::function<void(const StepRecord&)> on_step;
-  std::function<void(const StudyRun& run, const std::string& error)> on_failure;
-  std::function<bool()> should_stop;
-};
-
-/// Carries out what is not finished, and writes results.jsonl after every run. True when every run is finished.
-bool run_study(const Study& study, const std::filesystem::path& folder, const StudyControl& control);
-
-/// What came of one arm: means over its finished seeds; NaN where nothing was measured.
-struct ArmSummary {
-  std::string arm;
-  std::int64_t seeds = 0;
-  double validation_loss = 0, bits_per_byte = 0, destroyed_ratio = 0, null_destroyed_ratio = 0, destroyed_excess = 0;
-  double tokens_per_second = 0, wall_seconds = 0;
-};
-std::vector<ArmSummary> summarise(const Study& study, const std::filesystem::path& folder);
+/// `text` with every character outside [A-Za-z0-9._-] replaced by a dash.
+std::string as_folder_name(std::string text);
 
 }  // namespace lmhead

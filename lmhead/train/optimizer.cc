@@ -41,7 +41,7 @@ std::vector<Rates> resolve_rates(const OptimizerOptions& options, const Paramete
       const ParameterGroupOptions& group = options.groups[index];
       if (::fnmatch(group.pattern.c_str(), parameter->name.c_str(), 0) != 0) continue;
       matched[index] = true;
-      own.learning_rate = group.learning_rate.value_or(own.learning_rate);
+      own.learning_rate = group.learning_rate.value_or(own.learning_rate) * group.learning_rate_scale;
       own.weight_decay = group.weight_decay.value_or(own.weight_decay);
       break;
     }
@@ -181,6 +181,7 @@ class RuleList : public Optimizer {
 void ParameterGroupOptions::visit_fields(FieldVisitor& visitor) {
   visitor.field("pattern", pattern, "shell wildcards over parameter names, such as lm_head.*");
   visitor.field("learning_rate", learning_rate, "peak rate of the group; null: the optimiser's", at_least(0));
+  visitor.field("learning_rate_scale", learning_rate_scale, "the group's rate is multiplied by this", at_least(0));
   visitor.field("weight_decay", weight_decay, "decay of the group; null: the optimiser's for matrices, 0 for vectors",
                 at_least(0));
 }

@@ -18,6 +18,7 @@ namespace lmhead {
 struct ParameterGroupOptions {
   std::string pattern;
   std::optional<double> learning_rate, weight_decay;
+  double learning_rate_scale = 1;  // so that the ratio of two rates can be searched while the base rate moves
   void visit_fields(FieldVisitor& visitor);
 };
 

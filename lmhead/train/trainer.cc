@@ -12,6 +12,7 @@
 #include <cmath>
 #include <ctime>
 #include <numbers>
+#include <sstream>
 
 #include "lmhead/base/error.h"
 
@@ -161,8 +162,10 @@ bool Trainer::run(const TrainerControl& control) {
 void Trainer::require_finite(const char* what, double value) const {
   if (std::isfinite(value)) return;
   const auto newest = checkpoints_.newest();
-  fail("train", "the ", what, " must be finite, got ", value, " at step ", state_.step + 1, "; ",
-       newest ? "the checkpoint of step " + std::to_string(*newest) + " is kept" : "there is no checkpoint yet");
+  std::ostringstream text;
+  text << "[train] the " << what << " must be finite, got " << value << " at step " << state_.step + 1 << "; "
+       << (newest ? "the checkpoint of step " + std::to_string(*newest) + " is kept" : "there is no checkpoint yet");
+  throw Divergence(text.str());
 }
 
 StepRecord Trainer::step() {

@@ -5,6 +5,7 @@
 #include <memory>
 #include <vector>
 
+#include "lmhead/base/error.h"
 #include "lmhead/data/batches.h"
 #include "lmhead/heads/head_gradient.h"
 #include "lmhead/models/causal_model.h"
@@ -45,6 +46,12 @@ struct TrainerControl {
   std::function<bool()> should_stop = [] { return false; };
 };
 
+/// The loss or the gradient's norm was no longer finite.
+class Divergence : public Error {
+ public:
+  using Error::Error;
+};
+
 class Trainer {
  public:
   /// `configuration` is the whole of it as it stands in the run folder, which may hold more than the trainer reads.
@@ -55,7 +62,7 @@ class Trainer {
   void set_gradient_exchange(std::function<void(std::vector<at::Tensor>&)> exchange) { exchange_ = std::move(exchange); }
 
   /// Trains to the last step or until stopped, from the newest checkpoint where there is one; true when the last step is done.
-  /// Throws on a loss that is not finite (the newest checkpoint stays), on a full disk, on data that cannot be read.
+  /// Throws `Divergence` on a loss that is not finite (the newest checkpoint stays), on a full disk, on data that cannot be read.
   bool run(const TrainerControl& control = {});
 
   const CausalModel& model() const { return model_; }

@@ -1,246 +1,137 @@
-// A study: what runs it is made of, and what becomes of finished, interrupted and failing ones.
+// Reading a study: arms, grid, search and comparisons, and what is refused.
 #include "lmhead/study/study.h"
 
-#include <gtest/gtest.h>
-
-#include <cmath>
 #include <set>
 
-#include "lmhead/study/results.h"
-#include "tests/train/train_fixtures.h"
+#include "tests/study/study_fixtures.h"
 
 namespace lmhead {
 namespace {
 
-namespace fs = std::filesystem;
+using StudyFile = StudyTest;
 
-class StudyTest : public testing::Test {
- protected:
-  void SetUp() override { write_dataset(scratch_ / "data"); }
-  Json study_json() const {
-    Json base = tiny_configuration(scratch_ / "data");
-    base["training"]["steps"] = 6;
-    base["training"]["validate_every"] = 3;
-    base["observe"] = {{"gradient_retention", {{"every", 2}}}};
-    return {{"name", "tiny"},
-            {"base", base},
-            {"arms",
-             {{{"name", "full"}, {"set", {{"head.type", "linear"}}}},
-              {{"name", "rank 2"}, {"set", {{"head.type", "low_rank"}, {"head.rank", 2}}}}}},
-            {"seeds", {0, 3}}};
-  }
-  ScratchFolder scratch_;
-};
-using StudyRuns = StudyTest;
-using StudyResults = StudyTest;
-
-/// What happened in one call of run_study.
-struct Events {
-  std::vector<RunState> states;
-  std::vector<std::pair<std::string, std::int64_t>> starts;  // folder, first step
-  std::vector<std::string> failures;
-  int steps = 0;
-  int stop_after = -1;
-
-  StudyControl control() {
-    return {.on_run = [this](std::size_t, const StudyRun&, RunState state) { states.push_back(state); },
-            .on_start = [this](const StudyRun& run,
-                               std::int64_t first) { starts.emplace_back(run.folder, first); },
-            .on_step = [this](const StepRecord&) { ++steps; },
-            .on_failure = [this](const StudyRun&, const std::string& error) { failures.push_back(error); },
-            .should_stop = [this] { return stop_after >= 0 && steps >= stop_after; }};
-  }
-};
-
-std::vector<std::string> folders_of(const std::vector<StudyRun>& runs) {
-  std::vector<std::string> folders;
-  for (const StudyRun& run : runs) folders.push_back(run.folder);
-  return folders;
+std::vector<std::string> names_of(const Study& study) {
+  std::vector<std::string> names;
+  for (const StudyArm& arm : study.arms) names.push_back(arm.name);
+  return names;
 }
 
-TEST_F(StudyRuns, AreArmsTimesGridTimesSeedsSeedBySeed) {
+TEST_F(StudyFile, MultipliesArmsByTheGrid) {
   Json json = study_json();
   json["grid"] = {{"optimizer.learning_rate", {0.1, 0.2}}, {"model.norm", {"rmsnorm", "layernorm"}}};
   const Study study = read_study(json, {});
-  const auto runs = runs_of(study);
-  ASSERT_EQ(runs.size(), 2u * 4 * 2);
-  EXPECT_EQ(runs[0].folder, "runs/full-optimizer.learning_rate-0.1-model.norm-rmsnorm/seed-0");
-  EXPECT_EQ(runs[7].folder, "runs/rank-2-optimizer.learning_rate-0.2-model.norm-layernorm/seed-0");
-  EXPECT_EQ(runs[8].seed, 3);
+  ASSERT_EQ(study.arms.size(), 8u);
+  EXPECT_EQ(study.arms[0].name, "full optimizer.learning_rate=0.1 model.norm=rmsnorm");
+  EXPECT_EQ(study.arms[7].choice, "rank 2");
   std::set<std::string> seen;
-  for (const StudyRun& run : runs) {
-    EXPECT_TRUE(seen.insert(run.configuration.dump()).second);
-    EXPECT_EQ(run.configuration["training"]["seed"], run.seed);
-    EXPECT_EQ(run.configuration, complete_configuration(run.configuration));
+  for (const StudyArm& arm : study.arms) {
+    const Json configuration = configuration_of(study, arm, {}, 3);
+    EXPECT_TRUE(seen.insert(configuration.dump()).second);
+    EXPECT_EQ(configuration["training"]["seed"], 3);
+    EXPECT_EQ(configuration, complete_configuration(configuration));
   }
-  EXPECT_EQ(runs[7].configuration["head"]["rank"], 2);
-  EXPECT_EQ(runs[7].configuration["optimizer"]["learning_rate"], 0.2);
-  EXPECT_EQ(runs[7].configuration["model"]["norm"], "layernorm");
+  const Json last = configuration_of(study, study.arms[7], {}, 0);
+  EXPECT_EQ(last["head"]["rank"], 2);
+  EXPECT_EQ(last["optimizer"]["learning_rate"], 0.2);
+  EXPECT_EQ(last["model"]["norm"], "layernorm");
 }
 
-TEST_F(StudyRuns, ArmsGridAndSeedsMayBeLeftOut) {
+TEST_F(StudyFile, MayLeaveOutArmsGridAndSeeds) {
   Json json = study_json();
   json.erase("arms");
   json.erase("seeds");
-  EXPECT_EQ(folders_of(runs_of(read_study(json, {}))), (std::vector<std::string>{"runs/base/seed-0"}));
+  EXPECT_EQ(names_of(read_study(json, {})), (std::vector<std::string>{"base"}));
+  EXPECT_EQ(read_study(json, {}).seeds, (std::vector<std::int64_t>{0}));
   json["grid"] = {{"training.steps", {1, 2}}};
-  EXPECT_EQ(folders_of(runs_of(read_study(json, {}))),
-            (std::vector<std::string>{"runs/training.steps-1/seed-0", "runs/training.steps-2/seed-0"}));
+  EXPECT_EQ(names_of(read_study(json, {})), (std::vector<std::string>{"training.steps=1", "training.steps=2"}));
 }
 
-TEST_F(StudyRuns, OverridesReplaceValuesOfTheBase) {
+TEST_F(StudyFile, TakesOverridesForItsBase) {
   const Study study = read_study(study_json(), {"training.steps=9", "model.norm=layernorm"});
-  for (const StudyRun& run : runs_of(study)) {
-    EXPECT_EQ(run.configuration["training"]["steps"], 9);
-    EXPECT_EQ(run.configuration["model"]["norm"], "layernorm");
+  for (const StudyArm& arm : study.arms) {
+    const Json configuration = configuration_of(study, arm, {}, 0);
+    EXPECT_EQ(configuration["training"]["steps"], 9);
+    EXPECT_EQ(configuration["model"]["norm"], "layernorm");
   }
   EXPECT_EQ(study.json["base"]["training"]["steps"], 9);
 }
 
-TEST_F(StudyRuns, WrongStudiesAreRefusedBeforeAnythingRuns) {
+TEST_F(StudyFile, LetsAnArmSearchOtherValuesMoreKeysOrNothing) {
+  Json json = searching_study_json();
+  json["base"]["optimizer"]["groups"] = {{{"pattern", "lm_head.*"}}};
+  json["arms"][0]["search"] = false;
+  json["arms"][1]["search"] = {{"keys", {{"optimizer.learning_rate", {{"values", {4, 2}}, {"factor", 3}}},
+                                         {"optimizer.groups.0.learning_rate_scale", {{"values", {1}}}}}},
+                               {"max_extensions", 1}};
+  const Study study = read_study(json, {});
+  EXPECT_TRUE(study.arms[0].search.keys.empty());
+  const SearchOptions& own = study.arms[1].search;
+  ASSERT_EQ(own.keys.size(), 2u);
+  EXPECT_EQ(own.keys[0].values, (std::vector<double>{2, 4}));
+  EXPECT_EQ(own.keys[0].factor, 3);
+  EXPECT_EQ(own.max_extensions, 1);
+  EXPECT_EQ(own.seeds, (std::vector<std::int64_t>{100, 101}));
+  const Json configuration = configuration_of(study, study.arms[1], {{"optimizer.groups.0.learning_rate_scale", 0.5}}, 0);
+  EXPECT_EQ(configuration["optimizer"]["groups"][0]["learning_rate_scale"], 0.5);
+}
+
+TEST_F(StudyFile, ComparesWithinOnePlaceOfTheGrid) {
+  Json json = study_json();
+  json["arms"].push_back({{"name", "third"}, {"set", {{"model.norm", "layernorm"}}}});
+  json["grid"] = {{"training.steps", {1, 2}}};
+  json["comparisons"] = {{{"baseline", "full"}}};
+  const Study all = read_study(json, {});
+  ASSERT_EQ(all.comparisons.size(), 4u);
+  for (const Comparison& pair : all.comparisons) {
+    EXPECT_EQ(all.arms[pair.baseline].choice, "full");
+    EXPECT_EQ(all.arms[pair.baseline].grid, all.arms[pair.arm].grid);
+  }
+  json["comparisons"] = {{{"baseline", "full"}, {"arms", {"third"}}}};
+  EXPECT_EQ(read_study(json, {}).comparisons.size(), 2u);
+}
+
+TEST_F(StudyFile, IsRefusedWhereItIsWrongBeforeAnythingRuns) {
   const auto error_with = [&](const char* key, const Json& value) {
-    Json json = study_json();
+    Json json = searching_study_json();
     json[key] = value;
-    return error_of([&] { runs_of(read_study(json, {})); });
+    return error_of([&] {
+      const Study study = read_study(json, {});
+      StudyPlanner(study).plan([](const StudyRun&) { return std::nullopt; });
+    });
   };
   const auto expect = [](const std::string& part, const std::string& text) {
     EXPECT_NE(text.find(part), text.npos) << text;
   };
+  const auto search = [](const Json& keys, const Json& seeds) { return Json{{"keys", keys}, {"seeds", seeds}}; };
+  const Json rate = {{"optimizer.learning_rate", {{"values", {0.1}}}}};
   expect("did you mean seeds?", error_with("seed", {1}));
   expect("seeds must be integers of at least 0, got -1", error_with("seeds", {-1}));
   expect("seeds must hold at least one seed", error_with("seeds", Json::array()));
+  expect("seeds must differ", error_with("seeds", {1, 1}));
   expect("arms must be a list of arms, got object", error_with("arms", Json::object()));
   expect("arms must hold at least one arm", error_with("arms", Json::array()));
   expect("arms.nam must be a known key", error_with("arms", {{{"nam", "x"}}}));
-  expect("twice", error_with("arms", {{{"name", "a b"}}, {{"name", "a/b"}}}));
+  Json clash = study_json();
+  clash["arms"] = {{{"name", "a b"}}, {{"name", "a/b"}}};
+  EXPECT_ERROR(read_study(clash, {}), "twice");
   expect("head.rnk must be a known key",
-         error_with("arms", {{{"name", "x"}, {"set", {{"head.type", "low_rank"}, {"head.rnk", 2}}}}}));
+         error_with("arms", {{{"name", "full"}, {"set", {{"head.type", "low_rank"}, {"head.rnk", 2}}}}}));
   expect("grid.training.steps must be a list of values", error_with("grid", {{"training.steps", 3}}));
   expect("name must be a text, got number", error_with("name", 3));
+  expect("search.seeds must share no seed with seeds", error_with("search", search(rate, {7, 3})));
+  expect("search.seeds must be a list of integers where keys are searched", error_with("search", {{"keys", rate}}));
+  expect("values must be a number above 0, got 0", error_with("search", search({{"a", {{"values", {0}}}}}, {9})));
+  expect("factor must be a number above 1", error_with("search", search({{"a", {{"values", {1}}, {"factor", 1}}}}, {9})));
+  expect("optimizer.learning_rat must be a known key",
+         error_with("search", search({{"optimizer.learning_rat", {{"values", {1}}}}}, {9})));
+  expect("did you mean rank 2?", error_with("comparisons", {{{"baseline", "full"}, {"arms", {"rank 3"}}}}));
+  expect("comparisons.baseline must be the name of an arm", error_with("comparisons", {{{"baseline", "nobody"}}}));
+  expect("margin must be a number above 0", error_with("margin", 0));
+  expect("reach must be the name of an arm", error_with("reach", "nobody"));
+  expect("interval must be two numbers",
+         error_with("source", {{"reported", {{{"arm", "full"}, {"difference", 1}, {"interval", {1}}}}}}));
+  expect("expected_sign.full must be", error_with("source", {{"expected_sign", {{"full", "up"}}}}));
   EXPECT_ERROR(read_study(Json::array(), {}), "a study must be an object");
-}
-
-TEST_F(StudyRuns, FinishedOnesAreSkippedAndInterruptedOnesGoOn) {
-  const Study study = read_study(study_json(), {});
-  Events first{.stop_after = 9};  // asked before the tenth step is counted, within the second run
-  EXPECT_FALSE(run_study(study, scratch_ / "study", first.control()));
-  EXPECT_EQ(first.steps, 10);
-  const auto runs = runs_of(study);
-  const RunState want[] = {RunState::kFinished, RunState::kStarted, RunState::kMissing, RunState::kMissing};
-  for (std::size_t index = 0; index < 4; ++index)
-    EXPECT_EQ(state_of(runs[index], scratch_ / "study"), want[index]);
-
-  Events second;
-  EXPECT_TRUE(run_study(study, scratch_ / "study", second.control()));
-  EXPECT_EQ(second.states, (std::vector<RunState>(want, want + 4)));
-  EXPECT_EQ(second.starts, (std::vector<std::pair<std::string, std::int64_t>>{
-                               {runs[1].folder, 4}, {runs[2].folder, 0}, {runs[3].folder, 0}}));
-  EXPECT_EQ(second.steps, 2 + 6 + 6);
-
-  Events third;
-  EXPECT_TRUE(run_study(study, scratch_ / "study", third.control()));
-  EXPECT_EQ(third.steps, 0);
-
-  Events whole;
-  EXPECT_TRUE(run_study(study, scratch_ / "whole", whole.control()));
-  for (const StudyRun& run : runs)
-    EXPECT_EQ(figures_of(scratch_ / "whole" / run.folder), figures_of(scratch_ / "study" / run.folder))
-        << run.folder;
-}
-
-TEST_F(StudyRuns, AFailedArmDoesNotStopTheOthers) {
-  Json json = study_json();
-  json["seeds"] = {0};
-  json["arms"].insert(
-      json["arms"].begin(),
-      Json{{"name", "diverges"},
-           {"set",
-            {{"optimizer.type", "sgd"}, {"optimizer.learning_rate", 1e30}, {"training.clip_norm", 0}}}});
-  json["arms"].push_back({{"name", "no data"}, {"set", {{"data.path", "/nowhere"}}}});
-  const Study study = read_study(json, {});
-  Events events;
-  EXPECT_FALSE(run_study(study, scratch_ / "study", events.control()));
-  ASSERT_EQ(events.failures.size(), 2u);
-  EXPECT_NE(events.failures[0].find("must be finite"), std::string::npos) << events.failures[0];
-  EXPECT_NE(events.failures[1].find("path must be the folder of a dataset"), std::string::npos)
-      << events.failures[1];
-  const auto summaries = summarise(study, scratch_ / "study");
-  ASSERT_EQ(summaries.size(), 4u);
-  EXPECT_EQ(summaries[0].seeds, 0);
-  EXPECT_TRUE(std::isnan(summaries[0].validation_loss));
-  EXPECT_EQ(summaries[1].seeds, 1);
-  EXPECT_EQ(summaries[2].seeds, 1);
-}
-
-TEST_F(StudyRuns, ThatNeedMoreMemoryThanThereIsDoNotStopTheOthers) {
-  Json json = study_json();
-  json["seeds"] = {0};
-  json["arms"].insert(json["arms"].begin(),
-                      Json{{"name", "too large"}, {"set", {{"model.vocab_size", std::int64_t(1) << 50}}}});
-  Events events;
-  EXPECT_FALSE(run_study(read_study(json, {}), scratch_ / "study", events.control()));
-  EXPECT_EQ(events.failures.size(), 1u);
-  EXPECT_EQ(events.steps, 12);
-}
-
-TEST_F(StudyResults, AreLongRowsOfEveryMeasuredFigure) {
-  const Study study = read_study(study_json(), {});
-  Events events;
-  run_study(study, scratch_ / "study", events.control());
-  EXPECT_EQ(Json::parse(read_file(scratch_ / "study" / "study.json")), study.json);
-  std::istringstream text(read_file(scratch_ / "study" / "results.jsonl"));
-  std::map<std::string, int> count;
-  std::set<std::string> keys;
-  for (std::string line; std::getline(text, line);) {
-    const Json row = Json::parse(line);
-    std::vector<std::string> names;
-    for (const auto& item : row.items()) names.push_back(item.key());
-    ASSERT_EQ(names, (std::vector<std::string>{"study", "arm", "seed", "run", "step", "tokens", "metric",
-                                               "value", "unit"}));
-    EXPECT_EQ(row["study"], "tiny");
-    EXPECT_TRUE(row["value"].is_number()) << line;
-    EXPECT_EQ(row["tokens"], row["step"].get<int>() * 64);
-    const std::string metric = row["metric"];
-    EXPECT_EQ(row["unit"], unit_of(metric));
-    EXPECT_TRUE(keys.insert(Json{row["arm"], row["seed"], row["step"], row["metric"]}.dump()).second) << line;
-    ++count[metric];
-    if (metric != "validation.loss") continue;
-    const Json logged =
-        figures_of(scratch_ / "study" / row["run"].get<std::string>())[row["step"].get<std::size_t>() - 1];
-    EXPECT_EQ(row["value"], logged["validation"]["loss"]);
-  }
-  EXPECT_EQ(count["validation.loss"], 4 * 2);                     // runs, validations
-  EXPECT_EQ(count["gradient_retention.destroyed_ratio"], 4 * 3);  // runs, measurements
-  EXPECT_EQ(count["tokens_per_second"], 4);
-  EXPECT_EQ(count["parameters_head"], 4);
-}
-
-TEST_F(StudyResults, SummariesAreMeansOverSeeds) {
-  const Study study = read_study(study_json(), {});
-  Events events;
-  run_study(study, scratch_ / "study", events.control());
-  const auto summaries = summarise(study, scratch_ / "study");
-  ASSERT_EQ(summaries.size(), 2u);
-  for (const ArmSummary& arm : summaries) {
-    double loss = 0, destroyed = 0;
-    for (const StudyRun& run : runs_of(study)) {
-      if (run.arm != arm.arm) continue;
-      const Json last = figures_of(scratch_ / "study" / run.folder).back();
-      loss += last["validation"]["loss"].get<double>() / 2;
-      destroyed += last["gradient_retention"]["destroyed_ratio"].get<double>() / 2;
-    }
-    EXPECT_EQ(arm.seeds, 2);
-    EXPECT_NEAR(arm.validation_loss, loss, 1e-12);
-    EXPECT_NEAR(arm.destroyed_ratio, destroyed, 1e-12);
-    EXPECT_NEAR(arm.destroyed_excess, arm.destroyed_ratio - arm.null_destroyed_ratio, 1e-12);
-  }
-  EXPECT_GT(summaries[1].destroyed_ratio, summaries[0].destroyed_ratio);  // rank 2 against 16
-}
-
-TEST(UnitOf, KnowsDottedNames) {
-  EXPECT_EQ(unit_of("validation.loss"), "nats/token");
-  EXPECT_EQ(unit_of("validation.bits_per_byte"), "bits/byte");
-  EXPECT_EQ(unit_of("gradient_retention.destroyed_ratio"), "");
 }
 
 }  // namespace

@@ -1,0 +1,239 @@
+#include "lmhead/study/conduct.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <map>
+#include <set>
+
+#include "lmhead/base/error.h"
+#include "lmhead/study/cost.h"
+#include "lmhead/study/results.h"
+
+namespace lmhead {
+namespace {
+
+namespace fs = std::filesystem;
+using Clock = std::chrono::steady_clock;
+
+std::int64_t steps_of(const StudyRun& run) { return run.configuration.at("training").at("steps").get<std::int64_t>(); }
+
+/// Seconds a floating-point operation, over what is finished; NaN where nothing is.
+struct Speed {
+  double seconds = 0, flops = 0;
+  double seconds_per_flop() const { return flops > 0 ? seconds / flops : std::nan(""); }
+  void add(double more_seconds, double more_flops) {
+    if (more_flops > 0) seconds += more_seconds, flops += more_flops;
+  }
+};
+
+/// One call of run_study.
+class Conductor {
+ public:
+  Conductor(StudyProgress& progress, RunWorkers& workers, const StudyControl& control)
+      : progress_(progress), workers_(workers), control_(control), plan_(progress.plan()) {}
+
+  bool conduct() {
+    adopt_finished_folders();
+    bool stopping = false;
+    while (true) {
+      if (!stopping && control_.should_stop()) {
+        stopping = true;
+        workers_.stop();
+      }
+      if (!stopping) start_ready();
+      control_.on_status(status());
+      if (going_.empty()) break;
+      for (const RunEvent& event : workers_.wait()) handle(event);
+    }
+    write_results(progress_);
+    return !stopping && failed_.empty() && plan_.to_come == 0 &&
+           std::all_of(plan_.runs.begin(), plan_.runs.end(), [&](const StudyRun& run) { return progress_.row_of(run); });
+  }
+
+ private:
+  struct Going {
+    StudyRun run;
+    std::int64_t first_step = 0, step = 0;
+    Clock::time_point start = Clock::now();
+  };
+
+  /// Runs that finished just before a kill, or before there were rows.
+  void adopt_finished_folders() {
+    bool found = true;
+    while (found) {  // a row may make further runs known
+      found = false;
+      for (const StudyRun& run : plan_.runs) {
+        if (progress_.row_of(run) || !is_finished(progress_.folder() / run.folder, run.configuration)) continue;
+        found |= keep_row(run);
+      }
+      if (found) plan_ = progress_.plan();
+    }
+  }
+
+  /// False where the run's figures could not be read.
+  bool keep_row(const StudyRun& run) {
+    if (progress_.row_of(run)) return false;
+    const fs::path folder = progress_.folder() / run.folder;
+    try {
+      progress_.append(make_row(progress_.study(), run, progress_.identity_of(run), folder));
+    } catch (const Error& error) {
+      fail_run(run, error.what());
+      return false;
+    }
+    discard(folder);
+    return true;
+  }
+
+  void discard(const fs::path& folder) const {
+    std::error_code ignored;
+    if (control_.discard_runs) fs::remove_all(folder, ignored);
+  }
+
+  void fail_run(const StudyRun& run, const std::string& error) {
+    failed_.insert(run.folder);
+    control_.on_failure(run, error);
+  }
+
+  /// Two runs are one where nothing that could change a figure differs.
+  bool is_going(const StudyRun& run) {
+    const RunIdentity& identity = progress_.identity_of(run);
+    return std::any_of(going_.begin(), going_.end(), [&](const auto& entry) {
+      const RunIdentity& other = progress_.identity_of(entry.second.run);
+      return other.configuration == identity.configuration && other.dataset == identity.dataset;
+    });
+  }
+
+  void start_ready() {
+    for (const StudyRun& run : plan_.runs) {
+      if (going_.size() >= control_.jobs) return;
+      if (failed_.count(run.folder) || progress_.row_of(run) || is_going(run)) continue;
+      workers_.start(next_ticket_, run.configuration, progress_.folder() / run.folder);
+      going_.emplace(next_ticket_++, Going{run});
+    }
+  }
+
+  void handle(const RunEvent& event) {
+    Going& going = going_.at(event.ticket);
+    if (!event.end) {
+      if (going.step == 0) going.first_step = event.step;
+      going.step = event.step;
+      return;
+    }
+    const Going done = std::move(going);
+    going_.erase(event.ticket);
+    const fs::path folder = progress_.folder() / done.run.folder;
+    if (*event.end == RunEnd::kFailed) return fail_run(done.run, event.error);
+    if (*event.end == RunEnd::kStopped) return;
+    const double share = double(steps_of(done.run) - done.first_step) / double(steps_of(done.run));
+    if (*event.end == RunEnd::kFinished) {
+      speed_.add(std::chrono::duration<double>(Clock::now() - done.start).count(), progress_.flops_of(done.run) * share);
+      if (!keep_row(done.run)) return;
+    } else {
+      progress_.append(make_diverged_row(progress_.study(), done.run, progress_.identity_of(done.run), folder, event.error));
+      discard(folder);
+    }
+    plan_ = progress_.plan();
+  }
+
+  StudyStatus status() {
+    StudyStatus status;
+    status.known = plan_.runs.size() + std::size_t(plan_.to_come);
+    status.failed = failed_.size();
+    double flops = 0, known_flops = 0;
+    for (const StudyRun& run : plan_.runs) {
+      known_flops += progress_.flops_of(run);
+      if (progress_.row_of(run))
+        ++status.done;
+      else if (!failed_.count(run.folder))
+        flops += progress_.flops_of(run);
+    }
+    // What is not known yet costs about what the rest costs.
+    flops += double(plan_.to_come) * known_flops / double(std::max<std::size_t>(1, plan_.runs.size()));
+    for (const auto& [ticket, going] : going_) {
+      flops -= progress_.flops_of(going.run) * double(going.step) / double(steps_of(going.run));
+      status.going.push_back({&going.run, going.step, steps_of(going.run)});
+    }
+    Speed speed = speed_;
+    for (const auto& [ticket, going] : going_)  // until one is done, those that go on tell
+      if (speed_.flops == 0 && going.step > going.first_step)
+        speed.add(std::chrono::duration<double>(Clock::now() - going.start).count(),
+                  progress_.flops_of(going.run) * double(going.step - going.first_step) / double(steps_of(going.run)));
+    status.seconds_left = std::max(0.0, flops) * speed.seconds_per_flop() / double(control_.jobs);
+    return status;
+  }
+
+  StudyProgress& progress_;
+  RunWorkers& workers_;
+  const StudyControl& control_;
+  StudyPlan plan_;
+  std::map<std::size_t, Going> going_;  // by ticket
+  std::size_t next_ticket_ = 0;
+  std::set<std::string> failed_;  // folders; tried again when the study is started again
+  Speed speed_;
+};
+
+}  // namespace
+
+StudyProgress::StudyProgress(const Study& study, const fs::path& folder, const fs::path& rows)
+    : study_(study), folder_(folder), planner_(study), rows_(rows) {}
+
+StudyPlan StudyProgress::plan() {
+  return planner_.plan([&](const StudyRun& run) -> std::optional<double> {
+    const Json* row = row_of(run);
+    return row ? std::optional(outcome_of(*row)) : std::nullopt;
+  });
+}
+
+const RunIdentity& StudyProgress::identity_of(const StudyRun& run) {
+  const RunIdentity& identity = identities_.of(run);
+  if (identity.dataset) return identity;
+  const auto known = absent_.find(run.folder);
+  if (known != absent_.end()) return known->second;
+  RunIdentity assumed = identity;
+  const auto path_of = [](const Json& configuration) { return configuration.at("data").at("path"); };
+  for (const StudyArm& arm : study_.arms) {
+    if (assumed.dataset || path_of(configuration_of(study_, arm, {}, run.seed)) != path_of(run.configuration)) continue;
+    for (const Json& row : rows_.rows())
+      if (row.value("study", Json()) == study_.name && row.value("arm", Json()) == arm.name &&
+          row.value("dataset", Json()).is_string()) {
+        assumed.dataset = row["dataset"].get<std::string>();
+        break;
+      }
+  }
+  return absent_.emplace(run.folder, std::move(assumed)).first->second;
+}
+
+RunState StudyProgress::state_of(const StudyRun& run) {
+  if (row_of(run) || is_finished(folder_ / run.folder, run.configuration)) return RunState::kFinished;
+  return fs::exists(folder_ / run.folder / "config.json") ? RunState::kStarted : RunState::kMissing;
+}
+
+double StudyProgress::flops_of(const StudyRun& run) {
+  const auto per_token = identity_of(run).flops_per_token;
+  if (!per_token) return 0;
+  const Json &training = run.configuration["training"], &data = run.configuration["data"];
+  return *per_token * training["steps"].get<double>() * data["batch_size"].get<double>() *
+         data["sequence_length"].get<double>();
+}
+
+bool run_study(StudyProgress& progress, RunWorkers& workers, const StudyControl& control) {
+  make_directory(progress.folder() / "runs");
+  write_file_atomic(progress.folder() / "study.json", progress.study().json.dump(2) + "\n");
+  return Conductor(progress, workers, control).conduct();
+}
+
+RemainingCost remaining_cost(StudyProgress& progress, const StudyPlan& plan) {
+  RemainingCost cost;
+  Speed speed;
+  for (const StudyRun& run : plan.runs) {
+    const Json* row = progress.row_of(run);
+    if (!row) cost.flops += progress.flops_of(run);
+    if (row && row->value("wall_seconds", Json()).is_number() && row->value("flops", Json()).is_number())
+      speed.add((*row)["wall_seconds"].get<double>(), (*row)["flops"].get<double>());
+  }
+  cost.seconds = cost.flops * speed.seconds_per_flop();
+  return cost;
+}
+
+}  // namespace lmhead

@@ -1,0 +1,139 @@
+#include "lmhead/study/plan.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+
+namespace lmhead {
+namespace {
+
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
+
+/// Six digits, so that 0.004 / 3 * 3 is 0.004 again, in folder names too.
+double rounded(double value) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%.6g", value);
+  return std::strtod(text, nullptr);
+}
+
+std::string folder_of(const StudyArm& arm, const KeyValues& searched, std::int64_t seed) {
+  std::string values;
+  for (const auto& [path, value] : searched) values += (values.empty() ? "" : "_") + path + "-" + value.dump();
+  return "runs/" + as_folder_name(arm.name) + "/" + (values.empty() ? "" : as_folder_name(values) + "/") + "seed-" +
+         std::to_string(seed);
+}
+
+/// Index of the smallest mean; the smaller value of two that tie, so where all diverged the smallest.
+std::size_t index_of_best(const std::vector<std::vector<double>>& outcomes, bool higher_is_better) {
+  std::size_t best = 0;
+  double lowest = kInfinity;
+  for (std::size_t index = 0; index < outcomes.size(); ++index) {
+    double sum = 0;
+    for (const double outcome : outcomes[index])
+      sum += !std::isfinite(outcome) ? kInfinity : higher_is_better ? -outcome : outcome;
+    const double mean = sum / double(outcomes[index].size());
+    if (mean < lowest) best = index, lowest = mean;
+  }
+  return best;
+}
+
+Edge edge_of(std::size_t index, std::size_t size) {
+  if (size == 1) return Edge::kBoth;
+  return index == 0 ? Edge::kLow : index + 1 == size ? Edge::kHigh : Edge::kNone;
+}
+
+}  // namespace
+
+const char* to_string(RunPhase phase) { return phase == RunPhase::kSearch ? "search" : "confirm"; }
+
+const char* to_string(Edge edge) {
+  switch (edge) {
+    case Edge::kNone: return "none";
+    case Edge::kLow: return "low";
+    case Edge::kHigh: return "high";
+    case Edge::kBoth: return "both";
+  }
+  return "";
+}
+
+const StudyRun& StudyPlanner::run_of(std::size_t arm, RunPhase phase, const KeyValues& searched, std::int64_t seed) {
+  const StudyArm& owner = study_.arms[arm];
+  const std::string folder = folder_of(owner, searched, seed);
+  const auto found = runs_.find(folder);
+  if (found != runs_.end()) return found->second;
+  return runs_
+      .emplace(folder, StudyRun{arm, owner.name, phase, seed, searched, folder,
+                                configuration_of(study_, owner, searched, seed)})
+      .first->second;
+}
+
+KeySearch StudyPlanner::search_key(std::size_t arm, const SearchKey& key, const OutcomeOf& outcome_of, ArmPlan& plan) {
+  const SearchOptions& options = study_.arms[arm].search;
+  KeySearch search{key.path, key.values, {}, std::nullopt, Edge::kNone};
+  for (std::int64_t extensions = 0;; ++extensions) {
+    bool finished = true;
+    search.outcomes.clear();
+    for (const double value : search.values) {
+      KeyValues searched = plan.best;
+      searched.emplace_back(key.path, value);
+      std::vector<double>& outcomes = search.outcomes.emplace_back();
+      for (const std::int64_t seed : options.seeds) {
+        const StudyRun& run = run_of(arm, RunPhase::kSearch, searched, seed);
+        const auto same = [&](const StudyRun& other) { return other.folder == run.folder; };
+        if (std::none_of(plan.search_runs.begin(), plan.search_runs.end(), same)) plan.search_runs.push_back(run);
+        const std::optional<double> outcome = outcome_of(run);
+        finished &= outcome.has_value();
+        outcomes.push_back(!outcome ? std::nan("") : std::isfinite(*outcome) ? *outcome : kInfinity);
+      }
+    }
+    if (!finished) return search;
+    const std::size_t best = index_of_best(search.outcomes, study_.higher_is_better);
+    search.edge = edge_of(best, search.values.size());
+    const double lower = rounded(search.values.front() / key.factor), higher = rounded(search.values.back() * key.factor);
+    if (search.edge == Edge::kNone || extensions == options.max_extensions) {
+      search.best = search.values[best];
+      return search;
+    }
+    if (search.edge != Edge::kHigh) search.values.insert(search.values.begin(), lower);
+    if (search.edge != Edge::kLow) search.values.push_back(higher);
+  }
+}
+
+void StudyPlanner::plan_search(std::size_t arm, const OutcomeOf& outcome_of, StudyPlan& plan) {
+  ArmPlan& own = plan.arms[arm];
+  const SearchOptions& options = study_.arms[arm].search;
+  for (std::size_t index = 0; index < options.keys.size(); ++index) {
+    const SearchKey& key = options.keys[index];
+    own.search.push_back(search_key(arm, key, outcome_of, own));
+    if (!own.search.back().best) {
+      for (std::size_t later = index + 1; later < options.keys.size(); ++later)
+        plan.to_come += std::int64_t(options.keys[later].values.size() * options.seeds.size());
+      return;
+    }
+    own.best.emplace_back(key.path, *own.search.back().best);
+  }
+  own.searched = true;
+}
+
+StudyPlan StudyPlanner::plan(const OutcomeOf& outcome_of) {
+  StudyPlan plan;
+  plan.arms.resize(study_.arms.size());
+  for (std::size_t arm = 0; arm < study_.arms.size(); ++arm) {
+    plan_search(arm, outcome_of, plan);
+    plan.runs.insert(plan.runs.end(), plan.arms[arm].search_runs.begin(), plan.arms[arm].search_runs.end());
+  }
+  for (const std::int64_t seed : study_.seeds)
+    for (std::size_t arm = 0; arm < study_.arms.size(); ++arm) {
+      ArmPlan& own = plan.arms[arm];
+      if (!own.searched) {
+        ++plan.to_come;
+        continue;
+      }
+      own.confirmation_runs.push_back(run_of(arm, RunPhase::kConfirm, own.best, seed));
+      plan.runs.push_back(own.confirmation_runs.back());
+    }
+  return plan;
+}
+
+}  // namespace lmhead

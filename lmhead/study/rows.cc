@@ -1,0 +1,272 @@
+#include "lmhead/study/rows.h"
+
+#include <cmath>
+#include <limits>
+#include <sstream>
+
+#include "lmhead/base/error.h"
+#include "lmhead/base/random.h"
+#include "lmhead/data/batches.h"
+#include "lmhead/study/cost.h"
+#include "lmhead/train/run_folder.h"
+
+namespace lmhead {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr std::size_t kLargestRow = 8000;  // bytes, of which what observers said over training may fill the rest
+constexpr std::size_t kCurvePoints = 64;
+
+/// What of `json` differs from `defaults`; lists are compared whole.
+Json without_defaults(const Json& json, const Json& defaults) {
+  Json left = Json::object();
+  for (const auto& item : json.items()) {
+    const auto other = defaults.find(item.key());
+    if (other == defaults.end()) {
+      left[item.key()] = item.value();
+    } else if (item.value().is_object() && other->is_object()) {
+      const Json below = without_defaults(item.value(), *other);
+      if (!below.empty()) left[item.key()] = below;
+    } else if (item.value() != *other) {
+      left[item.key()] = item.value();
+    }
+  }
+  return left;
+}
+
+const Json* at_path(const Json& json, const std::string& path) {
+  const Json* place = &json;
+  std::istringstream keys(path);
+  for (std::string key; std::getline(keys, key, '.');) {
+    if (!place->is_object() || !place->contains(key)) return nullptr;
+    place = &(*place)[key];
+  }
+  return place;
+}
+
+/// Every line, or where there are too many, about evenly spaced ones with the first and the last.
+std::vector<Json> thinned(const std::vector<Json>& lines) {
+  if (lines.size() <= kCurvePoints) return lines;
+  std::vector<Json> some;
+  for (std::size_t index = 0; index < kCurvePoints; ++index)
+    some.push_back(lines[index * (lines.size() - 1) / (kCurvePoints - 1)]);
+  return some;
+}
+
+Json curve_of(const Study& study, const std::vector<Json>& log) {
+  std::vector<Json> lines;
+  for (const Json& line : log)
+    if (line.contains("validation")) lines.push_back(line);
+  Json curve = {{"step", Json::array()}, {"tokens", Json::array()}, {"wall_seconds", Json::array()}, {"loss", Json::array()}};
+  const bool other = study.outcome != "validation.loss";
+  if (other) curve["outcome"] = Json::array();
+  for (const Json& line : thinned(lines)) {
+    for (const char* key : {"step", "tokens", "wall_seconds"}) curve[key].push_back(line.value(key, Json()));
+    const Json* loss = at_path(line, "validation.loss");
+    curve["loss"].push_back(loss ? *loss : Json());
+    if (!other) continue;
+    const Json* outcome = at_path(line, study.outcome);
+    curve["outcome"].push_back(outcome ? *outcome : Json());
+  }
+  return curve;
+}
+
+bool is_observation(const std::string& key, const Json& value) { return value.is_object() && key != "validation"; }
+
+Json last_observations(const std::vector<Json>& log) {
+  Json last = Json::object();
+  for (const Json& line : log)
+    for (const auto& item : line.items())
+      if (is_observation(item.key(), item.value()))
+        flatten_numbers(item.key(), item.value(), [&](const std::string& name, const Json& value) { last[name] = value; });
+  return last;
+}
+
+Json observation_curves(const std::vector<Json>& log) {
+  Json curves = Json::object();
+  std::vector<Json> lines;
+  for (const Json& line : log)
+    for (const auto& item : line.items())
+      if (is_observation(item.key(), item.value())) {
+        lines.push_back(line);
+        break;
+      }
+  for (const Json& line : thinned(lines)) {
+    for (const auto& item : line.items()) {
+      if (!is_observation(item.key(), item.value())) continue;
+      flatten_numbers(item.key(), item.value(), [&](const std::string& name, const Json& value) {
+        curves[name]["step"].push_back(line["step"]);
+        curves[name]["value"].push_back(value);
+      });
+    }
+  }
+  return curves;
+}
+
+Json identified_row(const Study& study, const StudyRun& run, const RunIdentity& identity) {
+  Json row = {{"study", study.name}, {"arm", run.arm_name}, {"phase", to_string(run.phase)}, {"seed", run.seed}};
+  row["grid"] = Json::object();
+  for (const auto& [path, value] : study.arms[run.arm].grid) row["grid"][path] = value;
+  row["searched"] = Json::object();
+  for (const auto& [path, value] : run.searched) row["searched"][path] = value;
+  row["configuration"] = identity.configuration;
+  row["dataset"] = identity.dataset ? Json(*identity.dataset) : Json(nullptr);
+  row["settings"] = settings_of(run.configuration);
+  return row;
+}
+
+void add_cost(Json& row, const StudyRun& run, const RunIdentity& identity, const Json& summary) {
+  const double tokens = summary.value("tokens", 0.0);
+  row["tokens"] = summary.value("tokens", Json());
+  row["wall_seconds"] = summary.value("wall_seconds", Json());
+  row["measure_seconds"] = summary.value("measure_seconds", Json());
+  row["tokens_per_second"] = summary.value("tokens_per_second", Json());
+  row["flops"] = identity.flops_per_token ? Json(*identity.flops_per_token * tokens) : Json(nullptr);
+  row["threads"] = summary.value("threads", Json());
+  row["version"] = summary.value("version", Json());
+}
+
+}  // namespace
+
+void flatten_numbers(const std::string& prefix, const Json& json,
+                     const std::function<void(const std::string& name, const Json& value)>& visit) {
+  for (const auto& item : json.items()) {
+    const std::string name = prefix.empty() ? item.key() : prefix + "." + item.key();
+    if (item.value().is_object()) flatten_numbers(name, item.value(), visit);
+    if (item.value().is_number()) visit(name, item.value());
+  }
+}
+
+Json settings_of(const Json& complete) {
+  // A head's keys depend on its type, so its defaults do too.
+  const Json defaults = complete_configuration({{"head", {{"type", complete.at("head").at("type")}}}});
+  Json settings = without_defaults(complete, defaults);
+  settings["head"]["type"] = complete["head"]["type"];
+  if (settings.contains("data")) settings["data"].erase("path");
+  if (settings.contains("training"))
+    for (const char* key : {"threads", "checkpoint_every", "keep_last"}) settings["training"].erase(key);
+  return settings;
+}
+
+std::string configuration_hash(const Json& complete) {
+  const nlohmann::json sorted = nlohmann::json::parse(settings_of(complete).dump());
+  char text[17];
+  std::snprintf(text, sizeof text, "%016llx", static_cast<unsigned long long>(hash_text(sorted.dump())));
+  return text;
+}
+
+const RunIdentity& RunIdentities::of(const StudyRun& run) {
+  const auto known = runs_.find(run.folder);
+  if (known != runs_.end()) return known->second;
+  RunIdentity identity{configuration_hash(run.configuration), std::nullopt, std::nullopt};
+  const auto configuration = read_options<RunConfiguration>(run.configuration).train;
+  Json data = run.configuration.at("data");
+  const std::string data_key = data.dump() + run.configuration["model"]["vocab_size"].dump();
+  try {
+    auto found = datasets_.find(data_key);
+    if (found == datasets_.end()) {
+      const auto batches =
+          open_batches(configuration.data, std::uint64_t(configuration.training.seed), configuration.model.vocab_size);
+      found = datasets_.emplace(data_key, std::pair(batches->content_hash(), batches->vocab_size())).first;
+    }
+    identity.dataset = found->second.first;
+    const std::int64_t vocab_size = configuration.model.vocab_size.value_or(found->second.second);
+    const std::string flops_key = run.configuration["model"].dump() + run.configuration["head"].dump() +
+                                  data["sequence_length"].dump() + std::to_string(vocab_size);
+    const auto flops = flops_.find(flops_key);
+    identity.flops_per_token = flops != flops_.end()
+                                   ? flops->second
+                                   : (flops_[flops_key] = training_flops_per_token(configuration, vocab_size));
+  } catch (const std::exception&) {  // no such data, or too large for memory: the run itself will say so
+  }
+  return runs_.emplace(run.folder, std::move(identity)).first->second;
+}
+
+RowFile::RowFile(const fs::path& path) : path_(path) {
+  if (!fs::exists(path)) return;
+  std::string text = read_file(path);
+  const std::size_t whole = text.rfind('\n') == std::string::npos ? 0 : text.rfind('\n') + 1;
+  if (whole < text.size()) write_file_atomic(path, std::string_view(text).substr(0, whole));
+  std::istringstream lines(text.substr(0, whole));
+  for (std::string line; std::getline(lines, line);) {
+    Json row = Json::parse(line, nullptr, /*allow_exceptions=*/false);
+    const bool usable = row.is_object() && row.contains("configuration") && row["configuration"].is_string() &&
+                        row.contains("outcome") && (row["outcome"].is_number() || row["outcome"].is_null());
+    if (usable) add(std::move(row));
+  }
+}
+
+void RowFile::add(Json row) {
+  places_.emplace(row["configuration"].get<std::string>(), rows_.size());
+  rows_.push_back(std::move(row));
+}
+
+const Json* RowFile::find(const RunIdentity& identity) const {
+  const auto [first, last] = places_.equal_range(identity.configuration);
+  for (auto place = first; place != last; ++place) {
+    const Json& row = rows_[place->second];
+    if (identity.dataset && row.value("dataset", Json()) == *identity.dataset) return &row;
+  }
+  return nullptr;
+}
+
+void RowFile::append(const Json& row) {
+  if (path_.has_parent_path()) make_directory(path_.parent_path());
+  LineLog log(path_);
+  log.append(row.dump());
+  log.sync();
+  add(row);
+}
+
+Json make_row(const Study& study, const StudyRun& run, const RunIdentity& identity, const fs::path& run_folder) {
+  const auto summary = read_summary(run_folder);
+  require(summary && summary->contains("final") && (*summary)["final"].is_object(), "study", run_folder.string(),
+          " must hold a summary with a final record, got none");
+  const Json& final = (*summary)["final"];
+  const Json* outcome = at_path(final, study.outcome);
+  if (!outcome) outcome = at_path(*summary, study.outcome);
+  require(outcome && (outcome->is_number() || outcome->is_null()), "study", "outcome must be a path to a number in a run's final record, got \"",
+          study.outcome, "\"; that record has ", final.dump().substr(0, 200));
+  const Json* loss = at_path(final, "validation.loss");
+  const bool diverged = outcome->is_null();  // JSON has no other way to say that a number was not finite
+  require(!diverged || !loss || loss->is_null(), "study", "outcome must be known at the end of a run, got null at \"", study.outcome, '"');
+
+  const std::vector<Json> log = read_log(run_folder);
+  Json row = identified_row(study, run, identity);
+  row["outcome"] = *outcome;
+  row["diverged"] = diverged;
+  row["final"] = final.value("validation", Json());
+  row["curve"] = curve_of(study, log);
+  row["observations"] = last_observations(log);
+  add_cost(row, run, identity, *summary);
+  if (!study.keep.empty()) {
+    row["keep"] = Json::object();
+    for (const std::string& path : study.keep) {
+      const Json* value = at_path(*summary, path);
+      if (!value) value = at_path(final, path);
+      row["keep"][path] = value ? *value : Json(nullptr);
+    }
+  }
+  const Json curves = observation_curves(log);
+  if (!curves.empty() && row.dump().size() + curves.dump().size() < kLargestRow) row["observation_curves"] = curves;
+  return row;
+}
+
+Json make_diverged_row(const Study& study, const StudyRun& run, const RunIdentity& identity, const fs::path& run_folder,
+                       const std::string& error) {
+  Json row = identified_row(study, run, identity);
+  row["outcome"] = nullptr;
+  row["diverged"] = true;
+  row["error"] = error.substr(0, 200);
+  row["curve"] = curve_of(study, read_log(run_folder));
+  add_cost(row, run, identity, read_summary(run_folder).value_or(Json::object()));
+  return row;
+}
+
+double outcome_of(const Json& row) {
+  const auto found = row.find("outcome");
+  return found != row.end() && found->is_number() ? found->get<double>() : std::numeric_limits<double>::infinity();
+}
+
+}  // namespace lmhead

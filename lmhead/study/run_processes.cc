@@ -1,0 +1,184 @@
+#include "lmhead/study/run_processes.h"
+
+#include <ATen/Parallel.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <chrono>
+#include <csignal>
+#include <cstring>
+#include <nlohmann/json.hpp>
+
+#include "lmhead/base/error.h"
+#include "lmhead/study/run.h"
+
+namespace lmhead {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr int kWaitMilliseconds = 100;
+
+volatile std::sig_atomic_t child_stop = 0;
+
+void on_child_signal(int signal) {
+  child_stop = 1;
+  std::signal(signal, SIG_DFL);  // a second one ends the child at once
+}
+
+std::size_t count_threads() {
+  std::size_t count = 0;
+  for (const auto& entry : fs::directory_iterator("/proc/self/task")) count += !entry.path().empty();
+  return count;
+}
+
+/// The child's end of the pipe. Lines are short enough to be written whole.
+void say(int pipe, const Json& line) {
+  const std::string text = line.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
+  for (std::size_t done = 0; done < text.size();) {
+    const ssize_t count = ::write(pipe, text.data() + done, text.size() - done);
+    if (count < 0 && errno == EINTR) continue;
+    if (count <= 0) return;  // nobody reads any more; the run folder has everything
+    done += std::size_t(count);
+  }
+}
+
+std::string first_line(const std::string& text) { return text.substr(0, text.find('\n')); }
+
+/// All that a child does.
+void train_and_tell(const Json& configuration, const fs::path& folder, int pipe) {
+  using Clock = std::chrono::steady_clock;
+  Clock::time_point told = Clock::now();
+  const auto on_step = [&](const StepRecord& record) {
+    if (Clock::now() - told < std::chrono::milliseconds(kWaitMilliseconds)) return;
+    told = Clock::now();
+    say(pipe, {{"step", record.step}});
+  };
+  try {
+    const bool finished = run_training(configuration, folder,
+                                       {.on_start = [&](std::int64_t first) { say(pipe, {{"step", first}}); },
+                                        .trainer = {.on_step = on_step, .should_stop = [] { return child_stop != 0; }}});
+    say(pipe, {{"end", finished ? "finished" : "stopped"}});
+  } catch (const Divergence& error) {
+    say(pipe, {{"end", "diverged"}, {"error", first_line(error.what())}});
+  } catch (const std::exception& error) {
+    say(pipe, {{"end", "failed"}, {"error", first_line(error.what())}});
+  }
+}
+
+RunEnd end_named(const std::string& name) {
+  return name == "finished"   ? RunEnd::kFinished
+         : name == "stopped"  ? RunEnd::kStopped
+         : name == "diverged" ? RunEnd::kDiverged
+                              : RunEnd::kFailed;
+}
+
+}  // namespace
+
+RunProcesses::RunProcesses(std::optional<int> threads) : threads_(threads.value_or(at::get_num_threads())) {
+  at::set_num_threads(1);
+  require(count_threads() == 1, "study", "runs must be started before this process has threads of its own, got ",
+          count_threads(), " threads");
+}
+
+RunProcesses::~RunProcesses() {
+  stop();
+  for (Child& child : children_) {
+    while (::waitpid(child.process, nullptr, 0) < 0 && errno == EINTR) {
+    }
+    ::close(child.pipe);
+  }
+}
+
+void RunProcesses::start(std::size_t ticket, const Json& configuration, const fs::path& folder) {
+  int ends[2];
+  require(::pipe2(ends, O_CLOEXEC) == 0, "study", "a pipe must be made, got: ", std::strerror(errno));
+  // A signal between the fork and the child's own handlers would be lost.
+  sigset_t stopping, before;
+  ::sigemptyset(&stopping);
+  ::sigaddset(&stopping, SIGINT);
+  ::sigaddset(&stopping, SIGTERM);
+  ::sigprocmask(SIG_BLOCK, &stopping, &before);
+  const pid_t parent = ::getpid();
+  const pid_t process = ::fork();
+  const int error = errno;
+  if (process != 0) ::sigprocmask(SIG_SETMASK, &before, nullptr);
+  if (process < 0) {
+    ::close(ends[0]);
+    ::close(ends[1]);
+    fail("study", "a process must be made, got: ", std::strerror(error));
+  }
+  if (process == 0) {
+    ::close(ends[0]);
+    for (const Child& other : children_) ::close(other.pipe);
+    std::signal(SIGINT, on_child_signal);
+    std::signal(SIGTERM, on_child_signal);
+    std::signal(SIGPIPE, SIG_IGN);
+    ::sigprocmask(SIG_SETMASK, &before, nullptr);
+    ::prctl(PR_SET_PDEATHSIG, SIGTERM);
+    if (::getppid() != parent) ::_exit(1);  // it was gone before that held
+    at::set_num_threads(threads_);
+    train_and_tell(configuration, folder, ends[1]);
+    ::_exit(0);  // the parent's objects are not the child's to destroy
+  }
+  ::close(ends[1]);
+  children_.push_back({ticket, process, ends[0], "", std::nullopt});
+}
+
+void RunProcesses::read_lines(Child& child, std::vector<RunEvent>& events) {
+  for (std::size_t end; (end = child.unread.find('\n')) != std::string::npos; child.unread.erase(0, end + 1)) {
+    const Json line = Json::parse(child.unread.substr(0, end), nullptr, /*allow_exceptions=*/false);
+    if (!line.is_object()) continue;
+    if (line.contains("end"))
+      child.last = RunEvent{child.ticket, end_named(line["end"].get<std::string>()), 0, line.value("error", "")};
+    else
+      events.push_back({child.ticket, std::nullopt, line.value("step", std::int64_t(0)), ""});
+  }
+}
+
+RunEvent RunProcesses::ended(Child& child) {
+  int status = 0;
+  while (::waitpid(child.process, &status, 0) < 0 && errno == EINTR) {
+  }
+  ::close(child.pipe);
+  if (child.last) return *child.last;
+  std::string how = "its process ended before it was done";
+  if (WIFSIGNALED(status)) how = std::string("its process was ended: ") + ::strsignal(WTERMSIG(status));
+  return {child.ticket, RunEnd::kFailed, 0, "[study] a run must end by itself, got: " + how};
+}
+
+std::vector<RunEvent> RunProcesses::wait() {
+  std::vector<RunEvent> events;
+  std::vector<pollfd> pipes;
+  for (const Child& child : children_) pipes.push_back({child.pipe, POLLIN, 0});
+  if (::poll(pipes.data(), nfds_t(pipes.size()), kWaitMilliseconds) <= 0) return events;
+  std::vector<Child> going;
+  for (std::size_t index = 0; index < children_.size(); ++index) {
+    Child& child = children_[index];
+    bool open = true;
+    if (pipes[index].revents != 0) {
+      char buffer[4096];
+      const ssize_t count = ::read(child.pipe, buffer, sizeof buffer);
+      if (count > 0) child.unread.append(buffer, std::size_t(count));
+      read_lines(child, events);
+      open = count > 0 || (count < 0 && errno == EINTR);
+    }
+    if (open)
+      going.push_back(std::move(child));
+    else
+      events.push_back(ended(child));
+  }
+  children_ = std::move(going);
+  return events;
+}
+
+void RunProcesses::stop() {
+  for (const Child& child : children_) ::kill(child.process, SIGTERM);
+}
+
+}  // namespace lmhead

@@ -1,0 +1,66 @@
+// Training runs in child processes, several at once; an exception or a crash of one costs that one alone.
+#pragma once
+
+#include <sys/types.h>
+
+#include <filesystem>
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "lmhead/base/options.h"
+
+namespace lmhead {
+
+enum class RunEnd { kFinished, kStopped, kDiverged, kFailed };
+
+struct RunEvent {
+  std::size_t ticket;         // as `start` got it
+  std::optional<RunEnd> end;  // nothing: the run goes on
+  std::int64_t step = 0;      // that was just done; where a run has just started, the step it started after
+  std::string error;          // one line, where it diverged or failed
+};
+
+/// Carries out runs; what does it is the implementation's affair, so that tests need no processes.
+class RunWorkers {
+ public:
+  virtual ~RunWorkers() = default;
+  virtual void start(std::size_t ticket, const Json& configuration, const std::filesystem::path& folder) = 0;
+  /// Waits for something to happen, a fraction of a second at most; nothing where nothing did.
+  virtual std::vector<RunEvent> wait() = 0;
+  /// Asks every run to save a checkpoint and end.
+  virtual void stop() = 0;
+};
+
+/// A forked child for every run. `threads` is what a run uses whose configuration leaves that open; nothing: as many as libtorch
+/// would use here. This process itself is set to one thread, so that it never has a pool that a child would lack. A child saves and ends where it gets SIGINT or SIGTERM, and where this process is gone.
+class RunProcesses : public RunWorkers {
+ public:
+  /// Throws where this process has more than one thread already.
+  explicit RunProcesses(std::optional<int> threads);
+  /// Waits for children that are still there, after asking them to stop.
+  ~RunProcesses() override;
+  RunProcesses(const RunProcesses&) = delete;
+  RunProcesses& operator=(const RunProcesses&) = delete;
+
+  void start(std::size_t ticket, const Json& configuration, const std::filesystem::path& folder) override;
+  std::vector<RunEvent> wait() override;
+  void stop() override;
+
+ private:
+  struct Child {
+    std::size_t ticket;
+    pid_t process;
+    int pipe;  // lines of JSON, from the child
+    std::string unread;
+    std::optional<RunEvent> last;  // what the child said of its end
+  };
+  void read_lines(Child& child, std::vector<RunEvent>& events);
+  RunEvent ended(Child& child);
+
+  int threads_;
+  std::vector<Child> children_;
+};
+
+}  // namespace lmhead
