@@ -28,7 +28,7 @@ void print_plan(StudyProgress& progress, std::size_t jobs) {
   const RemainingCost cost = remaining_cost(progress, plan);
   std::printf("\n%.3g training FLOPs to go", cost.flops);
   if (std::isfinite(cost.seconds))
-    std::printf(", about %s with %zu at once at the speed of finished runs", format_duration(cost.seconds / double(jobs)).c_str(), jobs);
+    std::printf(", about %s with %zu at once, going by the rows there are", format_duration(cost.seconds / double(jobs)).c_str(), jobs);
   std::printf("\n");
 }
 

@@ -104,13 +104,14 @@ class StudyReader {
 
   Json runs() {
     double wall = 0, measure = 0, flops = 0;
-    std::size_t finished = 0, diverged = 0;
+    std::size_t finished = 0, diverged = 0, missing = 0;
     std::set<const Json*> counted;
     std::set<std::string> datasets, versions;
     std::set<std::int64_t> threads;
     for (const StudyRun& run : plan_.runs) {
       const Json* row = progress_.row_of(run);
-      if (!row || !counted.insert(row).second) continue;
+      missing += row == nullptr;
+      if (!row || !counted.insert(row).second) continue;  // two arms may share a run
       ++finished;
       diverged += row->value("diverged", false);
       const auto add = [&](double& sum, const char* key) {
@@ -124,7 +125,7 @@ class StudyReader {
       if (row->value("version", Json()).is_string()) versions.insert((*row)["version"].get<std::string>());
       if (row->value("threads", Json()).is_number_integer()) threads.insert((*row)["threads"].get<std::int64_t>());
     }
-    return {{"known", plan_.runs.size() + std::size_t(plan_.to_come)}, {"finished", finished}, {"diverged", diverged},
+    return {{"known", finished + missing + std::size_t(plan_.to_come)}, {"finished", finished}, {"diverged", diverged},
             {"wall_seconds", wall}, {"measure_seconds", measure}, {"flops", flops}, {"datasets", datasets},
             {"versions", versions}, {"threads", threads}};
   }

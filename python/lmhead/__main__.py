@@ -8,13 +8,14 @@ import sys
 VERBS = {
     "prepare": "make a dataset of token ids from text",
     "report": "write the report of a run or study as one HTML file",
+    "study-document": "write what came of a study as Markdown with plots",
     "tensorboard": "convert the logs of a run or study for TensorBoard",
     "fetch": "fetch a model of the hub, and print its folder",
     "tokenize": "turn text into token ids for lmhead measure",
     "measurement-report": "write the figures of lmhead measure as one HTML file",
     "tokenizer": "encode and decode text for lmhead sample",
 }
-MODULES = {"fetch": "hub", "measurement-report": "measurement_report"}  # where the name is not the verb's
+MODULES = {"fetch": "hub", "measurement-report": "measurement_report", "study-document": "study_document"}  # where the name is not the verb's
 
 
 def main(argv: list[str] | None = None) -> int:

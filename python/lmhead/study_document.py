@@ -1,0 +1,232 @@
+"""Writes what came of a study as a Markdown document with two plots.
+
+Every number is read from statistics.json, which the native command computes; this file chooses words and places.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from lmhead import study_figures
+from lmhead.study_words import compact, difference, duration, number, p_value, table
+
+
+class DocumentError(Exception):
+    """A request that cannot be met, as one line that says what must hold and what was there instead."""
+
+
+def native_command() -> str:
+    """The command lmhead: beside this package in a built tree, else as installed."""
+    root = Path(__file__).resolve().parents[2]
+    places = [root / "build" / "release" / "bin" / "lmhead", Path(sys.executable).parent / "lmhead"]
+    for place in places:
+        if place.is_file():
+            return str(place)
+    found = shutil.which("lmhead")
+    if found is None:
+        raise DocumentError("the command lmhead must be installed or built, got neither")
+    return found
+
+
+def compute_statistics(study: Path, rows: Path, overrides: list[str]) -> dict[str, Any]:
+    """What the rows say of the study, from the native command."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [native_command(), "study", str(study), *overrides, "--rows", str(rows), "--out", folder]
+        done = subprocess.run([*command, "--statistics-only"], capture_output=True, text=True)
+        if done.returncode != 0:
+            lines = done.stderr.strip().splitlines() or ["nothing"]
+            raise DocumentError(f"the statistics must be computable, got: {lines[-1]}")
+        return read_statistics(Path(folder) / "statistics.json")
+
+
+def read_statistics(path: Path) -> dict[str, Any]:
+    try:
+        statistics = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise DocumentError(f"{path} must be a readable statistics.json, got: {error}") from None
+    if not isinstance(statistics, dict) or statistics.get("format") != "lmhead-study-statistics":
+        raise DocumentError(f"{path} must have the format lmhead-study-statistics")
+    return statistics
+
+
+def arms_section(statistics: dict[str, Any]) -> list[str]:
+    searched = any(arm["search"] for arm in statistics["arms"])
+    rows = []
+    for arm in statistics["arms"]:
+        best = ", ".join(f"`{key}` {compact(value)}" for key, value in arm["searched"].items())
+        if arm["at_an_edge"]:
+            best += " (at an edge: " + ", ".join(f"`{key}`" for key in arm["at_an_edge"]) + ")"
+        if arm["search"] and not arm["search_finished"]:
+            best += " (still searched)"
+        notes = [f"{arm['diverged']} diverged"] * bool(arm["diverged"]) + [f"{arm['missing']} missing"] * bool(
+            arm["missing"]
+        )
+        seeds = str(len(arm["seeds"])) + (f" ({', '.join(notes)})" if notes else "")
+        row = [arm["arm"], *([best] if searched else []), seeds, number(arm["mean"], 4)]
+        row += [number(arm["standard_deviation"], 4), compact(arm["flops"]), duration(arm["wall_seconds"])]
+        rows.append(row)
+    unit = f" ({statistics['unit']})" if statistics["unit"] else ""
+    head = ["arm", *(["best values found"] if searched else []), "seeds", f"{statistics['outcome']}{unit}"]
+    return ["## Arms", "", *table([*head, "s.d.", "training FLOPs", "training time"], rows), ""]
+
+
+def comparisons_section(statistics: dict[str, Any]) -> list[str]:
+    rows = []
+    for one in statistics["comparisons"]:
+        rows.append(
+            [
+                f"{one['arm']} − {one['baseline']}",
+                str(len(one["seeds"])),
+                difference(one.get("mean_difference"), one.get("interval")),
+                difference(None, one.get("bootstrap_interval")),
+                number(one.get("effect_size"), 2),
+                p_value(one.get("p_value")),
+                p_value(one.get("sign_flip_p")),
+                p_value(one.get("holm_p")),
+                one["verdict"],
+            ]
+        )
+    if not rows:
+        return []
+    head = ["difference", "seeds", "mean, 95 % t interval", "bootstrap", "g", "p", "p (signs)", "p (Holm)", "verdict"]
+    better = "Higher" if statistics["higher_is_better"] else "Lower"
+    margin = statistics["margin"]
+    words = f"Paired by seed, arm less baseline. {better} is better"
+    words += f"; the smallest difference that would matter was set at {compact(margin)}." if margin else "."
+    words += " How each figure is computed, and the rule behind the verdicts: [statistics.md](../statistics.md)."
+    return ["## Comparisons", "", *table(head, rows), "", words, ""]
+
+
+def source_section(statistics: dict[str, Any]) -> list[str]:
+    source = statistics["source"] or {}
+    if not source:
+        return []
+    lines = ["## The source", ""]
+    if source.get("paper") or source.get("claim"):
+        lines += [": ".join(str(source[key]) for key in ("paper", "claim") if source.get(key)), ""]
+    rows = []
+    for one in statistics["comparisons"]:
+        theirs = one.get("source")
+        if not theirs:
+            continue
+        reported = theirs.get("sign") or difference(theirs.get("difference"), theirs.get("interval"))
+        ours = difference(one.get("mean_difference"), one.get("interval"))
+        rows.append([f"{one['arm']} − {one['baseline']}", reported, ours, theirs["words"]])
+    if rows:
+        lines += [*table(["difference", "source", "here", "so this study"], rows), ""]
+    return lines
+
+
+def equal_cost_section(statistics: dict[str, Any]) -> list[str]:
+    costs = {"steps": "steps", "tokens": "tokens", "flops": "training FLOPs", "wall_seconds": "training time"}
+    rows = []
+    for one in statistics["comparisons"]:
+        row = [f"{one['arm']} − {one['baseline']}"]
+        for key in costs:
+            at = one[f"equal_{key}"]
+            if at["budget"] is None or "mean_difference" not in at:
+                row.append("not comparable")
+                continue
+            budget = duration(at["budget"]) if key == "wall_seconds" else compact(at["budget"])
+            left_out = f"; without seeds {', '.join(map(str, at['left_out']))}" if at["left_out"] else ""
+            row.append(f"{difference(at['mean_difference'], at['interval'])} at {budget}{left_out}")
+        rows.append(row)
+    if not rows:
+        return []
+    lines = ["## At equal cost", "", *table(["difference", *(f"equal {name}" for name in costs.values())], rows), ""]
+    lines += ["Read from the validation curves at the largest budget that every run of a pair reaches, linearly in the"]
+    lines += ["logarithm of the cost. Before its last step a run's learning rate has not yet come down.", ""]
+    return lines
+
+
+def reach_section(statistics: dict[str, Any]) -> list[str]:
+    rows = []
+    for one in statistics["reach"]:
+        row = [one["arm"], one["reference"]]
+        for key in ("tokens", "flops", "wall_seconds"):
+            part = one[key]
+            never = f"; never on {len(part['never'])} seeds" if part["never"] else ""
+            row.append((difference(part["ratio"], part["interval"], sign=False) if part["ratio"] else "—") + never)
+        rows.append(row)
+    if not rows:
+        return []
+    head = ["arm", "reaches the final outcome of", "with tokens fewer by", "FLOPs fewer by", "time less by"]
+    return ["## Cost to reach the same", "", *table(head, rows), "", "Factors, geometric means over seeds with 95 % intervals.", ""]
+
+
+def render(statistics: dict[str, Any], name: str, commands: list[str], plots: list[tuple[str, str]]) -> str:
+    """The document; `plots` are (alternative text, file) pairs."""
+    runs = statistics["runs"]
+    unfinished = runs["known"] - runs["finished"]
+    lines = [f"# {statistics['study']}", "", statistics["description"], ""]
+    if unfinished > 0:
+        lines += [f"**Unfinished: {runs['finished']} of at least {runs['known']} runs are there.**", ""]
+    lines += comparisons_section(statistics) + arms_section(statistics)
+    for alternative, file in plots:
+        lines += [f"![{alternative}]({file})", ""]
+    lines += source_section(statistics) + equal_cost_section(statistics) + reach_section(statistics)
+    if statistics["limits"]:
+        lines += ["## What this does not show", "", *(f"- {limit}" for limit in statistics["limits"]), ""]
+    lines += ["## How it was run", ""]
+    facts = [
+        f"{runs['finished']} runs, {runs['diverged']} of them diverged",
+        f"{compact(runs['flops'])} training FLOPs, {duration(runs['wall_seconds'])} of training time in all",
+        f"threads a run: {', '.join(map(str, runs['threads'])) or 'not known'}",
+        f"study `{statistics['configuration']}`, data {', '.join(f'`{text}`' for text in runs['datasets'])}",
+        f"lmhead {', '.join(runs['versions'])}",
+    ]
+    lines += [*(f"- {fact}" for fact in facts), "", "The runs (finished ones are taken from the rows), and this document from them:", ""]
+    lines += ["```", *commands, "```", ""]
+    return "\n".join(lines)
+
+
+def write(statistics: dict[str, Any], out: Path, commands: list[str]) -> None:
+    """Writes the document and, beside it, its plots."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    plots = []
+    for suffix, alternative, draw in (
+        ("differences", "differences with 95 % intervals", study_figures.differences),
+        ("curves", "validation curves, mean over seeds", study_figures.curves),
+    ):
+        file = out.with_name(f"{out.stem}-{suffix}.svg")
+        if draw(statistics, file):
+            plots.append((alternative, file.name))
+    out.write_text(render(statistics, out.stem, commands, plots), encoding="utf-8")
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="lmhead study-document", description="Write what came of a study as Markdown with plots."
+    )
+    parser.add_argument("study", metavar="STUDY.json")
+    parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="as lmhead study had them")
+    parser.add_argument("--rows", metavar="FILE", help="the rows of finished runs (default: studies/rows/NAME.jsonl)")
+    parser.add_argument("--out", metavar="FILE.md", help="where to write (default: docs/results/NAME.md)")
+    arguments = parser.parse_args(argv)
+    study = Path(arguments.study)
+    rows = Path(arguments.rows) if arguments.rows else Path("studies/rows") / f"{study.stem}.jsonl"
+    out = Path(arguments.out) if arguments.out else Path("docs/results") / f"{study.stem}.md"
+    try:
+        if not rows.is_file():
+            raise DocumentError(f"the rows must be a file, got {str(rows)!r}, which is none")
+        statistics = compute_statistics(study, rows, arguments.overrides)
+        request = shlex.join([str(study), *arguments.overrides, "--rows", str(rows)])
+        commands = [f"lmhead study {request} && \\", f"  lmhead study-document {request} --out {shlex.quote(str(out))}"]
+        write(statistics, out, commands)
+    except DocumentError as error:
+        print(f"[study-document] {error}", file=sys.stderr)
+        return 2
+    print(f"[study-document] wrote {out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

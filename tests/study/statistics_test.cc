@@ -1,0 +1,57 @@
+// Closed forms and edges of the statistics; tests/python/test_statistics.py compares them with SciPy.
+#include "lmhead/study/statistics.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+namespace lmhead {
+namespace {
+
+TEST(StudentT, OfOneDegreeOfFreedomIsCauchys) {
+  for (const double probability : {0.6, 0.9, 0.975})
+    EXPECT_NEAR(student_t_quantile(probability, 1), std::tan(M_PI * (probability - 0.5)), 1e-9);
+  EXPECT_NEAR(student_t_two_sided(1, 1), 0.5, 1e-12);
+}
+
+TEST(Statistics, OfEqualValuesAreTheirLimits) {
+  const std::vector<double> zeros(5, 0.0), ones(5, 1.0);
+  EXPECT_EQ(t_test(zeros), 1);
+  EXPECT_EQ(t_test(ones), 0);
+  EXPECT_EQ(t_interval(ones)->low, 1);
+  EXPECT_EQ(bootstrap_mean_interval(ones)->high, 1);
+  EXPECT_FALSE(paired_effect_size(ones).has_value());
+  EXPECT_EQ(sign_flip_test(zeros), 1);
+  EXPECT_EQ(sign_flip_test(ones), 2.0 / 32);
+}
+
+TEST(Statistics, OfOneValueSayNothing) {
+  EXPECT_FALSE(t_interval({1}).has_value());
+  EXPECT_FALSE(t_test({1}).has_value());
+  EXPECT_FALSE(bootstrap_mean_interval({1}).has_value());
+  EXPECT_FALSE(paired_effect_size({1}).has_value());
+  EXPECT_EQ(standard_deviation({1}), 0);
+}
+
+TEST(Statistics, DrawTheSameResamplesEveryTime) {
+  const std::vector<double> values = {0.1, 0.4, 0.2, 0.9, 0.3};
+  EXPECT_EQ(bootstrap_mean_interval(values)->low, bootstrap_mean_interval(values)->low);
+  const Interval interval = *bootstrap_mean_interval(values);
+  EXPECT_LT(interval.low, mean(values));
+  EXPECT_GT(interval.high, mean(values));
+}
+
+TEST(Holm, NeverLetsALargerValueOvertake) {
+  EXPECT_EQ(holm_adjusted({0.01, 0.02, 0.02}), (std::vector<double>{0.03, 0.04, 0.04}));
+  EXPECT_EQ(holm_adjusted({0.5, 0.6}), (std::vector<double>{1, 1}));
+  EXPECT_TRUE(holm_adjusted({}).empty());
+}
+
+TEST(Spearman, SeesOrderAlone) {
+  EXPECT_NEAR(spearman_correlation({1, 2, 3, 4}, {1, 10, 100, 1000}), 1, 1e-15);
+  EXPECT_NEAR(spearman_correlation({1, 2, 3}, {3, 2, 1}), -1, 1e-15);
+  EXPECT_TRUE(std::isnan(spearman_correlation({1, 1, 1}, {1, 2, 3})));
+}
+
+}  // namespace
+}  // namespace lmhead
