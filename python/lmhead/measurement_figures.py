@@ -37,7 +37,8 @@ def sections(models: list[dict[str, Any]]) -> list[Section]:
           groups(models, "by_probability", "By predicted probability of the target", "")]),
         ("Spectrum",
          "Left: energy that the best k directions of the logit gradient hold; dotted, what the head's own column space "
-         "holds. Where the curve passes k = D is the best that any linear head of this width could keep of these tokens. "
+         "holds. Where the curve passes k = D is the best that any linear head of this width could keep of these tokens; "
+         "of a sketched spectrum the solid curve is a lower bound and the dashed one an upper. "
          "Right: the head's own singular values over the largest.",
          [cumulative(models), head_spectrum(models)]),
         ("Loss after logit steps of equal length",
@@ -105,6 +106,9 @@ def cumulative(models: list[dict[str, Any]]) -> dict[str, Any]:
         own, width = lookup(model, "gradient_spectrum.retained_energy"), lookup(model, "hidden_size")
         if x and len(x) == len(y):
             lines.append(line(index, "seed", (x, y), "best k directions", POINTS))
+            most = numbers(lookup(model, "gradient_spectrum.cumulative.energy_upper_bound"))
+            if len(most) == len(x):
+                lines.append(line(index, "seed", (x, most), "upper bound", POINTS, True))
             if own is not None and width:
                 lines.append(line(index, "null", ([1.0, float(width)], [own, own]), "the head's own, up to k = D", POINTS))
     return panel("cumulative", "Energy in the best k directions", "share of the energy",

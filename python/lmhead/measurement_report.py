@@ -39,6 +39,7 @@ COLUMNS = [
     ("gradient_retention.destroyed_excess", "excess<small>r − null</small>", 4, True),
     ("token_breakdown.standard_error.destroyed_ratio", "± of r<small>over documents</small>", 4, False),
     ("gradient_retention.retained_energy", "retained<small>energy</small>", 4, False),
+    ("token_breakdown.mean", "mean<small>over tokens</small>", 4, False),
     ("gradient_retention.step_cosine", "step cosine", 4, False),
     ("gradient_spectrum.avoidable_energy", "avoidable<small>optimistic</small>", 3, True),
     ("gradient_spectrum.cross_validated_avoidable_energy", "avoidable<small>cross-validated</small>", 3, True),

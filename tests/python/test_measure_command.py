@@ -7,6 +7,7 @@ import pathlib
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 
@@ -35,6 +36,20 @@ def command(tmp_path_factory):
                            f"from lmhead.__main__ import main\nsys.exit(main([{name!r}, *sys.argv[1:]]))\n")
         program.chmod(0o755)
 
+    def peak(*arguments):
+        """The most anonymous memory that the run held, in bytes: mapped files are not in it."""
+        process = subprocess.Popen([built[-1], *map(str, arguments)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        most = 0
+        while process.poll() is None:
+            try:
+                status = pathlib.Path(f"/proc/{process.pid}/status").read_text()
+            except OSError:
+                break
+            most = max([most, *(int(line.split()[1]) for line in status.splitlines() if line.startswith("RssAnon"))])
+            time.sleep(0.002)
+        assert process.wait() == 0
+        return most * 1024
+
     def run(*arguments, expect=0, **environment):
         path = f"{folder}:{os.environ['PATH']}"
         done = subprocess.run([built[-1], *map(str, arguments)], capture_output=True, text=True, timeout=300,
@@ -42,6 +57,7 @@ def command(tmp_path_factory):
         assert done.returncode == expect, f"{done.returncode}\n{done.stdout}\n{done.stderr}"
         return done
 
+    run.peak = peak
     return run
 
 
@@ -307,6 +323,55 @@ def test_a_name_on_the_hub_is_fetched_once_and_never_as_pickle(command, checkpoi
     assert fetched["gradient_retention"] == local["gradient_retention"] and fetched["model"] == "some/model"
     message = refused(command, "some/other", *arguments, **environment)
     assert "some/other" in message and "[fetch]" in message
+
+
+def test_sampling_takes_a_name_on_the_hub_too(command, checkpoint, hub, tmp_path):
+    environment = {"HF_ENDPOINT": hub, "HF_HOME": str(tmp_path / "cache"), "HF_HUB_DISABLE_XET": "1",
+                   "HF_HUB_DISABLE_TELEMETRY": "1", "no_proxy": "127.0.0.1", "NO_PROXY": "127.0.0.1"}
+    arguments = ("--prompt-ids", "1,2,3", "--max-new-tokens", 5, "--temperature", 0, "--ids")
+    fetched = command("sample", "some/model", *arguments, **environment)
+    assert fetched.stdout == command("sample", checkpoint, *arguments).stdout
+    for verb in (("sample", "some/other", *arguments), ("inspect", "some/other")):
+        done = command(*verb, expect=2, **environment)
+        assert done.stderr.startswith("[fetch]") and len(done.stderr.strip().splitlines()) == 1
+
+
+def test_many_tokens_are_sketched_between_bounds(command, tmp_path):
+    torch.manual_seed(2)
+    tokens, file = 33000, tmp_path / "features.safetensors"
+    hidden, weight = torch.randn(tokens, 4) * 3, torch.randn(50, 4)
+    save_file({"hidden": hidden, "weight": weight, "targets": torch.randint(0, 50, (tokens,))}, file)
+    out = tmp_path / "out.json"
+    printed = command("measure", file, "--sample", 40000, "--sketch-memory", 2 * 50 * 4 * 20 / 2**30, "--only",
+                      "gradient_spectrum", "--json", out).stdout
+    [got] = json.loads(out.read_text())["models"]
+    spectrum = got["gradient_spectrum"]
+    assert spectrum["method"] == "randomized" and spectrum["sketch_columns"] == 20 and spectrum["tokens"] == tokens
+    gradient = torch.softmax((hidden @ weight.T).double(), 1)
+    gradient[torch.arange(tokens), load_file(file)["targets"]] -= 1
+    energies = torch.linalg.eigvalsh(gradient.T @ gradient).flip(0)
+    share = (energies.cumsum(0) / energies.sum()).numpy()
+    low, high = spectrum["bounds"]["best_retained_energy"]
+    assert low - 1e-5 < share[3] < high + 1e-5 and high - low <= spectrum["unresolved_energy"] + 1e-9
+    low, high = spectrum["bounds"]["components_for_energy"]["0.9"]
+    assert low <= int((share < 0.9).sum()) + 1 <= high
+    assert "randomized" in printed and " to " in printed
+
+
+def test_measuring_costs_one_copy_of_the_weights_at_most(command, checkpoint, tmp_path):
+    """What is fused or stored in 16 bits is copied, the rest is read where it lies in the file."""
+    np.arange(40).astype("<u2").tofile(tmp_path / "ids.bin")
+    arguments = ("--tokens", tmp_path / "ids.bin", "--only", "quality", "gradient_retention")
+    base = command.peak("measure", checkpoint, *arguments)
+    torch.manual_seed(4)
+    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(
+        vocab_size=16384, hidden_size=512, intermediate_size=4096, num_hidden_layers=3, num_attention_heads=8))
+    buffers = 80e6  # of libraries and of a batch, whatever the model's size
+    for name, dtype, copied in (("single", torch.float32, 0.5), ("half", torch.bfloat16, 1.0)):
+        model.to(dtype).save_pretrained(tmp_path / name)
+        weights = 4 * sum(parameter.numel() for parameter in model.parameters())
+        extra = command.peak("measure", tmp_path / name, *arguments) - base
+        assert extra < copied * weights + buffers, (name, extra / weights)
 
 
 def test_the_page_has_everything_in_itself(command, checkpoint, text_files, tmp_path):
