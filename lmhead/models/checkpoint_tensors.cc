@@ -2,7 +2,7 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/aminmax.h>
-#include <ATen/ops/cat.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/equal.h>
 
 #include <algorithm>
@@ -24,6 +24,12 @@ bool is_harmless_buffer(std::string_view name) {
     if (name.ends_with(suffix)) return true;
   }
   return false;
+}
+
+/// The tensor itself where it is contiguous float32, else one copy, with no other on the way.
+at::Tensor as_float(const at::Tensor& tensor) {
+  if (tensor.scalar_type() == at::kFloat && tensor.is_contiguous()) return tensor;
+  return at::empty(tensor.sizes(), at::kFloat).copy_(tensor);
 }
 
 }  // namespace
@@ -57,7 +63,7 @@ CheckpointTensors::CheckpointTensors(const TensorFolder& folder, const FamilyMod
   }
 }
 
-/// The tensor as it is stored, float32 and finite.
+/// The tensor as it is stored, finite in float32 too.
 at::Tensor CheckpointTensors::take(const std::string& name, const std::vector<std::int64_t>& shape) {
   const SafetensorsFile& file = folder_.file_of(name);
   const SafetensorsEntry& entry = file.info(name);
@@ -69,10 +75,10 @@ at::Tensor CheckpointTensors::take(const std::string& name, const std::vector<st
       entry.dtype == "F32" || entry.dtype == "F16" || entry.dtype == "BF16" || entry.dtype == "F64";
   must(is_known_type, "be F32, F16, BF16 or F64, got ", entry.dtype);
   must(entry.shape == shape, "have shape ", at::IntArrayRef(shape), ", got ", at::IntArrayRef(entry.shape));
-  const at::Tensor value = file.tensor(name).to(at::kFloat);
+  const at::Tensor value = file.tensor(name);
   if (value.numel() > 0) {
     const auto [low, high] = at::aminmax(value);  // both are NaN where any number is
-    must(std::isfinite(low.item<float>()) && std::isfinite(high.item<float>()),
+    must(std::isfinite(float(low.item<double>())) && std::isfinite(float(high.item<double>())),
          "be finite, got NaN or infinity");
   }
   used_.insert(name);
@@ -88,7 +94,7 @@ at::Tensor CheckpointTensors::split_heads(const at::Tensor& interleaved) const {
 at::Tensor CheckpointTensors::read(const std::string& name, const std::vector<std::int64_t>& shape,
                                    MatrixLayout layout) {
   if (layout == MatrixLayout::kTransposed && shape.size() == 2)
-    return take(name, {shape[1], shape[0]}).t().contiguous();
+    return take(name, {shape[1], shape[0]}).t();
   const at::Tensor value = take(name, shape);
   return layout == MatrixLayout::kHeadsInterleaved ? split_heads(value) : value;
 }
@@ -106,16 +112,17 @@ ParameterPtr CheckpointTensors::parameter(const std::string& name, ParameterKind
            model_.head_names)  // the one tied matrix may stand under the head's name
         if (folder_.contains(head)) from = head;
     }
-    value = read(from, shape, whole.layout);
+    value = as_float(read(from, shape, whole.layout));
   } else {
-    std::vector<at::Tensor> rows;
+    value = at::empty(shape, at::kFloat);
+    std::int64_t row = 0;
     for (const RowPart& part : parts) {
       std::vector<std::int64_t> part_shape = shape;
       part_shape[0] = part.rows;
       const StoredName one = stored(part.name);
-      rows.push_back(read(one.name, part_shape, one.layout));
+      value.narrow(0, row, part.rows).copy_(read(one.name, part_shape, one.layout));
+      row += part.rows;
     }
-    value = at::cat(rows, 0);
   }
   if (model_.norm_weights_plus_one && kind == ParameterKind::kVector) value = value + 1;
   return std::make_shared<Parameter>(Parameter{name, kind, value, value, parts});
@@ -126,9 +133,9 @@ at::Tensor CheckpointTensors::head(const at::Tensor& embedding) {
   const auto& names = model_.head_names;
   const auto place =
       std::find_if(names.begin(), names.end(), [&](const auto& name) { return folder_.contains(name); });
-  if (!model_.tie_word_embeddings) return take(place == names.end() ? names.front() : *place, shape);
+  if (!model_.tie_word_embeddings) return as_float(take(place == names.end() ? names.front() : *place, shape));
   if (place == names.end() || used_.contains(*place)) return embedding;
-  require(at::equal(take(*place, shape), embedding), "checkpoint", folder_.path().string(), ": tensor ",
+  require(at::equal(as_float(take(*place, shape)), embedding), "checkpoint", folder_.path().string(), ": tensor ",
           quote_for_message(*place),
           " must equal the embedding where tie_word_embeddings is true, got another matrix");
   return embedding;
