@@ -3,11 +3,17 @@
 
 Every entrant is compared with a float64 reference before anything is timed. Rounds go through the entrants in turn, so that a change in
 the machine's speed meets all of them; the ratio is the median over rounds. Extra memory is the growth of a fresh process's peak
-over one step, without the two gradients that every entrant returns.
+over one step, without the two gradients that every entrant returns. Where the plain composition would not fit into memory, N is
+halved until it does, and the row says so.
+
+The shape `trained` is no random matrix but a head that `lmhead train` has trained, with the features of unseen text and the vocabulary
+ordered by frequency: there, `lmhead filtered` skips what is too small to matter, at the largest threshold whose gradient error stays below
+that of bfloat16's own arithmetic.
 """
 import argparse
 import datetime
 import json
+import math
 import os
 import pathlib
 import platform
@@ -21,7 +27,9 @@ import torch
 import torch.nn.functional as F
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "python"))
+sys.path[:0] = [str(ROOT / "python"), str(ROOT / "bench")]
+import cross_entropy_table  # noqa: E402
+import trained_head  # noqa: E402
 
 SHAPES = {  # name: (N, D, V)
     "sweep-32k": (2048, 512, 32768),
@@ -35,6 +43,7 @@ SHAPES = {  # name: (N, D, V)
     "small-64x2k": (2048, 64, 2048),
     "small-96x8k": (1024, 96, 8192),
     "small-64x131k": (256, 64, 131072),
+    "trained": trained_head.SHAPE,
 }
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 # An entrant that errs more against float64 computes something else: about a thousand roundings of
@@ -82,10 +91,24 @@ ENTRANTS = {
     "three products": lambda: three_products,
 }
 NOT_A_LOSS = {"three products"}
+FILTERED = "lmhead filtered"
+THRESHOLDS = [2.0**-power for power in range(4, 21)]
 
 
-def inputs(shape, dtype):
-    rows, width, vocabulary = shape
+def filtered_entrant(threshold):
+    from lmhead.ops import filtered_linear_cross_entropy
+
+    return lambda hidden, weight, target: filtered_linear_cross_entropy(hidden, weight, target, threshold)[0]
+
+
+def inputs(shape_name, dtype, rows=None):
+    """Leaves of this type, and targets; `rows` is N where another than the shape's is wanted."""
+    if shape_name == "trained":
+        hidden, weight, target = trained_head.load()
+        hidden, target = hidden[:rows], target[:rows]
+        return hidden.to(dtype).requires_grad_(), weight.to(dtype, copy=True).requires_grad_(), target
+    shape_rows, width, vocabulary = SHAPES[shape_name]
+    rows = rows or shape_rows
     generator = torch.Generator().manual_seed(0)
     hidden = torch.randn(rows, width, generator=generator)
     weight = torch.randn(vocabulary, width, generator=generator) / width**0.5
@@ -100,9 +123,51 @@ def step(entrant, hidden, weight, target):
     return loss
 
 
-def error_against_float64(entrant, shape, dtype):
+def rows_that_fit(shape, dtype):
+    """N, halved until the plain composition fits into the memory that is there."""
+    rows, width, vocabulary = shape
+    available = next(1024 * int(line.split()[1]) for line in open("/proc/meminfo") if line.startswith("MemAvailable"))
+    size = torch.finfo(dtype).bits // 8
+    # Weight and its gradient in float64 too, for the reference; logits in their type, in float32, and both gradients.
+    while rows > 64 and vocabulary * width * (16 + 2 * size) + rows * vocabulary * (8 + 2 * size) > 0.8 * available:
+        rows //= 2
+    return rows
+
+
+def gradient_error(entrant, shape_name, dtype, rows):
+    """The larger of the two gradients' relative errors against float64 of the same inputs, by Frobenius norms."""
+    hidden, weight, target = inputs(shape_name, dtype, rows)
+    step(entrant, hidden, weight, target)
+    exact = [t.detach().double().requires_grad_() for t in (hidden, weight)]
+    step(plain, *exact, target)
+    pairs = [(hidden.grad, exact[0].grad), (weight.grad, exact[1].grad)]
+    return max(((got.double() - want).norm() / want.norm()).item() for got, want in pairs)
+
+
+def choose_threshold(rows):
+    """The largest threshold at which the filter errs less than bfloat16 arithmetic, and both errors."""
+    own = gradient_error(plain, "trained", torch.bfloat16, rows)
+    for threshold in THRESHOLDS:
+        error = gradient_error(filtered_entrant(threshold), "trained", torch.float32, rows)
+        if error < own:
+            return threshold, error, own
+    raise SystemExit(f"[bench] a threshold must err less than bfloat16 ({own:.1e}), got none down to {THRESHOLDS[-1]:.1e}")
+
+
+def filter_facts(rows):
+    """What the filter does to the trained head: threshold, errors, share of tiles skipped."""
+    from lmhead.ops import filtered_linear_cross_entropy
+
+    threshold, error, own = choose_threshold(rows)
+    seen, skipped, _ = filtered_linear_cross_entropy(*inputs("trained", torch.float32, rows), threshold)[1].tolist()
+    print(f"\nfilter on the trained head: threshold 2^{round(math.log2(threshold))}, {100 * skipped / seen:.1f} % of {seen:.0f} tiles skipped, "
+          f"gradient error {error:.1e}; bfloat16's own {own:.1e}", flush=True)
+    return {"threshold": threshold, "tiles_skipped": skipped / seen, "gradient_error": error, "bfloat16_gradient_error": own}
+
+
+def error_against_float64(entrant, shape_name, dtype, rows):
     """The largest error of loss and gradients relative to the largest entry, on the first rows (float64 is slow)."""
-    hidden, weight, target = inputs((min(shape[0], 64), *shape[1:]), dtype)
+    hidden, weight, target = inputs(shape_name, dtype, min(rows, 64))
     loss = step(entrant, hidden, weight, target).detach()
     exact = [t.detach().double().requires_grad_() for t in (hidden, weight)]
     reference = step(plain, *exact, target).detach()
@@ -110,21 +175,23 @@ def error_against_float64(entrant, shape, dtype):
     return max(((got.double() - want).abs().max() / want.abs().max()).item() for got, want in pairs)
 
 
-def extra_memory(name, shape_name, dtype_name, threads):
+def extra_memory(name, shape_name, dtype_name, rows, threshold, threads):
     """In bytes, from a process of its own."""
     done = subprocess.run(
-        [sys.executable, __file__, "--memory-of", name, "--shapes", shape_name, "--dtypes", dtype_name, "--threads", str(threads)],
+        [sys.executable, __file__, "--memory-of", name, "--shapes", shape_name, "--dtypes", dtype_name, "--rows", str(rows),
+         "--threads", str(threads), "--threshold", str(threshold)],
         capture_output=True, text=True, check=True,
     )
     return int(done.stdout.split()[-1])
 
 
 def print_memory(arguments):
-    shape, dtype = SHAPES[arguments.shapes[0]], DTYPES[arguments.dtypes[0]]
-    entrant = ENTRANTS[arguments.memory_of]()
+    shape_name, dtype = arguments.shapes[0], DTYPES[arguments.dtypes[0]]
+    entrant = filtered_entrant(arguments.threshold) if arguments.memory_of == FILTERED else ENTRANTS[arguments.memory_of]()
+    data = inputs(shape_name, dtype, arguments.rows)
     # A small call first, so that libraries' own buffers and the compiler are not counted.
-    step(entrant, *inputs((64, shape[1], 512), dtype))
-    data = inputs(shape, dtype)
+    small = [t.detach()[:size].clone().requires_grad_() for t, size in zip(data, (64, 512))]
+    step(entrant, *small, data[2][:64] % 512)
     gradients = sum(t.numel() * t.element_size() for t in data[:2])
     pathlib.Path("/proc/self/clear_refs").write_text("5")  # resets the peak to what is resident now
     before = peak_bytes()
@@ -141,12 +208,19 @@ def peak_bytes():
 
 def measure(shape_name, dtype_name, arguments):
     shape, dtype = SHAPES[shape_name], DTYPES[dtype_name]
+    rows_asked, rows_used = shape[0], arguments.rows or rows_that_fit(shape, dtype)
+    shape = (rows_used, *shape[1:])
     entrants = {name: ENTRANTS[name]() for name in arguments.entrants}
-    data = inputs(shape, dtype)
+    data = inputs(shape_name, dtype, rows_used)
+    facts = {}
+    if shape_name == "trained":
+        facts[FILTERED] = filter_facts(rows_used)
+        entrants[FILTERED] = filtered_entrant(facts[FILTERED]["threshold"])
     errors = {}
     for name in entrants.keys() - NOT_A_LOSS:
-        errors[name] = error_against_float64(entrants[name], shape, dtype)
-        if not errors[name] <= LARGEST_ERROR[dtype_name]:
+        errors[name] = error_against_float64(entrants[name], shape_name, dtype, rows_used)
+        # The filter's error is by intent; choose_threshold has held it against bfloat16's.
+        if name != FILTERED and not errors[name] <= LARGEST_ERROR[dtype_name]:
             raise SystemExit(f"[bench] {name} must agree with float64 within {LARGEST_ERROR[dtype_name]}, got {errors[name]:.1e}")
     seconds = {name: [] for name in entrants}
     for round_number in range(arguments.rounds + 1):
@@ -156,12 +230,16 @@ def measure(shape_name, dtype_name, arguments):
             if round_number:  # the first round warms caches and compilers
                 seconds[name].append(time.perf_counter() - start)
     rows = []
-    print(f"\n{shape_name}: N = {shape[0]:,}, D = {shape[1]:,}, V = {shape[2]:,}, {dtype_name}")
+    reduced = f" (of {rows_asked:,}, for the plain composition's memory)" if rows_used < rows_asked else ""
+    print(f"\n{shape_name}: N = {shape[0]:,}{reduced}, D = {shape[1]:,}, V = {shape[2]:,}, {dtype_name}")
     ours = seconds[arguments.entrants[0]]
     for name in entrants:
         times = seconds[name]
         ratio = statistics.median(other / own for own, other in zip(ours, times))
-        memory = extra_memory(name, shape_name, dtype_name, arguments.threads) if arguments.memory else None
+        memory = (
+            extra_memory(name, shape_name, dtype_name, rows_used, facts.get(name, {}).get("threshold", 0), arguments.threads)
+            if arguments.memory else None
+        )
         extra = f"{memory / 2**30:8.3f} GiB" if memory is not None else ""
         extra += f"   error {errors[name]:.0e}" if name in errors else ""
         print(f"  {name:18} {1e3 * statistics.median(times):10.1f} ms  (min {1e3 * min(times):.1f}, max {1e3 * max(times):.1f})"
@@ -169,6 +247,7 @@ def measure(shape_name, dtype_name, arguments):
         common = {
             "kernel": "linear_cross_entropy", "entrant": name, "shape_name": shape_name,
             "shape": {"N": shape[0], "D": shape[1], "V": shape[2], "dtype": dtype_name}, "threads": arguments.threads,
+            **({"rows_asked": rows_asked} if rows_used < rows_asked else {}), **facts.get(name, {}),
             "machine": platform.machine() + " " + torch.backends.cpu.get_cpu_capability(), "torch": torch.__version__,
             "date": datetime.date.today().isoformat(),
         }
@@ -188,9 +267,15 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
     parser.add_argument("--no-memory", dest="memory", action="store_false")
-    parser.add_argument("--memory-of", choices=ENTRANTS, help=argparse.SUPPRESS)
+    parser.add_argument("--rows", type=int, help="N, in place of the shape's own")
+    parser.add_argument("--markdown", action="store_true", help="print the newest rows of --out as tables, run nothing")
+    parser.add_argument("--memory-of", choices=[*ENTRANTS, FILTERED], help=argparse.SUPPRESS)
+    parser.add_argument("--threshold", type=float, help=argparse.SUPPRESS)
     parser.add_argument("--out", default=str(ROOT / "bench/results/linear_cross_entropy.jsonl"))
     arguments = parser.parse_args()
+    if arguments.markdown:
+        print(cross_entropy_table.markdown(pathlib.Path(arguments.out)))
+        return
     torch.set_num_threads(arguments.threads)
     if arguments.memory_of:
         print_memory(arguments)
