@@ -26,7 +26,8 @@ from lmhead.report_words import count
 TABLES_IN_FULL = 6  # models whose groups are listed below the plots
 
 # Key, heading, digits after the point (None: a count), signed.
-COLUMNS = [
+Column = tuple[str, str, int | None, bool]
+RETENTION_COLUMNS: list[Column] = [
     ("step", "step", None, False),
     ("hidden_size", "D", None, False),
     ("vocab_size", "V", None, False),
@@ -39,8 +40,13 @@ COLUMNS = [
     ("gradient_retention.destroyed_excess", "excess<small>r − null</small>", 4, True),
     ("token_breakdown.standard_error.destroyed_ratio", "± of r<small>over documents</small>", 4, False),
     ("gradient_retention.retained_energy", "retained<small>energy</small>", 4, False),
-    ("token_breakdown.mean", "mean<small>over tokens</small>", 4, False),
+]
+SPECTRUM_COLUMNS: list[Column] = [
+    ("token_breakdown.mean", "retained<small>mean over tokens</small>", 4, False),
+    ("gradient_retention.visible_cosine", "visible cosine", 4, False),
     ("gradient_retention.step_cosine", "step cosine", 4, False),
+    ("gradient_spectrum.tokens", "tokens<small>of the spectrum</small>", None, False),
+    ("gradient_spectrum.unresolved_energy", "unresolved<small>by the sketch</small>", 3, False),
     ("gradient_spectrum.avoidable_energy", "avoidable<small>optimistic</small>", 3, True),
     ("gradient_spectrum.cross_validated_avoidable_energy", "avoidable<small>cross-validated</small>", 3, True),
     ("gradient_spectrum.effective_rank", "effective rank<small>of G</small>", 1, False),
@@ -56,18 +62,25 @@ def cell(value: Any, digits: int | None, signed: bool) -> str:
 
 
 def figures_table(models: list[dict[str, Any]]) -> str:
-    columns = [column for column in COLUMNS if any(lookup(model, column[0]) is not None for model in models)]
+    note = (
+        "destroyed: norm of the logit gradient's part outside the head's column space, over the whole norm; null: the "
+        "same for a random subspace of the head's rank; below zero excess, the head keeps more than chance would."
+    )
+    tables = columns_table(models, RETENTION_COLUMNS, "figures") + columns_table(models, SPECTRUM_COLUMNS, "more figures")
+    return f'{tables}<p class="soft">{note}</p>'
+
+
+def columns_table(models: list[dict[str, Any]], all_columns: list[Column], label: str) -> str:
+    """A row a model, with the columns that any of them has a figure in; nothing where none has."""
+    columns = [column for column in all_columns if any(lookup(model, column[0]) is not None for model in models)]
+    if not columns:
+        return ""
     rows = [
         [f"{swatch(index)}{text(shortened(model['model'], 48))}"]
         + [cell(lookup(model, key), digits, signed) for key, _, digits, signed in columns]
         for index, model in enumerate(models)
     ]
-    note = (
-        "destroyed: norm of the logit gradient's part outside the head's column space, over the whole norm; null: the "
-        "same for a random subspace of the head's rank; below zero excess, the head keeps more than chance would."
-    )
-    headings = ["model", *(heading for _, heading, _, _ in columns)]
-    return table(headings, rows, label="figures") + f'<p class="soft">{note}</p>'
+    return table(["model", *(heading for _, heading, _, _ in columns)], rows, label=label)
 
 
 def group_tables(models: list[dict[str, Any]]) -> str:
