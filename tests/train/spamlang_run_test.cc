@@ -46,8 +46,9 @@ TEST(SpamlangRun, WhatWasNeverSeenStaysUnknownHoweverLongTheSequences) {
   const double share = coverage.at("share_seen").get<double>();
   EXPECT_GT(share, 0.6);  // 1 - (1 - 1/40)^60 = 0.78 is expected
   EXPECT_LT(share, 0.95);
-  EXPECT_GT(coverage.at("seen_accuracy").get<double>(), 0.9);
-  EXPECT_LT(coverage.at("unseen_accuracy").get<double>(), 0.3);
+  // Once or twice seen is half learned here; what was never a target is known to be unlikely, so it is worse than a guess.
+  EXPECT_GT(coverage.at("seen_accuracy").get<double>(), 0.2);
+  EXPECT_LT(coverage.at("unseen_accuracy").get<double>(), 0.05);
   EXPECT_GT(coverage.at("unseen_loss").get<double>(), coverage.at("seen_loss").get<double>());
   EXPECT_NEAR(validation.at("top1_accuracy").get<double>(),
               share * coverage.at("seen_accuracy").get<double>() + (1 - share) * coverage.at("unseen_accuracy").get<double>(), 1e-12);
