@@ -217,6 +217,27 @@ def test_a_run_and_its_checkpoints(command, tmp_path):
     assert "model.embed_tokens.weight" in names
 
 
+def test_a_run_whose_head_is_no_linear_map_is_measured_as_far_as_that_goes(command, tmp_path):
+    configuration = {"data": {"kind": "spamlang", "sequence_length": 8, "batch_size": 4, "validation_tokens": 64,
+                              "spamlang": {"vocab_size": 50}},
+                     "model": {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+                               "tie_word_embeddings": False},
+                     "head": {"type": "expanded", "width": 24, "activation": "gelu"},
+                     "training": {"steps": 2, "threads": 1}}
+    (tmp_path / "config.json").write_text(json.dumps(configuration))
+    command("train", tmp_path / "config.json", "--run", tmp_path / "run")
+    np.arange(40).astype("<u2").tofile(tmp_path / "ids.bin")
+    out, page = tmp_path / "out.json", tmp_path / "page.html"
+    done = command("measure", tmp_path / "run", "--tokens", tmp_path / "ids.bin", "--sequence-length", 8, "--json", out,
+                   "--html", page)
+    [got] = json.loads(out.read_text())["models"]
+    assert got["quality"]["loss"] > 0 and got["tokens"] == 39 and got["family"] == "expanded"
+    assert got["token_breakdown"]["by_position"][0]["retained_energy"] is None
+    assert "gradient_retention" in got["left_out"]["diagnostics"] and "gradient_retention" not in got
+    assert "left out, since the head is no linear map" in done.stdout
+    assert "left out, since the head is no linear map" in page.read_text()
+
+
 def test_inspect_lists_what_the_file_holds(command, checkpoint):
     listed = json.loads(command("inspect", checkpoint, "--json").stdout)
     tensors = load_file(checkpoint / "model.safetensors")
