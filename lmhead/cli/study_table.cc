@@ -64,26 +64,35 @@ std::string arms_table(const Json& statistics) {
   const std::string outcome = statistics["outcome"];
   std::size_t width = 4;
   std::vector<Column> columns;
-  for (const Json& arm : arms) width = std::max(width, arm["arm"].get_ref<const std::string&>().size() + arm["at_an_edge"].size());
+  for (const Json& arm : arms)
+    width = std::max(width, arm["arm"].get_ref<const std::string&>().size() + arm["at_an_edge"].size());
   for (const Column& column : kColumnsOfArms)
-    if (column.key != outcome && std::any_of(arms.begin(), arms.end(), [&](const Json& arm) { return arm["figures"].contains(column.key); }))
+    if (column.key != outcome && std::any_of(arms.begin(), arms.end(), [&](const Json& arm) {
+          return arm["figures"].contains(column.key);
+        }))
       columns.push_back(column);
   const std::string title = outcome.substr(outcome.rfind('.') + 1);
   const int outcome_width = int(std::max<std::size_t>(10, title.size() + 1));
-  std::string text = "\n" + padded("arm", width) + " seeds" + std::string(outcome_width - title.size(), ' ') + title + "      s.d.";
-  for (const Column& column : columns) text += std::string(10 - std::string(column.title).size(), ' ') + column.title;
+  std::string text = "\n" + padded("arm", width) + " seeds" + std::string(outcome_width - title.size(), ' ') +
+                     title + "      s.d.";
+  for (const Column& column : columns)
+    text += std::string(10 - std::string(column.title).size(), ' ') + column.title;
   text += "  tokens/s\n";
   for (const Json& arm : arms) {
     const std::string mark(arm["at_an_edge"].size(), '*');
     text += padded(arm["arm"].get<std::string>() + mark, width) + cell(6, "%.0f", arm["seeds"].size()) +
             cell(outcome_width, "%.4f", arm["mean"]) + cell(10, "%.4f", arm["standard_deviation"]);
-    for (const Column& column : columns) text += cell(10, column.pattern, arm["figures"].value(column.key, Json()));
+    for (const Column& column : columns)
+      text += cell(10, column.pattern, arm["figures"].value(column.key, Json()));
     text += cell(10, "%.0f", arm["tokens_per_second"]) + "\n";
-    if (arm["diverged"] > 0) text += folded("diverged on " + arm["diverged"].dump() + " seeds, which the mean leaves out");
+    if (arm["diverged"] > 0)
+      text += folded("diverged on " + arm["diverged"].dump() + " seeds, which the mean leaves out");
     if (arm["search"].empty()) continue;
     std::string best;
-    for (const auto& item : arm["searched"].items()) best += (best.empty() ? "" : ", ") + item.key() + " = " + item.value().dump();
-    for (const Json& key : arm["at_an_edge"]) best += "; " + key.get<std::string>() + " at an edge of what was searched";
+    for (const auto& item : arm["searched"].items())
+      best += (best.empty() ? "" : ", ") + item.key() + " = " + item.value().dump();
+    for (const Json& key : arm["at_an_edge"])
+      best += "; " + key.get<std::string>() + " at an edge of what was searched";
     if (!arm["search_finished"].get<bool>()) best += best.empty() ? "still searched" : "; still searched";
     text += folded(best);
   }
@@ -91,8 +100,10 @@ std::string arms_table(const Json& statistics) {
   text += outcome + (unit.empty() ? "" : ", " + unit) + ", mean and standard deviation over seeds\n";
   for (const Column& column : columns)
     if (std::string(column.title) == "null")
-      text += "destroyed: share of the logit gradient's norm that the head does not pass back, at the last measured step;\n"
-              "null: the same for a random subspace of the head's rank\n";
+      text +=
+          "destroyed: share of the logit gradient's norm that the head does not pass back, at the last "
+          "measured step;\n"
+          "null: the same for a random subspace of the head's rank\n";
   return text;
 }
 
@@ -100,24 +111,34 @@ std::string comparisons_table(const Json& statistics) {
   const Json& comparisons = statistics["comparisons"];
   if (comparisons.empty()) return "";
   std::size_t width = 0;
-  const auto name_of = [](const Json& one) { return one["arm"].get<std::string>() + " - " + one["baseline"].get<std::string>(); };
+  const auto name_of = [](const Json& one) {
+    return one["arm"].get<std::string>() + " - " + one["baseline"].get<std::string>();
+  };
   for (const Json& one : comparisons) width = std::max(width, name_of(one).size());
-  std::string text = "\n" + padded("difference", width) + " seeds  mean [95 % interval]            p      Holm    effect\n";
+  std::string text =
+      "\n" + padded("difference", width) + " seeds  mean [95 % interval]            p      Holm    effect\n";
   for (const Json& one : comparisons) {
     const bool known = one.contains("mean_difference") && one["mean_difference"].is_number();
-    text += padded(name_of(one), width) + cell(6, "%.0f", one["seeds"].size()) + "  " +
-            padded(known ? format_difference(one["mean_difference"].get<double>(), interval_of(one["interval"])) : "-", 26) +
-            cell(8, "%.4f", one.value("p_value", Json())) + cell(8, "%.4f", one.value("holm_p", Json())) +
-            cell(9, "%+.2f", one.value("effect_size", Json())) + "\n";
+    text +=
+        padded(name_of(one), width) + cell(6, "%.0f", one["seeds"].size()) + "  " +
+        padded(known ? format_difference(one["mean_difference"].get<double>(), interval_of(one["interval"]))
+                     : "-",
+               26) +
+        cell(8, "%.4f", one.value("p_value", Json())) + cell(8, "%.4f", one.value("holm_p", Json())) +
+        cell(9, "%+.2f", one.value("effect_size", Json())) + "\n";
     std::string words = one["verdict"];
-    if (one.contains("source") && one["source"].is_object()) words += "; " + one["source"]["words"].get<std::string>();
+    if (one.contains("source") && one["source"].is_object())
+      words += "; " + one["source"]["words"].get<std::string>();
     text += folded(words);
   }
-  return text + "paired by seed; interval and p by Student's t; effect: Hedges' g of the paired differences\n";
+  return text +
+         "paired by seed; interval and p by Student's t; effect: Hedges' g of the paired differences\n";
 }
 
 }  // namespace
 
-std::string study_table(const Json& statistics) { return arms_table(statistics) + comparisons_table(statistics); }
+std::string study_table(const Json& statistics) {
+  return arms_table(statistics) + comparisons_table(statistics);
+}
 
 }  // namespace lmhead

@@ -16,7 +16,9 @@ namespace {
 namespace fs = std::filesystem;
 using Clock = std::chrono::steady_clock;
 
-std::int64_t steps_of(const StudyRun& run) { return run.configuration.at("training").at("steps").get<std::int64_t>(); }
+std::int64_t steps_of(const StudyRun& run) {
+  return run.configuration.at("training").at("steps").get<std::int64_t>();
+}
 
 /// Seconds a floating-point operation, over what is finished; NaN where nothing is.
 struct Speed {
@@ -48,7 +50,8 @@ class Conductor {
     }
     write_results(progress_);
     return !stopping && failed_.empty() && plan_.to_come == 0 &&
-           std::all_of(plan_.runs.begin(), plan_.runs.end(), [&](const StudyRun& run) { return progress_.row_of(run); });
+           std::all_of(plan_.runs.begin(), plan_.runs.end(),
+                       [&](const StudyRun& run) { return progress_.row_of(run); });
   }
 
  private:
@@ -64,7 +67,8 @@ class Conductor {
     while (found) {  // a row may make further runs known
       found = false;
       for (const StudyRun& run : plan_.runs) {
-        if (progress_.row_of(run) || !is_finished(progress_.folder() / run.folder, run.configuration)) continue;
+        if (progress_.row_of(run) || !is_finished(progress_.folder() / run.folder, run.configuration))
+          continue;
         found |= keep_row(run);
       }
       if (found) plan_ = progress_.plan();
@@ -127,10 +131,12 @@ class Conductor {
     if (*event.end == RunEnd::kStopped) return;
     const double share = double(steps_of(done.run) - done.first_step) / double(steps_of(done.run));
     if (*event.end == RunEnd::kFinished) {
-      speed_.add(std::chrono::duration<double>(Clock::now() - done.start).count(), progress_.flops_of(done.run) * share);
+      speed_.add(std::chrono::duration<double>(Clock::now() - done.start).count(),
+                 progress_.flops_of(done.run) * share);
       if (!keep_row(done.run)) return;
     } else {
-      progress_.append(make_diverged_row(progress_.study(), done.run, progress_.identity_of(done.run), folder, event.error));
+      progress_.append(make_diverged_row(progress_.study(), done.run, progress_.identity_of(done.run), folder,
+                                         event.error));
       discard(folder);
     }
     plan_ = progress_.plan();
@@ -158,7 +164,8 @@ class Conductor {
     for (const auto& [ticket, going] : going_)  // until one is done, those that go on tell
       if (speed_.flops == 0 && going.step > going.first_step)
         speed.add(std::chrono::duration<double>(Clock::now() - going.start).count(),
-                  progress_.flops_of(going.run) * double(going.step - going.first_step) / double(steps_of(going.run)));
+                  progress_.flops_of(going.run) * double(going.step - going.first_step) /
+                      double(steps_of(going.run)));
     status.seconds_left = std::max(0.0, flops) * speed.seconds_per_flop() / double(control_.jobs);
     return status;
   }
@@ -193,7 +200,8 @@ const RunIdentity& StudyProgress::identity_of(const StudyRun& run) {
   RunIdentity assumed = identity;
   const auto path_of = [](const Json& configuration) { return configuration.at("data").at("path"); };
   for (const StudyArm& arm : study_.arms) {
-    if (assumed.dataset || path_of(configuration_of(study_, arm, {}, run.seed)) != path_of(run.configuration)) continue;
+    if (assumed.dataset || path_of(configuration_of(study_, arm, {}, run.seed)) != path_of(run.configuration))
+      continue;
     for (const Json& row : rows_.rows())
       if (row.value("study", Json()) == study_.name && row.value("arm", Json()) == arm.name &&
           row.value("dataset", Json()).is_string()) {

@@ -1,4 +1,5 @@
-// Carries a study out: starts the runs that its plan asks for, keeps their rows, goes on where it was stopped.
+// Carries a study out: starts the runs that its plan asks for, keeps their rows, goes on where it was
+// stopped.
 #pragma once
 
 #include <filesystem>
@@ -58,16 +59,18 @@ struct StudyControl {
   std::size_t jobs = 1;
   bool discard_runs = false;  // delete a run's folder once its row is written
   std::function<void(const StudyStatus&)> on_status = [](const StudyStatus&) {};
-  std::function<void(const StudyRun& run, const std::string& error)> on_failure = [](const StudyRun&, const std::string&) {};
+  std::function<void(const StudyRun& run, const std::string& error)> on_failure = [](const StudyRun&,
+                                                                                     const std::string&) {};
   std::function<bool()> should_stop = [] { return false; };
 };
 
-/// Carries out what is not finished, `jobs` runs at once. True when every run is finished; a run that fails costs only itself and what
-/// needs it. A run that diverges is finished. Writes study.json at the start and results.jsonl at the end.
+/// Carries out what is not finished, `jobs` runs at once. True when every run is finished; a run that fails
+/// costs only itself and what needs it. A run that diverges is finished. Writes study.json at the start and
+/// results.jsonl at the end.
 bool run_study(StudyProgress& progress, RunWorkers& workers, const StudyControl& control);
 
-/// Training FLOPs of all runs known now that are not finished, and the seconds that they take at the speed of finished rows with one
-/// job (NaN where there are none).
+/// Training FLOPs of all runs known now that are not finished, and the seconds that they take at the speed of
+/// finished rows with one job (NaN where there are none).
 struct RemainingCost {
   double flops = 0, seconds = 0;
 };

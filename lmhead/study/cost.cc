@@ -10,8 +10,8 @@ namespace {
 
 /// Parameters with a shape and no memory.
 ParameterSource shapes_alone() {
-  return [](const std::string& name, ParameterKind kind, const std::vector<std::int64_t>& shape, const Initializer&,
-            const std::vector<RowPart>& parts) {
+  return [](const std::string& name, ParameterKind kind, const std::vector<std::int64_t>& shape,
+            const Initializer&, const std::vector<RowPart>& parts) {
     const at::Tensor value = at::empty(shape, at::TensorOptions().device(at::kMeta).dtype(at::kFloat));
     return std::make_shared<Parameter>(Parameter{name, kind, value, value, parts});
   };
@@ -31,12 +31,13 @@ double training_flops_per_token(const TrainConfiguration& configuration, std::in
   const DecoderOptions& model = configuration.model;
   const Decoder decoder(model.specification(vocab_size), shapes_alone());
   const bool tied = model.tie_word_embeddings;
-  const auto head = configuration.head.make({model.hidden_size, vocab_size, ParameterFactory(0), model.initializer_range,
-                                             tied ? decoder.embedding() : nullptr});
+  const auto head = configuration.head.make({model.hidden_size, vocab_size, ParameterFactory(0),
+                                             model.initializer_range, tied ? decoder.embedding() : nullptr});
   const double matrices = count_matrices(decoder.parameters()) + count_matrices(head->parameters()) +
                           (tied ? double(vocab_size) * double(model.hidden_size) : 0);
   const double width = double(model.num_attention_heads) * double(model.resolved_head_dim());
-  return 6 * matrices + 12 * double(model.num_hidden_layers) * double(configuration.data.sequence_length) * width;
+  return 6 * matrices +
+         12 * double(model.num_hidden_layers) * double(configuration.data.sequence_length) * width;
 }
 
 double training_tokens(const TrainConfiguration& configuration) {

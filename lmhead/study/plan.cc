@@ -19,9 +19,10 @@ double rounded(double value) {
 
 std::string folder_of(const StudyArm& arm, const KeyValues& searched, std::int64_t seed) {
   std::string values;
-  for (const auto& [path, value] : searched) values += (values.empty() ? "" : "_") + path + "-" + value.dump();
-  return "runs/" + as_folder_name(arm.name) + "/" + (values.empty() ? "" : as_folder_name(values) + "/") + "seed-" +
-         std::to_string(seed);
+  for (const auto& [path, value] : searched)
+    values += (values.empty() ? "" : "_") + path + "-" + value.dump();
+  return "runs/" + as_folder_name(arm.name) + "/" + (values.empty() ? "" : as_folder_name(values) + "/") +
+         "seed-" + std::to_string(seed);
 }
 
 /// Index of the smallest mean; the smaller value of two that tie, so where all diverged the smallest.
@@ -49,15 +50,20 @@ const char* to_string(RunPhase phase) { return phase == RunPhase::kSearch ? "sea
 
 const char* to_string(Edge edge) {
   switch (edge) {
-    case Edge::kNone: return "none";
-    case Edge::kLow: return "low";
-    case Edge::kHigh: return "high";
-    case Edge::kBoth: return "both";
+    case Edge::kNone:
+      return "none";
+    case Edge::kLow:
+      return "low";
+    case Edge::kHigh:
+      return "high";
+    case Edge::kBoth:
+      return "both";
   }
   return "";
 }
 
-const StudyRun& StudyPlanner::run_of(std::size_t arm, RunPhase phase, const KeyValues& searched, std::int64_t seed) {
+const StudyRun& StudyPlanner::run_of(std::size_t arm, RunPhase phase, const KeyValues& searched,
+                                     std::int64_t seed) {
   const StudyArm& owner = study_.arms[arm];
   const std::string folder = folder_of(owner, searched, seed);
   const auto found = runs_.find(folder);
@@ -68,7 +74,8 @@ const StudyRun& StudyPlanner::run_of(std::size_t arm, RunPhase phase, const KeyV
       .first->second;
 }
 
-KeySearch StudyPlanner::search_key(std::size_t arm, const SearchKey& key, const OutcomeOf& outcome_of, ArmPlan& plan) {
+KeySearch StudyPlanner::search_key(std::size_t arm, const SearchKey& key, const OutcomeOf& outcome_of,
+                                   ArmPlan& plan) {
   const SearchOptions& options = study_.arms[arm].search;
   KeySearch search{key.path, key.values, {}, std::nullopt, Edge::kNone};
   for (std::int64_t extensions = 0;; ++extensions) {
@@ -81,7 +88,8 @@ KeySearch StudyPlanner::search_key(std::size_t arm, const SearchKey& key, const 
       for (const std::int64_t seed : options.seeds) {
         const StudyRun& run = run_of(arm, RunPhase::kSearch, searched, seed);
         const auto same = [&](const StudyRun& other) { return other.folder == run.folder; };
-        if (std::none_of(plan.search_runs.begin(), plan.search_runs.end(), same)) plan.search_runs.push_back(run);
+        if (std::none_of(plan.search_runs.begin(), plan.search_runs.end(), same))
+          plan.search_runs.push_back(run);
         const std::optional<double> outcome = outcome_of(run);
         finished &= outcome.has_value();
         outcomes.push_back(!outcome ? std::nan("") : std::isfinite(*outcome) ? *outcome : kInfinity);
@@ -90,7 +98,8 @@ KeySearch StudyPlanner::search_key(std::size_t arm, const SearchKey& key, const 
     if (!finished) return search;
     const std::size_t best = index_of_best(search.outcomes, study_.higher_is_better);
     search.edge = edge_of(best, search.values.size());
-    const double lower = rounded(search.values.front() / key.factor), higher = rounded(search.values.back() * key.factor);
+    const double lower = rounded(search.values.front() / key.factor),
+                 higher = rounded(search.values.back() * key.factor);
     if (search.edge == Edge::kNone || extensions == options.max_extensions) {
       search.best = search.values[best];
       return search;

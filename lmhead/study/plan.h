@@ -32,16 +32,16 @@ const char* to_string(Edge edge);
 /// The search of one key, as far as it has come.
 struct KeySearch {
   std::string path;
-  std::vector<double> values;                  // ascending, extensions included
-  std::vector<std::vector<double>> outcomes;   // [value][search seed]; NaN: not finished, infinite: diverged
-  std::optional<double> best;                  // nothing while candidates are missing
-  Edge edge = Edge::kNone;                     // of the best, once there is nothing more to extend
+  std::vector<double> values;                 // ascending, extensions included
+  std::vector<std::vector<double>> outcomes;  // [value][search seed]; NaN: not finished, infinite: diverged
+  std::optional<double> best;                 // nothing while candidates are missing
+  Edge edge = Edge::kNone;                    // of the best, once there is nothing more to extend
 };
 
 struct ArmPlan {
-  std::vector<KeySearch> search;  // keys that have begun
-  bool searched = false;          // every key has its best
-  KeyValues best;                 // of the keys that have one
+  std::vector<KeySearch> search;                         // keys that have begun
+  bool searched = false;                                 // every key has its best
+  KeyValues best;                                        // of the keys that have one
   std::vector<StudyRun> search_runs, confirmation_runs;  // the latter once `searched`
 };
 
@@ -59,8 +59,8 @@ class StudyPlanner {
  public:
   explicit StudyPlanner(const Study& study) : study_(study) {}
 
-  /// Searches come first, arm by arm; then confirmation seed by seed, so that a study cut short has whole pairs. Every
-  /// configuration is checked; throws on one that is wrong.
+  /// Searches come first, arm by arm; then confirmation seed by seed, so that a study cut short has whole
+  /// pairs. Every configuration is checked; throws on one that is wrong.
   StudyPlan plan(const OutcomeOf& outcome_of);
 
  private:

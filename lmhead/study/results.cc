@@ -6,16 +6,11 @@
 
 namespace lmhead {
 std::string unit_of(const std::string& metric) {
-  static const std::map<std::string, std::string> units = {{"loss", "nats/token"},
-                                                           {"bits_per_byte", "bits/byte"},
-                                                           {"tokens_per_second", "tokens/s"},
-                                                           {"wall_seconds", "s"},
-                                                           {"measure_seconds", "s"},
-                                                           {"peak_memory_bytes", "bytes"},
-                                                           {"tokens", "tokens"},
-                                                           {"parameters", "numbers"},
-                                                           {"parameters_head", "numbers"},
-                                                           {"parameters_body", "numbers"}};
+  static const std::map<std::string, std::string> units = {
+      {"loss", "nats/token"},        {"bits_per_byte", "bits/byte"}, {"tokens_per_second", "tokens/s"},
+      {"wall_seconds", "s"},         {"measure_seconds", "s"},       {"peak_memory_bytes", "bytes"},
+      {"tokens", "tokens"},          {"parameters", "numbers"},      {"parameters_head", "numbers"},
+      {"parameters_body", "numbers"}};
   const auto found = units.find(metric.substr(metric.rfind('.') + 1));
   return found == units.end() ? "" : found->second;
 }
@@ -28,8 +23,14 @@ void write_results(StudyProgress& progress) {
     if (run.phase == RunPhase::kSearch)
       for (const auto& [path, value] : run.searched) arm += " " + path + "=" + value.dump();
     const auto add = [&](const Json& at, const std::string& metric, const Json& value) {
-      text += Json{{"study", progress.study().name}, {"arm", arm},       {"seed", run.seed}, {"run", run.folder},
-                   {"step", at["step"]},             {"tokens", at["tokens"]}, {"metric", metric}, {"value", value},
+      text += Json{{"study", progress.study().name},
+                   {"arm", arm},
+                   {"seed", run.seed},
+                   {"run", run.folder},
+                   {"step", at["step"]},
+                   {"tokens", at["tokens"]},
+                   {"metric", metric},
+                   {"value", value},
                    {"unit", unit_of(metric)}}
                   .dump() +
               "\n";
@@ -39,13 +40,14 @@ void write_results(StudyProgress& progress) {
       if (!line.contains("step") || !line.contains("tokens")) continue;
       for (const auto& item : line.items())
         if (item.value().is_object())
-          flatten_numbers(item.key(), item.value(), [&](const auto& name, const Json& value) { add(line, name, value); });
+          flatten_numbers(item.key(), item.value(),
+                          [&](const auto& name, const Json& value) { add(line, name, value); });
       last = line;
     }
     const auto summary = read_summary(folder);
     if (!summary || last.is_null()) continue;
-    for (const char* key : {"wall_seconds", "measure_seconds", "tokens_per_second", "peak_memory_bytes", "parameters",
-                            "parameters_head", "parameters_body"})
+    for (const char* key : {"wall_seconds", "measure_seconds", "tokens_per_second", "peak_memory_bytes",
+                            "parameters", "parameters_head", "parameters_body"})
       if (summary->contains(key) && (*summary)[key].is_number()) add(last, key, (*summary)[key]);
   }
   write_file_atomic(progress.folder() / "results.jsonl", text);

@@ -15,7 +15,8 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr std::size_t kLargestRow = 8000;  // bytes, of which what observers said over training may fill the rest
+constexpr std::size_t kLargestRow =
+    8000;  // bytes, of which what observers said over training may fill the rest
 constexpr std::size_t kCurvePoints = 64;
 
 /// What of `json` differs from `defaults`; lists are compared whole.
@@ -58,7 +59,10 @@ Json curve_of(const Study& study, const std::vector<Json>& log) {
   std::vector<Json> lines;
   for (const Json& line : log)
     if (line.contains("validation")) lines.push_back(line);
-  Json curve = {{"step", Json::array()}, {"tokens", Json::array()}, {"wall_seconds", Json::array()}, {"loss", Json::array()}};
+  Json curve = {{"step", Json::array()},
+                {"tokens", Json::array()},
+                {"wall_seconds", Json::array()},
+                {"loss", Json::array()}};
   const bool other = study.outcome != "validation.loss";
   if (other) curve["outcome"] = Json::array();
   for (const Json& line : thinned(lines)) {
@@ -72,14 +76,17 @@ Json curve_of(const Study& study, const std::vector<Json>& log) {
   return curve;
 }
 
-bool is_observation(const std::string& key, const Json& value) { return value.is_object() && key != "validation"; }
+bool is_observation(const std::string& key, const Json& value) {
+  return value.is_object() && key != "validation";
+}
 
 Json last_observations(const std::vector<Json>& log) {
   Json last = Json::object();
   for (const Json& line : log)
     for (const auto& item : line.items())
       if (is_observation(item.key(), item.value()))
-        flatten_numbers(item.key(), item.value(), [&](const std::string& name, const Json& value) { last[name] = value; });
+        flatten_numbers(item.key(), item.value(),
+                        [&](const std::string& name, const Json& value) { last[name] = value; });
   return last;
 }
 
@@ -105,7 +112,8 @@ Json observation_curves(const std::vector<Json>& log) {
 }
 
 Json identified_row(const Study& study, const StudyRun& run, const RunIdentity& identity) {
-  Json row = {{"study", study.name}, {"arm", run.arm_name}, {"phase", to_string(run.phase)}, {"seed", run.seed}};
+  Json row = {
+      {"study", study.name}, {"arm", run.arm_name}, {"phase", to_string(run.phase)}, {"seed", run.seed}};
   row["grid"] = Json::object();
   for (const auto& [path, value] : study.arms[run.arm].grid) row["grid"][path] = value;
   row["searched"] = Json::object();
@@ -166,8 +174,8 @@ const RunIdentity& RunIdentities::of(const StudyRun& run) {
   try {
     auto found = datasets_.find(data_key);
     if (found == datasets_.end()) {
-      const auto batches =
-          open_batches(configuration.data, std::uint64_t(configuration.training.seed), configuration.model.vocab_size);
+      const auto batches = open_batches(configuration.data, std::uint64_t(configuration.training.seed),
+                                        configuration.model.vocab_size);
       found = datasets_.emplace(data_key, std::pair(batches->content_hash(), batches->vocab_size())).first;
     }
     identity.dataset = found->second.first;
@@ -175,9 +183,9 @@ const RunIdentity& RunIdentities::of(const StudyRun& run) {
     const std::string flops_key = run.configuration["model"].dump() + run.configuration["head"].dump() +
                                   data["sequence_length"].dump() + std::to_string(vocab_size);
     const auto flops = flops_.find(flops_key);
-    identity.flops_per_token = flops != flops_.end()
-                                   ? flops->second
-                                   : (flops_[flops_key] = training_flops_per_token(configuration, vocab_size));
+    identity.flops_per_token =
+        flops != flops_.end() ? flops->second
+                              : (flops_[flops_key] = training_flops_per_token(configuration, vocab_size));
   } catch (const std::exception&) {  // no such data, or too large for memory: the run itself will say so
   }
   return runs_.emplace(run.folder, std::move(identity)).first->second;
@@ -191,8 +199,9 @@ RowFile::RowFile(const fs::path& path) : path_(path) {
   std::istringstream lines(text.substr(0, whole));
   for (std::string line; std::getline(lines, line);) {
     Json row = Json::parse(line, nullptr, /*allow_exceptions=*/false);
-    const bool usable = row.is_object() && row.contains("configuration") && row["configuration"].is_string() &&
-                        row.contains("outcome") && (row["outcome"].is_number() || row["outcome"].is_null());
+    const bool usable = row.is_object() && row.contains("configuration") &&
+                        row["configuration"].is_string() && row.contains("outcome") &&
+                        (row["outcome"].is_number() || row["outcome"].is_null());
     if (usable) add(std::move(row));
   }
 }
@@ -219,18 +228,21 @@ void RowFile::append(const Json& row) {
   add(row);
 }
 
-Json make_row(const Study& study, const StudyRun& run, const RunIdentity& identity, const fs::path& run_folder) {
+Json make_row(const Study& study, const StudyRun& run, const RunIdentity& identity,
+              const fs::path& run_folder) {
   const auto summary = read_summary(run_folder);
-  require(summary && summary->contains("final") && (*summary)["final"].is_object(), "study", run_folder.string(),
-          " must hold a summary with a final record, got none");
+  require(summary && summary->contains("final") && (*summary)["final"].is_object(), "study",
+          run_folder.string(), " must hold a summary with a final record, got none");
   const Json& final = (*summary)["final"];
   const Json* outcome = at_path(final, study.outcome);
   if (!outcome) outcome = at_path(*summary, study.outcome);
-  require(outcome && (outcome->is_number() || outcome->is_null()), "study", "outcome must be a path to a number in a run's final record, got \"",
-          study.outcome, "\"; that record has ", final.dump().substr(0, 200));
+  require(outcome && (outcome->is_number() || outcome->is_null()), "study",
+          "outcome must be a path to a number in a run's final record, got \"", study.outcome,
+          "\"; that record has ", final.dump().substr(0, 200));
   const Json* loss = at_path(final, "validation.loss");
   const bool diverged = outcome->is_null();  // JSON has no other way to say that a number was not finite
-  require(!diverged || !loss || loss->is_null(), "study", "outcome must be known at the end of a run, got null at \"", study.outcome, '"');
+  require(!diverged || !loss || loss->is_null(), "study",
+          "outcome must be known at the end of a run, got null at \"", study.outcome, '"');
 
   const std::vector<Json> log = read_log(run_folder);
   Json row = identified_row(study, run, identity);
@@ -249,12 +261,13 @@ Json make_row(const Study& study, const StudyRun& run, const RunIdentity& identi
     }
   }
   const Json curves = observation_curves(log);
-  if (!curves.empty() && row.dump().size() + curves.dump().size() < kLargestRow) row["observation_curves"] = curves;
+  if (!curves.empty() && row.dump().size() + curves.dump().size() < kLargestRow)
+    row["observation_curves"] = curves;
   return row;
 }
 
-Json make_diverged_row(const Study& study, const StudyRun& run, const RunIdentity& identity, const fs::path& run_folder,
-                       const std::string& error) {
+Json make_diverged_row(const Study& study, const StudyRun& run, const RunIdentity& identity,
+                       const fs::path& run_folder, const std::string& error) {
   Json row = identified_row(study, run, identity);
   row["outcome"] = nullptr;
   row["diverged"] = true;
@@ -266,7 +279,8 @@ Json make_diverged_row(const Study& study, const StudyRun& run, const RunIdentit
 
 double outcome_of(const Json& row) {
   const auto found = row.find("outcome");
-  return found != row.end() && found->is_number() ? found->get<double>() : std::numeric_limits<double>::infinity();
+  return found != row.end() && found->is_number() ? found->get<double>()
+                                                  : std::numeric_limits<double>::infinity();
 }
 
 }  // namespace lmhead

@@ -17,13 +17,13 @@ namespace lmhead {
 
 /// What tells two runs apart, wherever their data lies.
 struct RunIdentity {
-  std::string configuration;                // hash, see `configuration_hash`
-  std::optional<std::string> dataset;       // content hash; nothing where the data is not there
-  std::optional<double> flops_per_token;    // nothing where the data, and so the vocabulary, is not there
+  std::string configuration;              // hash, see `configuration_hash`
+  std::optional<std::string> dataset;     // content hash; nothing where the data is not there
+  std::optional<double> flops_per_token;  // nothing where the data, and so the vocabulary, is not there
 };
 
-/// A hash of every value that is not its key's default and can change a run's figures: not of `data.path`, threads or
-/// checkpoints. A new key with a neutral default changes no hash; two orders of keys give one.
+/// A hash of every value that is not its key's default and can change a run's figures: not of `data.path`,
+/// threads or checkpoints. A new key with a neutral default changes no hash; two orders of keys give one.
 std::string configuration_hash(const Json& complete);
 /// The values that are hashed.
 Json settings_of(const Json& complete);
@@ -34,7 +34,7 @@ class RunIdentities {
   const RunIdentity& of(const StudyRun& run);
 
  private:
-  std::map<std::string, RunIdentity> runs_;  // by folder
+  std::map<std::string, RunIdentity> runs_;                               // by folder
   std::map<std::string, std::pair<std::string, std::int64_t>> datasets_;  // content hash, vocabulary
   std::map<std::string, double> flops_;
 };
@@ -58,9 +58,10 @@ class RowFile {
   std::multimap<std::string, std::size_t> places_;  // by configuration hash
 };
 
-/// The row of a run that is finished in `run_folder`: its figures, its validation curve, what observers said last and, where a row
-/// stays below 8,000 bytes, over training. Throws where the outcome is not there.
-Json make_row(const Study& study, const StudyRun& run, const RunIdentity& identity, const std::filesystem::path& run_folder);
+/// The row of a run that is finished in `run_folder`: its figures, its validation curve, what observers said
+/// last and, where a row stays below 8,000 bytes, over training. Throws where the outcome is not there.
+Json make_row(const Study& study, const StudyRun& run, const RunIdentity& identity,
+              const std::filesystem::path& run_folder);
 
 /// The row of a run whose loss stopped being finite.
 Json make_diverged_row(const Study& study, const StudyRun& run, const RunIdentity& identity,

@@ -60,9 +60,10 @@ void train_and_tell(const Json& configuration, const fs::path& folder, int pipe)
     say(pipe, {{"step", record.step}});
   };
   try {
-    const bool finished = run_training(configuration, folder,
-                                       {.on_start = [&](std::int64_t first) { say(pipe, {{"step", first}}); },
-                                        .trainer = {.on_step = on_step, .should_stop = [] { return child_stop != 0; }}});
+    const bool finished =
+        run_training(configuration, folder,
+                     {.on_start = [&](std::int64_t first) { say(pipe, {{"step", first}}); },
+                      .trainer = {.on_step = on_step, .should_stop = [] { return child_stop != 0; }}});
     say(pipe, {{"end", finished ? "finished" : "stopped"}});
   } catch (const Divergence& error) {
     say(pipe, {{"end", "diverged"}, {"error", first_line(error.what())}});
@@ -82,8 +83,9 @@ RunEnd end_named(const std::string& name) {
 
 RunProcesses::RunProcesses(std::optional<int> threads) : threads_(threads.value_or(at::get_num_threads())) {
   at::set_num_threads(1);
-  require(count_threads() == 1, "study", "runs must be started before this process has threads of its own, got ",
-          count_threads(), " threads");
+  require(count_threads() == 1, "study",
+          "runs must be started before this process has threads of its own, got ", count_threads(),
+          " threads");
 }
 
 RunProcesses::~RunProcesses() {
@@ -131,11 +133,13 @@ void RunProcesses::start(std::size_t ticket, const Json& configuration, const fs
 }
 
 void RunProcesses::read_lines(Child& child, std::vector<RunEvent>& events) {
-  for (std::size_t end; (end = child.unread.find('\n')) != std::string::npos; child.unread.erase(0, end + 1)) {
+  for (std::size_t end; (end = child.unread.find('\n')) != std::string::npos;
+       child.unread.erase(0, end + 1)) {
     const Json line = Json::parse(child.unread.substr(0, end), nullptr, /*allow_exceptions=*/false);
     if (!line.is_object()) continue;
     if (line.contains("end"))
-      child.last = RunEvent{child.ticket, end_named(line["end"].get<std::string>()), 0, line.value("error", "")};
+      child.last =
+          RunEvent{child.ticket, end_named(line["end"].get<std::string>()), 0, line.value("error", "")};
     else
       events.push_back({child.ticket, std::nullopt, line.value("step", std::int64_t(0)), ""});
   }

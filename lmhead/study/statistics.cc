@@ -25,7 +25,8 @@ double quantile_of_sorted(const std::vector<double>& sorted, double probability)
 }
 
 /// Skewness of the jackknife values: the bootstrap's acceleration.
-double acceleration_of(std::size_t n, const std::function<double(const std::vector<std::size_t>&)>& statistic) {
+double acceleration_of(std::size_t n,
+                       const std::function<double(const std::vector<std::size_t>&)>& statistic) {
   std::vector<double> left_out;
   for (std::size_t out = 0; out < n; ++out) {
     std::vector<std::size_t> indices;
@@ -50,7 +51,8 @@ std::vector<double> ranks_of(const std::vector<double>& values) {
   for (std::size_t first = 0; first < order.size();) {
     std::size_t end = first + 1;
     while (end < order.size() && values[order[end]] == values[order[first]]) ++end;
-    for (std::size_t place = first; place < end; ++place) ranks[order[place]] = double(first + end - 1) / 2 + 1;
+    for (std::size_t place = first; place < end; ++place)
+      ranks[order[place]] = double(first + end - 1) / 2 + 1;
     first = end;
   }
   return ranks;
@@ -86,13 +88,15 @@ double student_t_quantile(double probability, double degrees_of_freedom) {
 }
 
 double student_t_two_sided(double t, double degrees_of_freedom) {
-  return 2 * boost::math::cdf(boost::math::complement(boost::math::students_t(degrees_of_freedom), std::abs(t)));
+  return 2 *
+         boost::math::cdf(boost::math::complement(boost::math::students_t(degrees_of_freedom), std::abs(t)));
 }
 
 std::optional<Interval> t_interval(const std::vector<double>& values, double confidence) {
   if (values.size() < 2) return std::nullopt;
   const auto n = double(values.size());
-  const double half = student_t_quantile((1 + confidence) / 2, n - 1) * standard_deviation(values) / std::sqrt(n);
+  const double half =
+      student_t_quantile((1 + confidence) / 2, n - 1) * standard_deviation(values) / std::sqrt(n);
   return Interval{mean(values) - half, mean(values) + half};
 }
 
@@ -106,11 +110,14 @@ std::optional<double> t_test(const std::vector<double>& values) {
 
 double sign_flip_test(const std::vector<double>& values) {
   const double observed = std::abs(std::accumulate(values.begin(), values.end(), 0.0));
-  const double scale = std::accumulate(values.begin(), values.end(), 0.0, [](double sum, double v) { return sum + std::abs(v); });
-  const double at_least = observed - 1e-12 * scale;  // sums of equal terms in another order differ in the last bits
+  const double scale = std::accumulate(values.begin(), values.end(), 0.0,
+                                       [](double sum, double v) { return sum + std::abs(v); });
+  const double at_least =
+      observed - 1e-12 * scale;  // sums of equal terms in another order differ in the last bits
   const auto sum_with = [&](auto&& flipped) {
     double sum = 0;
-    for (std::size_t index = 0; index < values.size(); ++index) sum += flipped(index) ? -values[index] : values[index];
+    for (std::size_t index = 0; index < values.size(); ++index)
+      sum += flipped(index) ? -values[index] : values[index];
     return std::abs(sum);
   };
   if (values.size() <= kExactSigns) {
@@ -131,16 +138,20 @@ std::optional<double> paired_effect_size(const std::vector<double>& values) {
   const double deviation = standard_deviation(values);
   if (deviation == 0) return std::nullopt;
   const double freedom = double(values.size()) - 1;
-  // J = Gamma(m / 2) / (sqrt(m / 2) Gamma((m - 1) / 2)); with one degree of freedom the second Gamma is infinite.
+  // J = Gamma(m / 2) / (sqrt(m / 2) Gamma((m - 1) / 2)); with one degree of freedom the second Gamma is
+  // infinite.
   const double correction =
-      freedom > 1 ? std::exp(std::lgamma(freedom / 2) - std::lgamma((freedom - 1) / 2)) / std::sqrt(freedom / 2) : 0;
+      freedom > 1
+          ? std::exp(std::lgamma(freedom / 2) - std::lgamma((freedom - 1) / 2)) / std::sqrt(freedom / 2)
+          : 0;
   return correction * mean(values) / deviation;
 }
 
 std::vector<double> holm_adjusted(const std::vector<double>& p_values) {
   std::vector<std::size_t> order(p_values.size());
   std::iota(order.begin(), order.end(), 0u);
-  std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) { return p_values[a] < p_values[b]; });
+  std::stable_sort(order.begin(), order.end(),
+                   [&](std::size_t a, std::size_t b) { return p_values[a] < p_values[b]; });
   std::vector<double> adjusted(p_values.size());
   double largest = 0;
   for (std::size_t place = 0; place < order.size(); ++place) {
@@ -150,9 +161,9 @@ std::vector<double> holm_adjusted(const std::vector<double>& p_values) {
   return adjusted;
 }
 
-std::optional<Interval> bootstrap_interval(std::size_t n,
-                                           const std::function<double(const std::vector<std::size_t>&)>& statistic,
-                                           std::string_view name, double confidence) {
+std::optional<Interval> bootstrap_interval(
+    std::size_t n, const std::function<double(const std::vector<std::size_t>&)>& statistic,
+    std::string_view name, double confidence) {
   if (n < 2) return std::nullopt;
   std::vector<std::size_t> indices(n);
   std::iota(indices.begin(), indices.end(), 0u);
@@ -166,8 +177,10 @@ std::optional<Interval> bootstrap_interval(std::size_t n,
   std::sort(resampled.begin(), resampled.end());
   const double low = (1 - confidence) / 2, high = 1 - low;
   // Half of the ties count as below, as in SciPy.
-  const auto below = double(std::lower_bound(resampled.begin(), resampled.end(), observed) - resampled.begin());
-  const auto not_above = double(std::upper_bound(resampled.begin(), resampled.end(), observed) - resampled.begin());
+  const auto below =
+      double(std::lower_bound(resampled.begin(), resampled.end(), observed) - resampled.begin());
+  const auto not_above =
+      double(std::upper_bound(resampled.begin(), resampled.end(), observed) - resampled.begin());
   const double share = (below + not_above) / 2 / kResamples;
   const double acceleration = acceleration_of(n, statistic);
   if (share <= 0 || share >= 1 || !std::isfinite(acceleration))
@@ -178,7 +191,8 @@ std::optional<Interval> bootstrap_interval(std::size_t n,
     const double z = bias + boost::math::quantile(normal, probability);
     return boost::math::cdf(normal, bias + z / (1 - acceleration * z));
   };
-  return Interval{quantile_of_sorted(resampled, corrected(low)), quantile_of_sorted(resampled, corrected(high))};
+  return Interval{quantile_of_sorted(resampled, corrected(low)),
+                  quantile_of_sorted(resampled, corrected(high))};
 }
 
 std::optional<Interval> bootstrap_mean_interval(const std::vector<double>& values) {
@@ -190,8 +204,8 @@ std::optional<Interval> bootstrap_mean_interval(const std::vector<double>& value
 }
 
 double spearman_correlation(const std::vector<double>& left, const std::vector<double>& right) {
-  require(left.size() == right.size(), "statistics", "both sides must have as many values, got ", left.size(), " and ",
-          right.size());
+  require(left.size() == right.size(), "statistics", "both sides must have as many values, got ", left.size(),
+          " and ", right.size());
   return correlation(ranks_of(left), ranks_of(right));
 }
 

@@ -22,14 +22,16 @@ const Json& member(const Json& json, const char* key, Json::value_t type, const 
 }
 
 std::string text_member(const Json& json, const char* key, const std::string& otherwise) {
-  return json.contains(key) ? member(json, key, Json::value_t::string, "a text").get<std::string>() : otherwise;
+  return json.contains(key) ? member(json, key, Json::value_t::string, "a text").get<std::string>()
+                            : otherwise;
 }
 
 void check_keys(const Json& json, const std::string& where, const std::vector<std::string>& known) {
   for (const auto& item : json.items()) {
     if (std::find(known.begin(), known.end(), item.key()) != known.end()) continue;
     const std::string nearest = nearest_word(item.key(), known);
-    fail("study", where, item.key(), " must be a known key", nearest.empty() ? "" : ", did you mean " + nearest + "?");
+    fail("study", where, item.key(), " must be a known key",
+         nearest.empty() ? "" : ", did you mean " + nearest + "?");
   }
 }
 
@@ -43,8 +45,8 @@ std::vector<std::string> read_texts(const Json& json, const std::string& name) {
 std::vector<std::int64_t> read_seeds(const Json& json, const std::string& name) {
   std::vector<std::int64_t> seeds;
   for (const Json& seed : typed(json, name, Json::value_t::array, "a list of integers")) {
-    require(seed.is_number_integer() && (seed.is_number_unsigned() || seed.get<std::int64_t>() >= 0), "study", name,
-            " must be integers of at least 0, got ", seed.dump());
+    require(seed.is_number_integer() && (seed.is_number_unsigned() || seed.get<std::int64_t>() >= 0), "study",
+            name, " must be integers of at least 0, got ", seed.dump());
     seeds.push_back(seed.get<std::int64_t>());
   }
   require(!seeds.empty(), "study", name, " must hold at least one seed, got none");
@@ -79,7 +81,8 @@ void read_search(const Json& json, const std::string& name, SearchOptions& optio
     options.keys.clear();
     return;
   }
-  check_keys(typed(json, name, Json::value_t::object, "an object"), name + ".", {"keys", "seeds", "max_extensions"});
+  check_keys(typed(json, name, Json::value_t::object, "an object"), name + ".",
+             {"keys", "seeds", "max_extensions"});
   if (json.contains("keys"))
     for (const auto& item : typed(json["keys"], name + ".keys", Json::value_t::object, "an object").items()) {
       const SearchKey key = read_search_key(item.key(), item.value());
@@ -109,7 +112,8 @@ std::vector<StudyArm> read_arms(const Json& json, const SearchOptions& search) {
     StudyArm arm;
     arm.name = member(item, "name", Json::value_t::string, "a text in every arm").get<std::string>();
     arm.choice = arm.name;
-    require(names.insert(arm.name).second, "study", "arms must have names that differ, got \"", arm.name, "\" twice");
+    require(names.insert(arm.name).second, "study", "arms must have names that differ, got \"", arm.name,
+            "\" twice");
     arm.search = search;
     if (item.contains("set"))
       for (const auto& entry : member(item, "set", Json::value_t::object, "an object in an arm").items())
@@ -145,11 +149,13 @@ std::vector<StudyArm> spread_over_grid(std::vector<StudyArm> arms, const Json& j
 
 void check_arm(const Study& study, const StudyArm& arm) {
   if (arm.search.keys.empty()) return;
-  require(!arm.search.seeds.empty(), "study", "search.seeds must be a list of integers where keys are searched, got nothing");
+  require(!arm.search.seeds.empty(), "study",
+          "search.seeds must be a list of integers where keys are searched, got nothing");
   for (const std::int64_t seed : arm.search.seeds)
-    require(std::find(study.seeds.begin(), study.seeds.end(), seed) == study.seeds.end(), "study",
-            "search.seeds must share no seed with seeds (what was tuned on a seed cannot be tested on it), got ", seed,
-            " in both");
+    require(
+        std::find(study.seeds.begin(), study.seeds.end(), seed) == study.seeds.end(), "study",
+        "search.seeds must share no seed with seeds (what was tuned on a seed cannot be tested on it), got ",
+        seed, " in both");
 }
 
 void check_choice(const Study& study, const std::string& name, const std::string& where) {
@@ -157,7 +163,8 @@ void check_choice(const Study& study, const std::string& name, const std::string
   for (const StudyArm& arm : study.arms) known.push_back(arm.choice);
   if (std::find(known.begin(), known.end(), name) != known.end()) return;
   const std::string nearest = nearest_word(name, known);
-  fail("study", where, " must be the name of an arm, got \"", name, '"', nearest.empty() ? "" : ", did you mean " + nearest + "?");
+  fail("study", where, " must be the name of an arm, got \"", name, '"',
+       nearest.empty() ? "" : ", did you mean " + nearest + "?");
 }
 
 /// Every comparison at every place of the grid, each pair once.
@@ -173,8 +180,10 @@ std::vector<Comparison> read_comparisons(const Study& study, const Json& json) {
       }
   };
   for (const Json& item : typed(json, "comparisons", Json::value_t::array, "a list of comparisons")) {
-    check_keys(typed(item, "a comparison", Json::value_t::object, "an object"), "comparisons.", {"baseline", "arms"});
-    const std::string baseline = member(item, "baseline", Json::value_t::string, "the name of an arm").get<std::string>();
+    check_keys(typed(item, "a comparison", Json::value_t::object, "an object"), "comparisons.",
+               {"baseline", "arms"});
+    const std::string baseline =
+        member(item, "baseline", Json::value_t::string, "the name of an arm").get<std::string>();
     check_choice(study, baseline, "comparisons.baseline");
     if (!item.contains("arms")) {
       add(baseline, nullptr);
@@ -192,9 +201,10 @@ void check_source(const Study& study) {
   check_keys(typed(study.source, "source", Json::value_t::object, "an object"), "source.",
              {"paper", "claim", "reported", "expected_sign"});
   if (study.source.contains("reported"))
-    for (const Json& item : typed(study.source["reported"], "source.reported", Json::value_t::array, "a list")) {
-      check_keys(typed(item, "source.reported", Json::value_t::object, "a list of objects"), "source.reported.",
-                 {"arm", "baseline", "difference", "interval", "note"});
+    for (const Json& item :
+         typed(study.source["reported"], "source.reported", Json::value_t::array, "a list")) {
+      check_keys(typed(item, "source.reported", Json::value_t::object, "a list of objects"),
+                 "source.reported.", {"arm", "baseline", "difference", "interval", "note"});
       check_choice(study, member(item, "arm", Json::value_t::string, "the name of an arm").get<std::string>(),
                    "source.reported.arm");
       require(item.contains("difference") && item["difference"].is_number(), "study",
@@ -205,10 +215,12 @@ void check_source(const Study& study) {
               "source.reported.interval must be two numbers, got ", ends.dump());
     }
   if (!study.source.contains("expected_sign")) return;
-  for (const auto& item : typed(study.source["expected_sign"], "source.expected_sign", Json::value_t::object, "an object").items()) {
+  for (const auto& item :
+       typed(study.source["expected_sign"], "source.expected_sign", Json::value_t::object, "an object")
+           .items()) {
     check_choice(study, item.key(), "source.expected_sign");
-    require(item.value() == "+" || item.value() == "-" || item.value() == "0", "study", "source.expected_sign.", item.key(),
-            " must be \"+\", \"-\" or \"0\", got ", item.value().dump());
+    require(item.value() == "+" || item.value() == "-" || item.value() == "0", "study",
+            "source.expected_sign.", item.key(), " must be \"+\", \"-\" or \"0\", got ", item.value().dump());
   }
 }
 
@@ -216,8 +228,9 @@ void check_source(const Study& study) {
 
 Study read_study(const Json& json, const std::vector<std::string>& overrides) {
   require(json.is_object(), "study", "a study must be an object, got ", json.type_name());
-  check_keys(json, "", {"name", "description", "source", "base", "arms", "grid", "search", "seeds", "outcome",
-                        "higher_is_better", "comparisons", "margin", "reach", "keep", "limits"});
+  check_keys(json, "",
+             {"name", "description", "source", "base", "arms", "grid", "search", "seeds", "outcome",
+              "higher_is_better", "comparisons", "margin", "reach", "keep", "limits"});
   Study study;
   study.json = json;
   study.name = member(json, "name", Json::value_t::string, "a text").get<std::string>();
@@ -230,7 +243,8 @@ Study read_study(const Json& json, const std::vector<std::string>& overrides) {
   study.seeds = {0};
   if (json.contains("seeds")) study.seeds = read_seeds(json["seeds"], "seeds");
   if (json.contains("higher_is_better"))
-    study.higher_is_better = member(json, "higher_is_better", Json::value_t::boolean, "true or false").get<bool>();
+    study.higher_is_better =
+        member(json, "higher_is_better", Json::value_t::boolean, "true or false").get<bool>();
   if (json.contains("margin")) study.margin = read_number(json["margin"], "margin", 0);
   if (json.contains("keep")) study.keep = read_texts(json["keep"], "keep");
   if (json.contains("limits")) study.limits = read_texts(json["limits"], "limits");

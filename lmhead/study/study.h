@@ -1,4 +1,5 @@
-// What a study is: arms that differ in some keys, what of them is searched, over which seeds, and what is compared.
+// What a study is: arms that differ in some keys, what of them is searched, over which seeds, and what is
+// compared.
 #pragma once
 
 #include <nlohmann/json.hpp>
@@ -43,21 +44,21 @@ struct Comparison {
 
 struct Study {
   std::string name, description;
-  Json base;                    // a run configuration
-  std::vector<StudyArm> arms;   // the arms of the file times its grid; at least one
+  Json base;                   // a run configuration
+  std::vector<StudyArm> arms;  // the arms of the file times its grid; at least one
   std::vector<std::int64_t> seeds;
   std::string outcome = "validation.loss";  // dotted path into a run's final record
   bool higher_is_better = false;
-  std::optional<double> margin;             // smallest difference that would matter
+  std::optional<double> margin;  // smallest difference that would matter
   std::vector<Comparison> comparisons;
-  std::string reach = "worst";              // whose final outcome others are to reach: an arm's name, or "worst"
-  std::vector<std::string> keep;            // dotted paths of the summary that rows hold beside the usual
-  Json source, limits;                      // as written; null where there is none
-  Json json;                                // as written, overrides applied, for the study's folder
+  std::string reach = "worst";    // whose final outcome others are to reach: an arm's name, or "worst"
+  std::vector<std::string> keep;  // dotted paths of the summary that rows hold beside the usual
+  Json source, limits;            // as written; null where there is none
+  Json json;                      // as written, overrides applied, for the study's folder
 };
 
-/// Reads a study file (docs/files.md, "A study file"). Overrides replace values of the base. Throws on unknown keys, wrong types,
-/// search seeds that are seeds too, and names of arms that are not there.
+/// Reads a study file (docs/files.md, "A study file"). Overrides replace values of the base. Throws on
+/// unknown keys, wrong types, search seeds that are seeds too, and names of arms that are not there.
 Study read_study(const Json& json, const std::vector<std::string>& overrides);
 
 /// The arm's configuration with what was searched put in, complete and checked.

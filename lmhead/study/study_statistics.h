@@ -5,8 +5,8 @@
 
 namespace lmhead {
 
-/// The content of statistics.json (docs/files.md) from the rows there are; runs that are missing are counted, not guessed. Computing
-/// it takes about a millisecond a comparison for the bootstrap.
+/// The content of statistics.json (docs/files.md) from the rows there are; runs that are missing are counted,
+/// not guessed. Computing it takes about a millisecond a comparison for the bootstrap.
 Json study_statistics(StudyProgress& progress);
 
 }  // namespace lmhead

@@ -30,7 +30,8 @@ const char* to_string(Finding finding);
 
 struct Verdict {
   Finding finding;
-  std::optional<std::int64_t> more_seeds;  // of `kUndecided`: about so many would decide; nothing: more than `kMostSeeds`
+  std::optional<std::int64_t>
+      more_seeds;  // of `kUndecided`: about so many would decide; nothing: more than `kMostSeeds`
   std::string words;
 };
 
@@ -44,9 +45,11 @@ struct VerdictRule {
 Verdict decide(const PairedStatistics& statistics, const VerdictRule& rule);
 
 /// How our figures stand to a source's difference and, where it gave one, its interval.
-std::string compare_with_source(const PairedStatistics& statistics, double difference, const std::optional<Interval>& interval);
+std::string compare_with_source(const PairedStatistics& statistics, double difference,
+                                const std::optional<Interval>& interval);
 /// The same where the source gave nothing but a sign: '+', '-' or '0'.
-std::string compare_with_sign(const PairedStatistics& statistics, char sign, const std::optional<double>& margin);
+std::string compare_with_sign(const PairedStatistics& statistics, char sign,
+                              const std::optional<double>& margin);
 
 /// "+0.063 [0.041, 0.086]", with three significant digits of the interval's width.
 std::string format_difference(double difference, const std::optional<Interval>& interval);

@@ -1,4 +1,4 @@
-"""Runs a Python verb: python -m lmhead prepare | report | tensorboard; native verbs call the others."""
+"""Runs a Python verb: python -m lmhead prepare | report | study-document | tensorboard; native verbs call the others."""
 
 from __future__ import annotations
 
@@ -15,7 +15,11 @@ VERBS = {
     "measurement-report": "write the figures of lmhead measure as one HTML file",
     "tokenizer": "encode and decode text for lmhead sample",
 }
-MODULES = {"fetch": "hub", "measurement-report": "measurement_report", "study-document": "study_document"}  # where the name is not the verb's
+MODULES = {  # where the name is not the verb's
+    "fetch": "hub",
+    "measurement-report": "measurement_report",
+    "study-document": "study_document",
+}
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -66,9 +66,9 @@ def arms_section(statistics: dict[str, Any]) -> list[str]:
             best += " (at an edge: " + ", ".join(f"`{key}`" for key in arm["at_an_edge"]) + ")"
         if arm["search"] and not arm["search_finished"]:
             best += " (still searched)"
-        notes = [f"{arm['diverged']} diverged"] * bool(arm["diverged"]) + [f"{arm['missing']} missing"] * bool(
-            arm["missing"]
-        )
+        notes = [f"{arm['diverged']} diverged"] * bool(arm["diverged"]) + [
+            f"{arm['missing']} missing"
+        ] * bool(arm["missing"])
         seeds = str(len(arm["seeds"])) + (f" ({', '.join(notes)})" if notes else "")
         row = [arm["arm"], *([best] if searched else []), seeds, number(arm["mean"], 4)]
         row += [number(arm["standard_deviation"], 4), compact(arm["flops"]), duration(arm["wall_seconds"])]
@@ -96,12 +96,24 @@ def comparisons_section(statistics: dict[str, Any]) -> list[str]:
         )
     if not rows:
         return []
-    head = ["difference", "seeds", "mean, 95 % t interval", "bootstrap", "g", "p", "p (signs)", "p (Holm)", "verdict"]
+    head = [
+        "difference",
+        "seeds",
+        "mean, 95 % t interval",
+        "bootstrap",
+        "g",
+        "p",
+        "p (signs)",
+        "p (Holm)",
+        "verdict",
+    ]
     better = "Higher" if statistics["higher_is_better"] else "Lower"
     margin = statistics["margin"]
     words = f"Paired by seed, arm less baseline. {better} is better"
     words += f"; the smallest difference that would matter was set at {compact(margin)}." if margin else "."
-    words += " How each figure is computed, and the rule behind the verdicts: [statistics.md](../statistics.md)."
+    words += (
+        " How each figure is computed, and the rule behind the verdicts: [statistics.md](../statistics.md)."
+    )
     return ["## Comparisons", "", *table(head, rows), "", words, ""]
 
 
@@ -141,8 +153,15 @@ def equal_cost_section(statistics: dict[str, Any]) -> list[str]:
         rows.append(row)
     if not rows:
         return []
-    lines = ["## At equal cost", "", *table(["difference", *(f"equal {name}" for name in costs.values())], rows), ""]
-    lines += ["Read from the validation curves at the largest budget that every run of a pair reaches, linearly in the"]
+    lines = [
+        "## At equal cost",
+        "",
+        *table(["difference", *(f"equal {name}" for name in costs.values())], rows),
+        "",
+    ]
+    lines += [
+        "Read from the validation curves at the largest budget that every run of a pair reaches, linearly in the"
+    ]
     lines += ["logarithm of the cost. Before its last step a run's learning rate has not yet come down.", ""]
     return lines
 
@@ -154,12 +173,21 @@ def reach_section(statistics: dict[str, Any]) -> list[str]:
         for key in ("tokens", "flops", "wall_seconds"):
             part = one[key]
             never = f"; never on {len(part['never'])} seeds" if part["never"] else ""
-            row.append((difference(part["ratio"], part["interval"], sign=False) if part["ratio"] else "—") + never)
+            row.append(
+                (difference(part["ratio"], part["interval"], sign=False) if part["ratio"] else "—") + never
+            )
         rows.append(row)
     if not rows:
         return []
     head = ["arm", "reaches the final outcome of", "with tokens fewer by", "FLOPs fewer by", "time less by"]
-    return ["## Cost to reach the same", "", *table(head, rows), "", "Factors, geometric means over seeds with 95 % intervals.", ""]
+    return [
+        "## Cost to reach the same",
+        "",
+        *table(head, rows),
+        "",
+        "Factors, geometric means over seeds with 95 % intervals.",
+        "",
+    ]
 
 
 def render(statistics: dict[str, Any], name: str, commands: list[str], plots: list[tuple[str, str]]) -> str:
@@ -183,7 +211,12 @@ def render(statistics: dict[str, Any], name: str, commands: list[str], plots: li
         f"study `{statistics['configuration']}`, data {', '.join(f'`{text}`' for text in runs['datasets'])}",
         f"lmhead {', '.join(runs['versions'])}",
     ]
-    lines += [*(f"- {fact}" for fact in facts), "", "The runs (finished ones are taken from the rows), and this document from them:", ""]
+    lines += [
+        *(f"- {fact}" for fact in facts),
+        "",
+        "The runs (finished ones are taken from the rows), and this document from them:",
+        "",
+    ]
     lines += ["```", *commands, "```", ""]
     return "\n".join(lines)
 
@@ -208,7 +241,9 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("study", metavar="STUDY.json")
     parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="as lmhead study had them")
-    parser.add_argument("--rows", metavar="FILE", help="the rows of finished runs (default: studies/rows/NAME.jsonl)")
+    parser.add_argument(
+        "--rows", metavar="FILE", help="the rows of finished runs (default: studies/rows/NAME.jsonl)"
+    )
     parser.add_argument("--out", metavar="FILE.md", help="where to write (default: docs/results/NAME.md)")
     arguments = parser.parse_args(argv)
     study = Path(arguments.study)
@@ -219,7 +254,10 @@ def main(argv: list[str] | None = None) -> int:
             raise DocumentError(f"the rows must be a file, got {str(rows)!r}, which is none")
         statistics = compute_statistics(study, rows, arguments.overrides)
         request = shlex.join([str(study), *arguments.overrides, "--rows", str(rows)])
-        commands = [f"lmhead study {request} && \\", f"  lmhead study-document {request} --out {shlex.quote(str(out))}"]
+        commands = [
+            f"lmhead study {request} && \\",
+            f"  lmhead study-document {request} --out {shlex.quote(str(out))}",
+        ]
         write(statistics, out, commands)
     except DocumentError as error:
         print(f"[study-document] {error}", file=sys.stderr)

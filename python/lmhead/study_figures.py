@@ -48,11 +48,15 @@ def differences(statistics: dict[str, Any], file: Path) -> bool:
     with pyplot.rc_context(STYLE):
         figure, axes = pyplot.subplots(figsize=(7, 0.8 + 0.45 * len(shown)))
         for place, one in enumerate(shown):
-            axes.scatter(one["differences"], [place] * len(one["differences"]), s=10, color="#999999", zorder=2)
+            axes.scatter(
+                one["differences"], [place - 0.18] * len(one["differences"]), s=10, color="#777777", zorder=3
+            )
             draw_interval(axes, place, one["mean_difference"], one.get("interval"), COLORS[0], "o")
             source = one.get("source") or {}
             if source.get("difference") is not None:
-                draw_interval(axes, place + 0.25, source["difference"], source.get("interval"), COLORS[1], "D")
+                draw_interval(
+                    axes, place + 0.25, source["difference"], source.get("interval"), COLORS[1], "D"
+                )
         axes.axvline(0, color="#000000", linewidth=0.8)
         margin = statistics["margin"]
         if margin:
@@ -61,7 +65,7 @@ def differences(statistics: dict[str, Any], file: Path) -> bool:
         axes.set_ylim(len(shown) - 0.4, -0.6)
         axes.set_xlabel(plain("difference in " + label_of(statistics)))
         axes.plot([], [], "o-", color=COLORS[0], label="here: mean, 95 % t interval")
-        axes.plot([], [], "o", color="#999999", markersize=3, label="one seed")
+        axes.plot([], [], "o", color="#777777", markersize=3, label="one seed")
         if any((one.get("source") or {}).get("difference") is not None for one in shown):
             axes.plot([], [], "D-", color=COLORS[1], label="as the source reported")
         axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
@@ -69,7 +73,9 @@ def differences(statistics: dict[str, Any], file: Path) -> bool:
     return True
 
 
-def draw_interval(axes: Any, place: float, value: float, interval: list[float] | None, color: str, marker: str) -> None:
+def draw_interval(
+    axes: Any, place: float, value: float, interval: list[float] | None, color: str, marker: str
+) -> None:
     if interval:
         axes.plot(interval, [place, place], color=color, linewidth=2)
     axes.plot([value], [place], marker, color=color, markersize=5)
@@ -83,7 +89,10 @@ def curves(statistics: dict[str, Any], file: Path) -> bool:
     with pyplot.rc_context(STYLE):
         figure, axes = pyplot.subplots(figsize=(7, 4))
         for index, arm in enumerate(shown):
-            style = {"color": COLORS[index % len(COLORS)], "linestyle": DASHES[index // len(COLORS) % len(DASHES)]}
+            style = {
+                "color": COLORS[index % len(COLORS)],
+                "linestyle": DASHES[index // len(COLORS) % len(DASHES)],
+            }
             curve = arm["curve"]
             mean = [float("nan") if value is None else value for value in curve["mean"]]
             axes.plot(curve["tokens"], mean, linewidth=1.5, marker=".", label=plain(arm["arm"]), **style)

@@ -13,13 +13,27 @@ PROGRAM = Path(__file__).resolve().parents[2] / "build" / "release" / "bin" / "s
 pytestmark = pytest.mark.skipif(not PROGRAM.exists(), reason="the release build is not there")
 
 DRAW = np.random.default_rng(3)
-SAMPLES = [list(map(float, sample)) for sample in (
-    DRAW.normal(0.06, 0.02, 5), DRAW.normal(0, 1, 5), DRAW.normal(-2, 1, 8), DRAW.exponential(1, 12) - 0.3,
-    DRAW.normal(0.2, 1, 20), DRAW.normal(0.1, 1, 30), [0.1, 0.3], [1, 1, 2, 2, 2, 9])]
-PAIRS = [[list(map(float, x)), list(map(float, y))] for x, y in (
-    (DRAW.normal(size=30), DRAW.normal(size=30)),
-    (np.arange(12), np.arange(12) ** 2 + DRAW.normal(0, 20, 12)),
-    (DRAW.integers(0, 4, 40), DRAW.integers(0, 4, 40)))]
+SAMPLES = [
+    list(map(float, sample))
+    for sample in (
+        DRAW.normal(0.06, 0.02, 5),
+        DRAW.normal(0, 1, 5),
+        DRAW.normal(-2, 1, 8),
+        DRAW.exponential(1, 12) - 0.3,
+        DRAW.normal(0.2, 1, 20),
+        DRAW.normal(0.1, 1, 30),
+        [0.1, 0.3],
+        [1, 1, 2, 2, 2, 9],
+    )
+]
+PAIRS = [
+    [list(map(float, x)), list(map(float, y))]
+    for x, y in (
+        (DRAW.normal(size=30), DRAW.normal(size=30)),
+        (np.arange(12), np.arange(12) ** 2 + DRAW.normal(0, 20, 12)),
+        (DRAW.integers(0, 4, 40), DRAW.integers(0, 4, 40)),
+    )
+]
 P_VALUES = [0.01, 0.04, 0.03, 0.005, 0.5, 0.9]
 T = [[2.1, 4, 0.975], [-0.3, 1, 0.9], [12.0, 9, 0.5], [0.0, 30, 0.001], [5.0, 1.5, 0.2]]
 
@@ -27,7 +41,9 @@ T = [[2.1, 4, 0.975], [-0.3, 1, 0.9], [12.0, 9, 0.5], [0.0, 30, 0.001], [5.0, 1.
 @pytest.fixture(scope="module")
 def ours():
     request = json.dumps({"samples": SAMPLES, "pairs": PAIRS, "p_values": P_VALUES, "t": T})
-    return json.loads(subprocess.run([PROGRAM], input=request, capture_output=True, text=True, check=True).stdout)
+    return json.loads(
+        subprocess.run([PROGRAM], input=request, capture_output=True, text=True, check=True).stdout
+    )
 
 
 def test_students_t_is_scipys(ours):
@@ -51,7 +67,9 @@ def test_paired_statistics_are_scipys(ours, index):
 @pytest.mark.parametrize("index", [i for i, sample in enumerate(SAMPLES) if len(sample) <= 12])
 def test_exact_sign_flips_are_scipys(ours, index):
     # SciPy doubles the smaller tail; around zero the two tails of sign flips are mirror images.
-    test = stats.permutation_test((np.array(SAMPLES[index]),), np.sum, permutation_type="samples", n_resamples=np.inf)
+    test = stats.permutation_test(
+        (np.array(SAMPLES[index]),), np.sum, permutation_type="samples", n_resamples=np.inf
+    )
     assert ours["samples"][index]["sign_flip_p"] == pytest.approx(min(1, test.pvalue), rel=1e-12)
 
 
@@ -63,10 +81,13 @@ def test_random_sign_flips_are_near_students_t(ours):
 @pytest.mark.parametrize("index", [i for i, sample in enumerate(SAMPLES) if len(sample) > 2])
 def test_bootstrap_intervals_are_scipys_up_to_chance(ours, index):
     sample = np.array(SAMPLES[index])
-    want = stats.bootstrap((sample,), np.mean, method="BCa", n_resamples=40000,
-                           rng=np.random.default_rng(1)).confidence_interval
+    want = stats.bootstrap(
+        (sample,), np.mean, method="BCa", n_resamples=40000, rng=np.random.default_rng(1)
+    ).confidence_interval
     width = want.high - want.low
-    assert ours["samples"][index]["bootstrap_interval"] == pytest.approx([want.low, want.high], abs=0.06 * width)
+    assert ours["samples"][index]["bootstrap_interval"] == pytest.approx(
+        [want.low, want.high], abs=0.06 * width
+    )
 
 
 @pytest.mark.parametrize("index", range(len(PAIRS)))
@@ -74,8 +95,15 @@ def test_spearman_is_scipys(ours, index):
     left, right = map(np.array, PAIRS[index])
     got = ours["pairs"][index]
     assert got["spearman"] == pytest.approx(stats.spearmanr(left, right).statistic, rel=1e-10)
-    want = stats.bootstrap((left, right), lambda a, b: stats.spearmanr(a, b).statistic, paired=True, vectorized=False,
-                           method="BCa", n_resamples=2000, rng=np.random.default_rng(1)).confidence_interval
+    want = stats.bootstrap(
+        (left, right),
+        lambda a, b: stats.spearmanr(a, b).statistic,
+        paired=True,
+        vectorized=False,
+        method="BCa",
+        n_resamples=2000,
+        rng=np.random.default_rng(1),
+    ).confidence_interval
     assert got["interval"] == pytest.approx([want.low, want.high], abs=0.1 * (want.high - want.low))
 
 
@@ -83,5 +111,6 @@ def test_holm_is_the_step_down_procedure(ours):
     order = np.argsort(P_VALUES)
     want = np.empty(len(P_VALUES))
     want[order] = np.maximum.accumulate(
-        [min(1, (len(P_VALUES) - place) * P_VALUES[i]) for place, i in enumerate(order)])
+        [min(1, (len(P_VALUES) - place) * P_VALUES[i]) for place, i in enumerate(order)]
+    )
     assert ours["holm"] == pytest.approx(want.tolist(), rel=1e-12)

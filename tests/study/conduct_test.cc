@@ -74,7 +74,8 @@ TEST_F(StudyConduct, NeedsNoRunWhoseRowIsThere) {
   // The same data in another place, on a machine that was killed while it wrote.
   write_dataset(scratch_ / "moved");
   write_text(rows, content + "{\"study\":\"ti");
-  const Study moved = read_study(short_search(searching_study_json()), {"data.path=" + (scratch_ / "moved").string()});
+  const Study moved =
+      read_study(short_search(searching_study_json()), {"data.path=" + (scratch_ / "moved").string()});
   InlineWorkers second;
   StudyProgress there(moved, scratch_ / "there", rows);
   EXPECT_TRUE(run_study(there, second, second.control()));
@@ -119,8 +120,9 @@ TEST_F(StudyConduct, AdoptsRunsThatFinishedWithoutARow) {
 TEST_F(StudyConduct, CountsDivergenceAsAResultAndFailureAsNone) {
   Json json = study_json();
   json["seeds"] = {0};
-  json["arms"].push_back({{"name", "diverges"},
-                          {"set", {{"optimizer.type", "sgd"}, {"optimizer.learning_rate", 1e30}, {"training.clip_norm", 0}}}});
+  json["arms"].push_back(
+      {{"name", "diverges"},
+       {"set", {{"optimizer.type", "sgd"}, {"optimizer.learning_rate", 1e30}, {"training.clip_norm", 0}}}});
   json["comparisons"] = {{{"baseline", "full"}}};
   const auto run = [&](const char* folder) {
     const Study study = read_study(json, {});
@@ -153,7 +155,8 @@ TEST_F(StudyConduct, RefusesAnOutcomeThatIsNotThere) {
   InlineWorkers workers;
   StudyProgress progress(study, scratch_ / "study", scratch_ / "rows.jsonl");
   EXPECT_FALSE(run_study(progress, workers, workers.control()));
-  EXPECT_NE(workers.failures[0].find("outcome must be a path to a number"), std::string::npos) << workers.failures[0];
+  EXPECT_NE(workers.failures[0].find("outcome must be a path to a number"), std::string::npos)
+      << workers.failures[0];
 }
 
 TEST_F(StudyConduct, TellsWhatIsDoneAndWhatItCosts) {
@@ -234,7 +237,8 @@ TEST_F(StudyResults, StatisticsAreThoseOfTheRuns) {
   const Json statistics = study_statistics(progress);
   std::vector<double> loss[2];
   for (const StudyRun& run : progress.plan().runs)
-    loss[run.arm].push_back(figures_of(scratch_ / "study" / run.folder).back()["validation"]["loss"].get<double>());
+    loss[run.arm].push_back(
+        figures_of(scratch_ / "study" / run.folder).back()["validation"]["loss"].get<double>());
   for (std::size_t arm = 0; arm < 2; ++arm) {
     EXPECT_NEAR(statistics["arms"][arm]["mean"].get<double>(), mean(loss[arm]), 1e-12);
     EXPECT_NEAR(statistics["arms"][arm]["figures"]["validation.loss"].get<double>(), mean(loss[arm]), 1e-12);
@@ -252,7 +256,8 @@ TEST_F(StudyResults, StatisticsAreThoseOfTheRuns) {
   EXPECT_TRUE(compared["source"]["words"].is_string());
   EXPECT_EQ(statistics["runs"]["finished"], 6);
   EXPECT_GT(statistics["arms"][1]["figures"]["gradient_retention.destroyed_ratio"].get<double>(),
-            statistics["arms"][0]["figures"]["gradient_retention.destroyed_ratio"].get<double>());  // rank 2 against 16
+            statistics["arms"][0]["figures"]["gradient_retention.destroyed_ratio"]
+                .get<double>());  // rank 2 against 16
 }
 
 TEST(UnitOf, KnowsDottedNames) {

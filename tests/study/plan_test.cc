@@ -1,4 +1,5 @@
-// The plan of a study as a function of outcomes: extension at an edge, one key after another, order, shared runs.
+// The plan of a study as a function of outcomes: extension at an edge, one key after another, order, shared
+// runs.
 #include "lmhead/study/plan.h"
 
 #include <cmath>
@@ -129,12 +130,16 @@ TEST_F(StudyPlans, SearchOneKeyAtTheBestOfTheOthers) {
   const Study study = read_study(json, {});
   StudyPlanner planner(study);
   Landscape landscape([](const Json& configuration) {
-    return distance(rate_of(configuration), 0.02) + distance(configuration["optimizer"]["weight_decay"].get<double>(), 0.2);
+    return distance(rate_of(configuration), 0.02) +
+           distance(configuration["optimizer"]["weight_decay"].get<double>(), 0.2);
   });
   const StudyPlan plan = landscape.finish(planner);
-  EXPECT_EQ(plan.arms[1].best, (KeyValues{{"optimizer.learning_rate", 0.02}, {"optimizer.weight_decay", 0.2}}));
+  EXPECT_EQ(plan.arms[1].best,
+            (KeyValues{{"optimizer.learning_rate", 0.02}, {"optimizer.weight_decay", 0.2}}));
   for (const StudyRun& run : plan.arms[1].search_runs) {
-    if (run.searched.size() == 2) { EXPECT_EQ(rate_of(run.configuration), 0.02); }
+    if (run.searched.size() == 2) {
+      EXPECT_EQ(rate_of(run.configuration), 0.02);
+    }
   }
 }
 

@@ -1,5 +1,5 @@
-// Every statistic of each sample on standard input as JSON, for comparison with SciPy: {"samples": [[...]], "pairs": [[[...], [...]]],
-// "p_values": [...], "t": [[t, degrees of freedom]]}.
+// Every statistic of each sample on standard input as JSON, for comparison with SciPy: {"samples": [[...]],
+// "pairs": [[[...], [...]]], "p_values": [...], "t": [[t, degrees of freedom]]}.
 #include <iostream>
 #include <iterator>
 #include <nlohmann/json.hpp>
@@ -11,7 +11,9 @@ namespace {
 
 using lmhead::Json;
 
-Json interval(const std::optional<lmhead::Interval>& ends) { return ends ? Json{ends->low, ends->high} : Json(nullptr); }
+Json interval(const std::optional<lmhead::Interval>& ends) {
+  return ends ? Json{ends->low, ends->high} : Json(nullptr);
+}
 Json number(const std::optional<double>& value) { return value ? Json(*value) : Json(nullptr); }
 
 }  // namespace
@@ -21,9 +23,11 @@ int main() {
   Json output = {{"samples", Json::array()}, {"pairs", Json::array()}, {"t", Json::array()}};
   for (const Json& sample : input["samples"]) {
     const auto statistics = lmhead::paired_statistics(sample.get<std::vector<double>>());
-    output["samples"].push_back({{"mean", statistics.mean_difference}, {"interval", interval(statistics.interval)},
+    output["samples"].push_back({{"mean", statistics.mean_difference},
+                                 {"interval", interval(statistics.interval)},
                                  {"bootstrap_interval", interval(statistics.bootstrap_interval)},
-                                 {"effect_size", number(statistics.effect_size)}, {"p_value", number(statistics.p_value)},
+                                 {"effect_size", number(statistics.effect_size)},
+                                 {"p_value", number(statistics.p_value)},
                                  {"sign_flip_p", statistics.sign_flip_p}});
   }
   for (const Json& pair : input["pairs"]) {

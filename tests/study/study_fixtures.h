@@ -28,7 +28,8 @@ class StudyTest : public testing::Test {
   }
   Json searching_study_json() const {
     Json json = study_json();
-    json["search"] = {{"keys", {{"optimizer.learning_rate", {{"values", {0.01, 0.02, 0.04}}}}}}, {"seeds", {100, 101}}};
+    json["search"] = {{"keys", {{"optimizer.learning_rate", {{"values", {0.01, 0.02, 0.04}}}}}},
+                      {"seeds", {100, 101}}};
     json["comparisons"] = {{{"baseline", "full"}}};
     return json;
   }
@@ -47,12 +48,15 @@ class InlineWorkers : public RunWorkers {
     const Waiting run = waiting_.front();
     waiting_.pop_front();
     std::vector<RunEvent> events;
-    const auto end = [&](RunEnd how, const std::string& error = "") { events.push_back({run.ticket, how, 0, error}); };
+    const auto end = [&](RunEnd how, const std::string& error = "") {
+      events.push_back({run.ticket, how, 0, error});
+    };
     try {
-      const bool finished = run_training(run.configuration, run.folder,
-                                         {.on_start = [&](std::int64_t first) { starts.emplace_back(run.folder, first); },
-                                          .trainer = {.on_step = [this](const StepRecord&) { ++steps; },
-                                                      .should_stop = [this] { return should_stop(); }}});
+      const bool finished =
+          run_training(run.configuration, run.folder,
+                       {.on_start = [&](std::int64_t first) { starts.emplace_back(run.folder, first); },
+                        .trainer = {.on_step = [this](const StepRecord&) { ++steps; },
+                                    .should_stop = [this] { return should_stop(); }}});
       end(finished ? RunEnd::kFinished : RunEnd::kStopped);
     } catch (const Divergence& error) {
       end(RunEnd::kDiverged, error.what());

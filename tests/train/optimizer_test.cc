@@ -200,6 +200,24 @@ TEST(ParameterGroups, HaveTheirOwnRateAndDecayAndTheFirstMatchCounts) {
       2e-6);
 }
 
+TEST(ParameterGroups, MayScaleTheRateThatTheyHave) {
+  OptimizerOptions options;
+  options.type = "sgd";
+  options.momentum = 0;
+  options.nesterov = false;
+  options.learning_rate = 0.1;
+  options.weight_decay = 0;
+  options.groups = {{"lm_head.*", std::nullopt, std::nullopt, 3}, {"*norm*", 0.5, std::nullopt, 0.5}};
+  const ParameterList parameters = make_parameters();
+  expect_same_steps(
+      options, parameters,
+      [&](std::size_t index, at::Tensor& value, const at::Tensor& g, std::int64_t, double factor) {
+        const bool norm = parameters[index]->name.find("norm") != std::string::npos;
+        value = value - (index >= 4 ? 0.3 : norm ? 0.25 : 0.1) * factor * g;
+      },
+      2e-6);
+}
+
 TEST(ParameterGroups, APatternWithoutAParameterIsAnError) {
   OptimizerOptions options;
   options.groups = {{"lm_head.*", 0.5, std::nullopt}, {"lmhead.*", 0.5, std::nullopt}};
