@@ -13,6 +13,8 @@ namespace lmhead {
 namespace {
 
 constexpr int kResamples = 10000;
+constexpr std::size_t kExactResampled =
+    5;  // 3125 resamples: fewer than the random ones, and no chance in them
 constexpr std::size_t kExactSigns = 20;
 constexpr int kRandomSigns = 100000;
 
@@ -22,6 +24,31 @@ double quantile_of_sorted(const std::vector<double>& sorted, double probability)
   const auto below = std::size_t(place);
   const std::size_t above = std::min(below + 1, sorted.size() - 1);
   return sorted[below] + (place - double(below)) * (sorted[above] - sorted[below]);
+}
+
+using Statistic = std::function<double(const std::vector<std::size_t>&)>;
+
+/// Of every choice of n out of n items with replacement: n^n of them.
+std::vector<double> all_resamples(std::size_t n, const Statistic& statistic) {
+  std::vector<double> values;
+  std::vector<std::size_t> indices(n, 0);
+  while (true) {
+    values.push_back(statistic(indices));
+    std::size_t place = 0;
+    while (place < n && ++indices[place] == n) indices[place++] = 0;
+    if (place == n) return values;
+  }
+}
+
+std::vector<double> random_resamples(std::size_t n, const Statistic& statistic, std::string_view name) {
+  RandomStream stream(0, "statistics.bootstrap." + std::string(name));
+  std::vector<double> values(kResamples);
+  std::vector<std::size_t> indices(n);
+  for (double& value : values) {
+    for (std::size_t& index : indices) index = std::size_t(stream.below(n));
+    value = statistic(indices);
+  }
+  return values;
 }
 
 /// Skewness of the jackknife values: the bootstrap's acceleration.
@@ -168,20 +195,16 @@ std::optional<Interval> bootstrap_interval(
   std::vector<std::size_t> indices(n);
   std::iota(indices.begin(), indices.end(), 0u);
   const double observed = statistic(indices);
-  RandomStream stream(0, "statistics.bootstrap." + std::string(name));
-  std::vector<double> resampled(kResamples);
-  for (double& value : resampled) {
-    for (std::size_t& index : indices) index = std::size_t(stream.below(n));
-    value = statistic(indices);
-  }
+  std::vector<double> resampled =
+      n <= kExactResampled ? all_resamples(n, statistic) : random_resamples(n, statistic, name);
   std::sort(resampled.begin(), resampled.end());
   const double low = (1 - confidence) / 2, high = 1 - low;
-  // Half of the ties count as below, as in SciPy.
-  const auto below =
-      double(std::lower_bound(resampled.begin(), resampled.end(), observed) - resampled.begin());
-  const auto not_above =
-      double(std::upper_bound(resampled.begin(), resampled.end(), observed) - resampled.begin());
-  const double share = (below + not_above) / 2 / kResamples;
+  // Half of the ties count as below, as in SciPy; the same items in another order differ in the last bits.
+  const double tie = 1e-12 * std::max(std::abs(resampled.front()), std::abs(resampled.back()));
+  const auto begin = resampled.begin(), end = resampled.end();
+  const auto below = double(std::lower_bound(begin, end, observed - tie) - begin);
+  const auto not_above = double(std::upper_bound(begin, end, observed + tie) - begin);
+  const double share = (below + not_above) / 2 / double(resampled.size());
   const double acceleration = acceleration_of(n, statistic);
   if (share <= 0 || share >= 1 || !std::isfinite(acceleration))
     return Interval{quantile_of_sorted(resampled, low), quantile_of_sorted(resampled, high)};
