@@ -28,6 +28,8 @@ void print_plan(StudyProgress& progress, std::size_t jobs) {
   if (plan.to_come > 0)
     std::printf(", and %lld that depend on what the search finds", static_cast<long long>(plan.to_come));
   const RemainingCost cost = remaining_cost(progress, plan);
+  if (cost.unknown > 0)
+    std::printf("\n%zu runs of unknown cost, because their data cannot be read", cost.unknown);
   std::printf("\n%.3g training FLOPs to go", cost.flops);
   if (std::isfinite(cost.seconds))
     std::printf(", about %s with %zu at once, going by the rows there are",

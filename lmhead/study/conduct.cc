@@ -237,6 +237,7 @@ RemainingCost remaining_cost(StudyProgress& progress, const StudyPlan& plan) {
   for (const StudyRun& run : plan.runs) {
     const Json* row = progress.row_of(run);
     if (!row) cost.flops += progress.flops_of(run);
+    if (!row && !progress.identity_of(run).flops_per_token) ++cost.unknown;
     if (row && row->value("wall_seconds", Json()).is_number() && row->value("flops", Json()).is_number())
       speed.add((*row)["wall_seconds"].get<double>(), (*row)["flops"].get<double>());
   }

@@ -73,6 +73,7 @@ bool run_study(StudyProgress& progress, RunWorkers& workers, const StudyControl&
 /// finished rows with one job (NaN where there are none).
 struct RemainingCost {
   double flops = 0, seconds = 0;
+  std::size_t unknown = 0;  // runs whose data, and so whose vocabulary, cannot be read
 };
 RemainingCost remaining_cost(StudyProgress& progress, const StudyPlan& plan);
 
