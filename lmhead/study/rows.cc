@@ -2,12 +2,12 @@
 
 #include <cmath>
 #include <limits>
-#include <sstream>
 
 #include "lmhead/base/error.h"
 #include "lmhead/base/random.h"
 #include "lmhead/data/batches.h"
 #include "lmhead/study/cost.h"
+#include "lmhead/study/observed.h"
 #include "lmhead/train/run_folder.h"
 
 namespace lmhead {
@@ -15,8 +15,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr std::size_t kLargestRow =
-    8000;  // bytes, of which what observers said over training may fill the rest
+constexpr std::size_t kLargestCurves = 6000;  // bytes of a row that what observers said over training may fill unasked
 constexpr std::size_t kCurvePoints = 64;
 
 /// What of `json` differs from `defaults`; lists are compared whole.
@@ -34,16 +33,6 @@ Json without_defaults(const Json& json, const Json& defaults) {
     }
   }
   return left;
-}
-
-const Json* at_path(const Json& json, const std::string& path) {
-  const Json* place = &json;
-  std::istringstream keys(path);
-  for (std::string key; std::getline(keys, key, '.');) {
-    if (!place->is_object() || !place->contains(key)) return nullptr;
-    place = &(*place)[key];
-  }
-  return place;
 }
 
 /// Every line, or where there are too many, about evenly spaced ones with the first and the last.
@@ -256,12 +245,12 @@ Json make_row(const Study& study, const StudyRun& run, const RunIdentity& identi
     row["keep"] = Json::object();
     for (const std::string& path : study.keep) {
       const Json* value = at_path(*summary, path);
-      if (!value) value = at_path(final, path);
-      row["keep"][path] = value ? *value : Json(nullptr);
+      if (!value && path.starts_with("validation")) value = at_path(final, path);
+      row["keep"][path] = value ? *value : kept_over_training(log, path);
     }
   }
   const Json curves = observation_curves(log);
-  if (!curves.empty() && row.dump().size() + curves.dump().size() < kLargestRow)
+  if (!curves.empty() && curves.dump().size() < kLargestCurves)
     row["observation_curves"] = curves;
   return row;
 }

@@ -59,7 +59,7 @@ class RowFile {
 };
 
 /// The row of a run that is finished in `run_folder`: its figures, its validation curve, what observers said
-/// last and, where a row stays below 8,000 bytes, over training. Throws where the outcome is not there.
+/// last and, where that is short or the study's `keep` names it, over training. Throws where the outcome is not there.
 Json make_row(const Study& study, const StudyRun& run, const RunIdentity& identity,
               const std::filesystem::path& run_folder);
 

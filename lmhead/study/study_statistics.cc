@@ -8,6 +8,7 @@
 
 #include "lmhead/base/random.h"
 #include "lmhead/study/equal_cost.h"
+#include "lmhead/study/observed.h"
 #include "lmhead/study/results.h"
 #include "lmhead/study/verdict.h"
 
@@ -155,6 +156,12 @@ class StudyReader {
     return means;
   }
 
+  Json observed_of(std::size_t arm) const {
+    std::vector<const Json*> rows;
+    for (const auto& [seed, row] : rows_[arm]) rows.push_back(row);
+    return observed_over_training(rows);
+  }
+
   /// The mean over seeds at the points that all finished runs share.
   Json curve_json(std::size_t arm) const {
     std::map<double, std::vector<double>> points;
@@ -203,6 +210,7 @@ class StudyReader {
             {"wall_seconds", mean_of(index, "wall_seconds")},
             {"tokens_per_second", mean_of(index, "tokens_per_second")},
             {"figures", observations_of(index)},
+            {"observed", observed_of(index)},
             {"curve", curve_json(index)}};
   }
 

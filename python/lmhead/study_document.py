@@ -228,6 +228,8 @@ def write(statistics: dict[str, Any], out: Path, commands: list[str]) -> None:
     for suffix, alternative, draw in (
         ("differences", "differences with 95 % intervals", study_figures.differences),
         ("curves", "validation curves, mean over seeds", study_figures.curves),
+        ("observed", "what was observed over training, mean over seeds with 95 % intervals", study_figures.observed),
+        ("logit-steps", "loss after logit steps of equal length, mean over seeds with 95 % intervals", study_figures.logit_steps),
     ):
         file = out.with_name(f"{out.stem}-{suffix}.svg")
         if draw(statistics, file):

@@ -102,3 +102,96 @@ def curves(statistics: dict[str, Any], file: Path) -> bool:
         axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
         save(figure, file)
     return True
+
+
+def flattened(prefix: str, value: Any) -> dict[str, Any]:
+    """The leaves of nested dicts by dotted names."""
+    if not isinstance(value, dict):
+        return {prefix: value}
+    leaves: dict[str, Any] = {}
+    for key, below in value.items():
+        leaves |= flattened(f"{prefix}.{key}", below)
+    return leaves
+
+
+def observed_curves(arm: dict[str, Any]) -> dict[str, dict[str, list[Any]]]:
+    """Of every kept leaf of an arm: lists `step`, `mean`, `low`, `high`."""
+    curves: dict[str, dict[str, list[Any]]] = {}
+    for path, observed in arm.get("observed", {}).items():
+        for place, step in enumerate(observed["step"]):
+            parts = {key: flattened(path, observed[key][place]) for key in ("mean", "low", "high")}
+            for name, value in parts["mean"].items():
+                curve = curves.setdefault(name, {"step": [], "mean": [], "low": [], "high": []})
+                curve["step"].append(step)
+                curve["mean"].append(value)
+                for end in ("low", "high"):
+                    curve[end].append(parts[end].get(name))
+    return curves
+
+
+def observed(statistics: dict[str, Any], file: Path) -> bool:
+    """Kept numbers over training steps, a panel each, a line an arm; False where there is nothing to show."""
+    arms = {arm["arm"]: observed_curves(arm) for arm in statistics["arms"]}
+    names = sorted(
+        name
+        for name in {name for curves in arms.values() for name in curves}
+        if any(varies(curves[name]["mean"]) for curves in arms.values() if name in curves)
+    )
+    if not names:
+        return False
+    with pyplot.rc_context(STYLE):
+        columns = min(3, len(names))
+        rows = -(-len(names) // columns)
+        figure, panels = pyplot.subplots(rows, columns, figsize=(3.6 * columns, 2.6 * rows), squeeze=False)
+        for panel in panels.flat[len(names) :]:
+            panel.set_visible(False)
+        for panel, name in zip(panels.flat, names):
+            for place, (arm, curves) in enumerate(arms.items()):
+                if name not in curves:
+                    continue
+                curve, color = curves[name], COLORS[place % len(COLORS)]
+                panel.plot(curve["step"], curve["mean"], color=color, label=plain(arm), linewidth=1.4)
+                if all(end is not None for end in curve["low"] + curve["high"]):
+                    panel.fill_between(curve["step"], curve["low"], curve["high"], color=color, alpha=0.2, linewidth=0)
+            panel.set_xscale("log", base=2)
+            panel.set_title(plain(".".join(name.split(".")[-2:])), fontsize=9)
+        for panel in panels[-1]:
+            panel.set_xlabel("step")
+        if len(arms) > 1:
+            handles, labels = panels[0][0].get_legend_handles_labels()
+            figure.legend(handles, labels, loc="upper center", bbox_to_anchor=(0.5, 0), ncols=3, frameon=False, fontsize=8)
+        figure.tight_layout()
+        save(figure, file)
+    return True
+
+
+def varies(values: list[Any]) -> bool:
+    return all(isinstance(value, (int, float)) for value in values) and len(set(values)) > 1
+
+
+def logit_steps(statistics: dict[str, Any], file: Path) -> bool:
+    """The loss against the length of a logit step along each direction, a panel for each of four training steps."""
+    key = "update_direction.loss_after."
+    curves = observed_curves(statistics["arms"][0]) if statistics["arms"] else {}
+    directions = {name.split(key)[1]: curve for name, curve in curves.items() if key in name}
+    sizes = next((curve for name, curve in curves.items() if name.endswith("update_direction.step_sizes")), None)
+    if not directions or sizes is None:
+        return False
+    steps = sizes["step"]
+    chosen = sorted({0, len(steps) // 3, 2 * len(steps) // 3, len(steps) - 1})
+    with pyplot.rc_context(STYLE):
+        figure, panels = pyplot.subplots(1, len(chosen), figsize=(2.8 * len(chosen), 3), sharey=True, squeeze=False)
+        for panel, place in zip(panels[0], chosen):
+            for index, (direction, curve) in enumerate(directions.items()):
+                color = COLORS[index % len(COLORS)]
+                panel.plot(sizes["mean"][place], curve["mean"][place], DASHES[index % 4], color=color, label=direction)
+                low, high = curve["low"][place], curve["high"][place]
+                if low and low[0] is not None:
+                    panel.fill_between(sizes["mean"][place], low, high, color=color, alpha=0.2, linewidth=0)
+            panel.set_xscale("log")
+            panel.set_title(f"step {steps[place]}", fontsize=9)
+            panel.set_xlabel("length of the logit step")
+        panels[0][0].set_ylabel("loss after it (nats/token)")
+        panels[0][-1].legend(frameon=False, fontsize=8)
+        save(figure, file)
+    return True

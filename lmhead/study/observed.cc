@@ -1,0 +1,92 @@
+#include "lmhead/study/observed.h"
+
+#include <map>
+#include <sstream>
+
+#include "lmhead/study/statistics.h"
+
+namespace lmhead {
+namespace {
+
+struct Summary {
+  Json mean, low, high;
+};
+
+/// Summarises number by number; the shape is that of the first value, and where another differs in it the part is null.
+Summary summarise(const std::vector<const Json*>& values) {
+  const Json& first = *values.front();
+  Summary summary;
+  if (first.is_structured()) {
+    summary = {Json(first.type()), Json(first.type()), Json(first.type())};
+    for (const auto& item : first.items()) {
+      std::vector<const Json*> parts;
+      for (const Json* value : values) {
+        const bool is_there = value->type() == first.type() && (first.is_object() ? value->contains(item.key())
+                                                                                  : value->size() == first.size());
+        if (is_there) parts.push_back(first.is_object() ? &(*value)[item.key()] : &(*value)[std::stoul(item.key())]);
+      }
+      const Summary part = parts.size() == values.size() ? summarise(parts) : Summary{};
+      if (first.is_object()) {
+        summary.mean[item.key()] = part.mean, summary.low[item.key()] = part.low, summary.high[item.key()] = part.high;
+      } else {
+        summary.mean.push_back(part.mean), summary.low.push_back(part.low), summary.high.push_back(part.high);
+      }
+    }
+    return summary;
+  }
+  std::vector<double> numbers;
+  for (const Json* value : values)
+    if (value->is_number()) numbers.push_back(value->get<double>());
+  if (numbers.size() != values.size()) return {};
+  summary.mean = mean(numbers);
+  if (const auto interval = t_interval(numbers)) summary.low = interval->low, summary.high = interval->high;
+  return summary;
+}
+
+}  // namespace
+
+const Json* at_path(const Json& json, const std::string& path) {
+  const Json* place = &json;
+  std::istringstream keys(path);
+  for (std::string key; std::getline(keys, key, '.');) {
+    if (!place->is_object() || !place->contains(key)) return nullptr;
+    place = &(*place)[key];
+  }
+  return place;
+}
+
+Json kept_over_training(const std::vector<Json>& log, const std::string& path) {
+  Json kept;
+  for (const Json& line : log) {
+    const Json* value = at_path(line, path);
+    if (!value) continue;
+    kept["step"].push_back(line.at("step"));
+    kept["value"].push_back(*value);
+  }
+  return kept;
+}
+
+Json observed_over_training(const std::vector<const Json*>& rows) {
+  std::map<std::string, std::map<std::int64_t, std::vector<const Json*>>> values;  // by path and step
+  for (const Json* row : rows) {
+    if (!row->contains("keep")) continue;
+    for (const auto& item : row->at("keep").items()) {
+      const Json& kept = item.value();
+      if (!kept.is_object() || !kept.contains("step") || !kept.contains("value")) continue;
+      for (std::size_t index = 0; index < kept["step"].size(); ++index)
+        values[item.key()][kept["step"][index].get<std::int64_t>()].push_back(&kept["value"][index]);
+    }
+  }
+  Json observed = Json::object();
+  for (const auto& [path, steps] : values)
+    for (const auto& [step, of_rows] : steps) {
+      if (of_rows.size() != rows.size()) continue;
+      const Summary summary = summarise(of_rows);
+      Json& curve = observed[path];
+      curve["step"].push_back(step);
+      curve["mean"].push_back(summary.mean), curve["low"].push_back(summary.low), curve["high"].push_back(summary.high);
+    }
+  return observed;
+}
+
+}  // namespace lmhead

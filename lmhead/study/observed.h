@@ -1,0 +1,23 @@
+// What observers said over training: of one run for its row, and of an arm's runs together.
+#pragma once
+
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "lmhead/base/options.h"
+
+namespace lmhead {
+
+/// The value at a dotted path; null where there is none.
+const Json* at_path(const Json& json, const std::string& path);
+
+/// The values at `path` in the lines of a run's log, `{"step": [...], "value": [...]}`; null where no line has it.
+Json kept_over_training(const std::vector<Json>& log, const std::string& path);
+
+/// For every path that `kept_over_training` gave the rows' `keep`, over the steps that all rows have: `{"step": [...],
+/// "mean": [...], "low": [...], "high": [...]}`, 95 % t intervals over the rows (null for one row). A value may be a number
+/// or any nesting of lists and objects of numbers, which mean, low and high then repeat; what is no number becomes null.
+Json observed_over_training(const std::vector<const Json*>& rows);
+
+}  // namespace lmhead
