@@ -1,4 +1,4 @@
-"""pip install makes an environment in which everything works, away from the sources. Slow: make test-slow."""
+"""pip install makes an environment in which everything works, away from the sources."""
 
 import json
 import os
@@ -10,9 +10,7 @@ import tarfile
 import pytest
 
 torch = pytest.importorskip("torch")
-if not os.environ.get("LMHEAD_SLOW_TESTS"):
-    pytest.skip("takes minutes: make test-slow", allow_module_level=True)
-pytest.importorskip("scikit_build_core")
+slow = pytest.mark.skipif(not os.environ.get("LMHEAD_SLOW_TESTS"), reason="takes minutes: make test-slow")
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 USE = """
@@ -53,6 +51,15 @@ def install(python, *what):
         *what, cwd=REPOSITORY)
 
 
+def test_every_python_verb_is_installed_as_a_program():
+    tomllib = pytest.importorskip("tomllib")
+    from lmhead.__main__ import MODULES, VERBS
+
+    programs = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["scripts"]
+    assert programs == {f"lmhead-{verb}": f"lmhead.{MODULES.get(verb, verb)}:main" for verb in VERBS}
+
+
+@slow
 def test_an_installed_wheel_does_the_main_job(tmp_path):
     python, site = make_environment(tmp_path / "environment")
     install(python, ".")
@@ -82,6 +89,7 @@ def test_an_installed_wheel_does_the_main_job(tmp_path):
     assert (away / "run/report.html").stat().st_size > 10_000
 
 
+@slow
 def test_an_editable_installation_takes_python_from_the_tree_and_the_library_from_the_environment(tmp_path):
     python, site = make_environment(tmp_path / "environment")
     install(python, "-e", ".")
@@ -90,6 +98,7 @@ def test_an_editable_installation_takes_python_from_the_tree_and_the_library_fro
     assert "prepare" in run(python.parent / "lmhead", "prepare", "--help", cwd=tmp_path)
 
 
+@slow
 def test_the_source_distribution_holds_what_building_needs(tmp_path):
     code = "import sys, scikit_build_core.build as build; print(build.build_sdist(sys.argv[1]))"
     archive = tmp_path / run(sys.executable, "-c", code, tmp_path, cwd=REPOSITORY).split()[-1]
