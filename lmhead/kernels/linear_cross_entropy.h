@@ -54,9 +54,9 @@ struct FilteredCrossEntropy {
   at::Tensor loss;
   FilterReport report;
 };
-/// linear_cross_entropy in fast mode (CPU; mean or sum) that leaves out both backward products of every tile in which
-/// no |p - y| exceeds `threshold`. The loss is exact. The filter bites where rare ids stand together, see
-/// frequency_order.
+/// linear_cross_entropy in fast mode (CPU; mean or sum) that leaves out both backward products of every tile in which no
+/// |p - y| but the targets' own exceeds `threshold`; those of the targets are always added. The loss is exact. The filter
+/// bites where rare ids stand together, see frequency_order.
 FilteredCrossEntropy filtered_linear_cross_entropy(const at::Tensor& hidden, const LinearMap& map,
                                                    const at::Tensor& targets, double threshold,
                                                    const LinearCrossEntropyOptions& options = {});

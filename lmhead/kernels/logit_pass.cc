@@ -11,6 +11,8 @@
 #include <cmath>
 #include <limits>
 #include <type_traits>
+#include <utility>
+#include <vector>
 
 #include "lmhead/kernels/threads.h"
 #include "lmhead/kernels/tile_sizes.h"
@@ -75,6 +77,7 @@ class Runner {
   void form_tile(const Block& block, std::int64_t tile, std::int64_t worker);
   bool form_gradient(const Block& block, std::int64_t tile, std::int64_t worker, double& squares);
   void multiply_tile(const Block& block, std::int64_t tile, std::int64_t worker);
+  void add_targets(const Block& block, std::int64_t tile, std::int64_t worker);
   void finish_rows(const Block& block, std::int64_t first_worker, std::int64_t last_worker, std::int64_t begin,
                    std::int64_t end);
   void run_sharing_rows();
@@ -243,10 +246,14 @@ bool Runner<T>::form_gradient(const Block& block, std::int64_t tile, std::int64_
     const std::int64_t target = pass_.targets[block.begin + row] - begin;
     const double probability = factors.probability * std::exp(factors.max - factors.logsumexp);
     kernels_.gradient(line, columns, {factors.max, probability, factors.smoothing, factors.target, target, cap}, weights);
-    if (filters) {
+    if (filters && !matters) {
+      // The target's own entry never counts: add_targets gives it to a tile that is left out.
+      const bool has_target = target >= 0 && target < columns;
+      const Wide of_target = has_target ? std::exchange(line[target], Wide(0)) : Wide(0);
       const double limit = pass_.filter_threshold * std::abs(factors.target);
-      if (!matters && !(static_cast<double>(kernels_.magnitude(line, columns)) <= limit)) matters = true;
+      matters = !(static_cast<double>(kernels_.magnitude(line, columns)) <= limit);
       if (!matters) squares += kernels_.square_sum(line, columns);
+      if (has_target) line[target] = of_target;
     }
     if (pass_.wants_squares)
       squares_[(block.slot * tiles_ + tile) * rows_ + row] = kernels_.square_sum(line, columns);
@@ -294,8 +301,38 @@ void Runner<T>::form_tile(const Block& block, std::int64_t tile, std::int64_t wo
   }
   skipped_[worker] += 1;
   skipped_squares_[worker] += squares;
+  add_targets(block, tile, worker);
+}
+
+/// What the targets' entries alone give in a tile whose products are left out.
+template <class T>
+void Runner<T>::add_targets(const Block& block, std::int64_t tile, std::int64_t worker) {
+  const std::int64_t begin = tile_begin(tile), columns = tile_columns(tile);
+  if (pass_.wants_hidden && !hidden_touched_[worker]) {
+    view_of(hidden_sums_, worker * rows_ * width_, block.rows, width_).zero_();
+    hidden_touched_[worker] = 1;
+  }
   if (block.first && pass_.wants_weight)
-    view_of(weight_sums_, (block.slot * vocab_size_ + tile_begin(tile)) * width_, tile_columns(tile), width_).zero_();
+    view_of(weight_sums_, (block.slot * vocab_size_ + begin) * width_, columns, width_).zero_();
+  const T* gradients = static_cast<const T*>(logits_.const_data_ptr()) + logits_offset(block, tile, worker);
+  std::vector<Wide> product(width_);
+  const auto add = [&](const T& factor, const T* row, Wide* total) {
+    Wide scale;
+    kernels_.load(&factor, nullptr, 1, 1, 0, &scale);
+    kernels_.load(row, nullptr, width_, scale, 0, product.data());
+    for (std::int64_t i = 0; i < width_; ++i) total[i] += product[i];
+  };
+  for (std::int64_t row = 0; row < block.rows; ++row) {
+    const std::int64_t target = pass_.targets[block.begin + row];
+    if (target < begin || target >= begin + columns) continue;
+    const T& factor = gradients[row * columns + target - begin];
+    if (pass_.wants_hidden)
+      add(factor, static_cast<const T*>(weight_.const_data_ptr()) + target * width_,
+          hidden_sums_.template mutable_data_ptr<Wide>() + (worker * rows_ + row) * width_);
+    if (pass_.wants_weight)
+      add(factor, static_cast<const T*>(pass_.hidden.const_data_ptr()) + (block.begin + row) * width_,
+          weight_sums_.template mutable_data_ptr<Wide>() + (block.slot * vocab_size_ + target) * width_);
+  }
 }
 
 /// Adds up what the workers have for rows [begin, end) of the block, always in the same order.

@@ -43,7 +43,8 @@ struct LogitPass {
   std::vector<RowFactors> factors;  // [n] where `on_row` is empty
 
   bool wants_hidden = false, wants_weight = false, wants_bias = false, wants_squares = false;
-  /// Where positive: a tile is not multiplied when no |gradient| in it exceeds this share of its row's `target` factor.
+  /// Where positive: of a tile only the targets' entries are used when no other |gradient| in it exceeds this share of its row's
+  /// `target` factor.
   double filter_threshold = 0;
 
   /// Filled by `run` where wanted. Weight and hidden gradients are float32 (float64 for float64 input).

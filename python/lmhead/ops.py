@@ -130,7 +130,7 @@ def filtered_linear_cross_entropy(
     logit_scale: float = 1.0,
     logit_softcap: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
-    """``linear_cross_entropy`` that skips both backward products of tiles where no abs(p - y) exceeds ``threshold``.
+    """``linear_cross_entropy`` that skips both backward products of tiles where no abs(p - y) but the targets' exceeds ``threshold``.
 
     The loss is exact. The second result, float64 ``[3]``, holds the tiles seen, the tiles skipped, and the Frobenius norm
     of the skipped part E of the gradient of the products ``input @ linear_weight.T``: the gradients err by ``E @ linear_weight`` and

@@ -4,9 +4,12 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/full.h>
+#include <ATen/ops/mm.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/rand.h>
+#include <ATen/ops/softmax.h>
 #include <ATen/ops/zeros.h>
+#include <ATen/ops/zeros_like.h>
 #include <gtest/gtest.h>
 
 #include <limits>
@@ -228,6 +231,29 @@ TEST(FilteredLinearCrossEntropy, ErrsByNoMoreThanItReports) {
   EXPECT_LE((c.grad() - a.grad()).norm().item<double>(), norm * weight.norm().item<double>());
   EXPECT_LE((d.grad() - b.grad()).norm().item<double>(), norm * hidden.norm().item<double>());
   EXPECT_GT((d.grad() - b.grad()).norm().item<double>(), 0);
+}
+
+TEST(FilteredLinearCrossEntropy, KeepsTheTargetsOwnEntriesOfTilesThatItLeavesOut) {
+  RandomStream random(21, "targets");
+  for (const at::ScalarType type : {at::kDouble, at::kFloat, at::kBFloat16}) {
+    const at::Tensor hidden = normal({300, 24}, random).to(type).requires_grad_();
+    const at::Tensor weight = (normal({2100, 24}, random) * 0.1).to(type).requires_grad_();
+    const at::Tensor targets = ids(300, 2100, random);
+    const FilteredCrossEntropy filtered = filtered_linear_cross_entropy(hidden, {weight, {}}, targets, 1.0);
+    filtered.loss.backward();
+    EXPECT_EQ(filtered.report.tiles_skipped, filtered.report.tiles_seen);
+    const at::Tensor h = hidden.detach().to(at::kDouble), w = weight.detach().to(at::kDouble);
+    const at::Tensor p = at::softmax(at::mm(h, w.t()), 1), index = targets.unsqueeze(1);
+    const at::Tensor entry = at::zeros_like(p).scatter(1, index, (p.gather(1, index) - 1) / 300.0);  // of G, at the targets only
+    const double tolerance = type == at::kDouble ? 1e-12 : type == at::kFloat ? 1e-5 : 0.01;
+    const auto error = [](const at::Tensor& got, const at::Tensor& want) {
+      return ((got.to(at::kDouble) - want).norm() / want.norm()).item<double>();
+    };
+    EXPECT_LT(error(hidden.grad(), at::mm(entry, w)), tolerance) << type;
+    EXPECT_LT(error(weight.grad(), at::mm(entry.t(), h)), tolerance) << type;
+    const at::Tensor others = (p / 300.0).scatter(1, index, 0);
+    EXPECT_NEAR(filtered.report.skipped_gradient_norm / others.norm().item<double>(), 1, 0.02) << type;
+  }
 }
 
 TEST(FilteredLinearCrossEntropy, FrequencyOrderPutsFrequentIdsFirstAndIsStable) {
