@@ -46,7 +46,7 @@ def make_inputs(folder: pathlib.Path) -> dict:
     return {"weights": str(weights), "data": str(data), "tokens": sum(windows, [])}
 
 
-def run_lmhead(inputs: dict, folder: pathlib.Path, precision: str, steps: int, threads: int, measure_every: int = 0) -> dict:
+def run_lmhead(inputs: dict, folder: pathlib.Path, precision: str, steps: int, threads: int, measure_every: int = 0, measure_tokens: int = 0) -> dict:
     configuration = {
         "data": {"path": inputs["data"], "sequence_length": SHAPE["length"], "batch_size": SEQUENCES, "validation_tokens": 128, "shift_windows": False},
         "model": {
@@ -58,7 +58,7 @@ def run_lmhead(inputs: dict, folder: pathlib.Path, precision: str, steps: int, t
             "steps": steps, "precision": precision, "threads": threads, "validate_every": 0, "checkpoint_every": 0,
             "initial_weights": inputs["weights"],
         },
-        "observe": {"gradient_retention": {"every": measure_every}},
+        "observe": {"gradient_retention": {"every": measure_every, "tokens": measure_tokens}},
     }
     run = pathlib.Path(tempfile.mkdtemp(dir=folder))
     file = run / "bench.json"
@@ -135,8 +135,11 @@ def main() -> int:
                         "torch": torch.__version__, "date": datetime.date.today().isoformat(),
                     }
                 )
-        measured = run_lmhead(inputs, folder, "float32", 40, arguments.threads, measure_every=10)
-        print(f"measuring gradient retention every 10 steps: {100 * measured['measure_share']:.1f} % of the training time")
+        for precision in ("float32", "bfloat16"):
+            for chosen, words in ((0, "on every token"), (512, "on 512 evenly spaced tokens")):
+                measured = run_lmhead(inputs, folder, precision, 40, arguments.threads, measure_every=10, measure_tokens=chosen)
+                share = 100 * measured["measure_share"]
+                print(f"{precision}: gradient retention every 10 steps {words}: {share:.2f} % of the training time")
     commit = subprocess.run(["git", "-C", ROOT, "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     out = pathlib.Path(arguments.out)
     out.parent.mkdir(parents=True, exist_ok=True)
