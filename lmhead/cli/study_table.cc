@@ -135,10 +135,46 @@ std::string comparisons_table(const Json& statistics) {
          "paired by seed; interval and p by Student's t; effect: Hedges' g of the paired differences\n";
 }
 
+/// What several correlations have in common: "final against the figure at step 64, given a, within b".
+std::string request_of(const Json& one) {
+  std::string text =
+      one["outcome"].get<std::string>() + " against the figure at step " + one["at_step"].dump();
+  for (const char* key : {"given", "within"})
+    for (std::size_t index = 0; index < one[key].size(); ++index)
+      text += (index > 0 ? ", " : std::string(", ") + key + " ") + one[key][index].get<std::string>();
+  return text;
+}
+
+std::string correlations_table(const Json& statistics) {
+  const Json& correlations = statistics["correlations"];
+  if (correlations.empty()) return "";
+  std::size_t width = 0;
+  for (const Json& one : correlations)
+    width = std::max(width, one["predictor"].get_ref<const std::string&>().size());
+  std::string text, last;
+  for (const Json& one : correlations) {
+    const std::string request = request_of(one);
+    if (request != last)
+      text += "\n" + request + "\n" + padded("predictor", width) +
+              " settings     rho   given [95 % interval]          p    Holm\n";
+    last = request;
+    const auto ends = interval_of(one["partial_interval"]);
+    char interval[40] = "-";
+    if (ends)
+      std::snprintf(interval, sizeof interval, "%+.2f [%.2f, %.2f]", one["partial_rho"].get<double>(),
+                    ends->low, ends->high);
+    text += padded(one["predictor"].get<std::string>(), width) + cell(9, "%.0f", one["settings"]) +
+            cell(8, "%+.2f", one["rho"]) + "   " + padded(interval, 22) +
+            cell(8, "%.4f", one["p_value"]) + cell(8, "%.4f", one["holm_p"]) + "\n" + folded(one["verdict"]);
+  }
+  return text +
+         "Spearman's rho over settings, each the mean of its seeds: plain, and given what is held fixed\n";
+}
+
 }  // namespace
 
 std::string study_table(const Json& statistics) {
-  return arms_table(statistics) + comparisons_table(statistics);
+  return arms_table(statistics) + comparisons_table(statistics) + correlations_table(statistics);
 }
 
 }  // namespace lmhead

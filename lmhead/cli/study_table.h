@@ -7,7 +7,7 @@
 
 namespace lmhead {
 
-/// Arms, comparisons and their verdicts out of the content of statistics.json, at most 100 columns where
+/// Arms, comparisons, correlations and verdicts out of the content of statistics.json, at most 100 columns where
 /// names are short enough.
 std::string study_table(const Json& statistics);
 

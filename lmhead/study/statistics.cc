@@ -6,7 +6,6 @@
 #include <cmath>
 #include <numeric>
 
-#include "lmhead/base/error.h"
 #include "lmhead/base/random.h"
 
 namespace lmhead {
@@ -68,32 +67,6 @@ double acceleration_of(std::size_t n,
     cubes += std::pow(center - value, 3);
   }
   return cubes / (6 * std::pow(squares, 1.5));
-}
-
-std::vector<double> ranks_of(const std::vector<double>& values) {
-  std::vector<std::size_t> order(values.size());
-  std::iota(order.begin(), order.end(), 0u);
-  std::sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) { return values[a] < values[b]; });
-  std::vector<double> ranks(values.size());
-  for (std::size_t first = 0; first < order.size();) {
-    std::size_t end = first + 1;
-    while (end < order.size() && values[order[end]] == values[order[first]]) ++end;
-    for (std::size_t place = first; place < end; ++place)
-      ranks[order[place]] = double(first + end - 1) / 2 + 1;
-    first = end;
-  }
-  return ranks;
-}
-
-double correlation(const std::vector<double>& left, const std::vector<double>& right) {
-  const double left_mean = mean(left), right_mean = mean(right);
-  double both = 0, left_squares = 0, right_squares = 0;
-  for (std::size_t index = 0; index < left.size(); ++index) {
-    both += (left[index] - left_mean) * (right[index] - right_mean);
-    left_squares += std::pow(left[index] - left_mean, 2);
-    right_squares += std::pow(right[index] - right_mean, 2);
-  }
-  return both / std::sqrt(left_squares * right_squares);
 }
 
 }  // namespace
@@ -224,24 +197,6 @@ std::optional<Interval> bootstrap_mean_interval(const std::vector<double>& value
     for (const std::size_t index : indices) sum += values[index];
     return sum / double(indices.size());
   });
-}
-
-double spearman_correlation(const std::vector<double>& left, const std::vector<double>& right) {
-  require(left.size() == right.size(), "statistics", "both sides must have as many values, got ", left.size(),
-          " and ", right.size());
-  return correlation(ranks_of(left), ranks_of(right));
-}
-
-std::optional<Interval> spearman_interval(const std::vector<double>& left, const std::vector<double>& right) {
-  return bootstrap_interval(
-      left.size(),
-      [&](const std::vector<std::size_t>& indices) {
-        std::vector<double> a, b;
-        for (const std::size_t index : indices) a.push_back(left[index]), b.push_back(right[index]);
-        const double value = spearman_correlation(a, b);
-        return std::isnan(value) ? 0 : value;
-      },
-      "spearman");
 }
 
 }  // namespace lmhead

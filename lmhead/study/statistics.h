@@ -48,9 +48,4 @@ std::optional<Interval> bootstrap_interval(
 /// The same of the mean.
 std::optional<Interval> bootstrap_mean_interval(const std::vector<double>& values);
 
-/// Spearman's rank correlation, ties at their average rank; NaN where one side is constant or n < 2.
-double spearman_correlation(const std::vector<double>& left, const std::vector<double>& right);
-/// Bootstrap interval over pairs; resamples in which one side is constant count as 0.
-std::optional<Interval> spearman_interval(const std::vector<double>& left, const std::vector<double>& right);
-
 }  // namespace lmhead

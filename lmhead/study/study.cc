@@ -196,6 +196,48 @@ std::vector<Comparison> read_comparisons(const Study& study, const Json& json) {
   return comparisons;
 }
 
+CorrelationRequest read_correlation(const Json& json) {
+  check_keys(typed(json, "correlations", Json::value_t::object, "a list of objects"), "correlations.",
+             {"outcome", "predictors", "at_step", "given", "within", "margin"});
+  CorrelationRequest request;
+  const std::string outcome = text_member(json, "outcome", "final");
+  require(outcome == "final" || outcome == "progress", "study",
+          "correlations.outcome must be \"final\" or \"progress\", got \"", outcome, '"');
+  request.of_progress = outcome == "progress";
+  if (json.contains("predictors"))
+    request.predictors = read_texts(json["predictors"], "correlations.predictors");
+  require(!request.predictors.empty(), "study",
+          "correlations.predictors must name at least one figure, got none");
+  const Json step = json.value("at_step", Json());
+  require(step.is_number_integer() && step >= 1, "study",
+          "correlations.at_step must be an integer of at least 1, got ", step.dump());
+  request.at_step = step.get<std::int64_t>();
+  if (json.contains("given")) request.given = read_texts(json["given"], "correlations.given");
+  if (json.contains("within")) request.within = read_texts(json["within"], "correlations.within");
+  if (json.contains("margin")) request.margin = read_number(json["margin"], "correlations.margin", 0);
+  return request;
+}
+
+/// What is held fixed must be there to be read, and what predicts must come before what is predicted.
+void check_correlation(const Study& study, const CorrelationRequest& request) {
+  std::vector<Json> configurations;
+  for (const StudyArm& arm : study.arms)
+    configurations.push_back(configuration_of(study, arm, {}, study.seeds.front()));
+  for (const Json& configuration : configurations)
+    require(request.at_step < configuration["training"]["steps"], "study",
+            "correlations.at_step must be below training.steps of every arm, got ", request.at_step);
+  for (const std::string& key : request.given)
+    for (const Json& configuration : configurations) {
+      const Json* value = find_value(configuration, key);
+      require(value && value->is_number(), "study",
+              "correlations.given must be keys of numbers in every arm's configuration, got \"", key, '"');
+    }
+  for (const std::string& key : request.within)
+    require(std::any_of(configurations.begin(), configurations.end(),
+                        [&](const Json& configuration) { return find_value(configuration, key) != nullptr; }),
+            "study", "correlations.within must be keys of some arm's configuration, got \"", key, '"');
+}
+
 void check_source(const Study& study) {
   if (study.source.is_null()) return;
   check_keys(typed(study.source, "source", Json::value_t::object, "an object"), "source.",
@@ -230,7 +272,7 @@ Study read_study(const Json& json, const std::vector<std::string>& overrides) {
   require(json.is_object(), "study", "a study must be an object, got ", json.type_name());
   check_keys(json, "",
              {"name", "description", "source", "base", "arms", "grid", "search", "seeds", "outcome",
-              "higher_is_better", "comparisons", "margin", "reach", "keep", "limits"});
+              "higher_is_better", "comparisons", "correlations", "margin", "reach", "keep", "limits"});
   Study study;
   study.json = json;
   study.name = member(json, "name", Json::value_t::string, "a text").get<std::string>();
@@ -260,6 +302,14 @@ Study read_study(const Json& json, const std::vector<std::string>& overrides) {
     check_arm(study, arm);
   }
   if (json.contains("comparisons")) study.comparisons = read_comparisons(study, json["comparisons"]);
+  if (json.contains("correlations"))
+    for (const Json& item : member(json, "correlations", Json::value_t::array, "a list of objects")) {
+      study.correlations.push_back(read_correlation(item));
+      check_correlation(study, study.correlations.back());
+      for (const std::string& predictor : study.correlations.back().predictors)
+        if (std::find(study.keep.begin(), study.keep.end(), predictor) == study.keep.end())
+          study.keep.push_back(predictor);
+    }
   if (study.reach != "worst") check_choice(study, study.reach, "reach");
   check_source(study);
   return study;
@@ -271,6 +321,13 @@ Json configuration_of(const Study& study, const StudyArm& arm, const KeyValues& 
   for (const auto& [path, value] : searched) set_at_path(configuration, path, value);
   set_at_path(configuration, "training.seed", seed);
   return complete_configuration(configuration);
+}
+
+const Json* find_value(const Json& json, const std::string& path) {
+  std::string pointer = "/" + path;
+  std::replace(pointer.begin(), pointer.end(), '.', '/');
+  const Json::json_pointer place(pointer);
+  return json.contains(place) ? &json[place] : nullptr;
 }
 
 std::string as_folder_name(std::string text) {

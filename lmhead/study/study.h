@@ -42,6 +42,16 @@ struct Comparison {
   std::size_t baseline, arm;  // indices of arms, at the same place in the grid
 };
 
+/// Whether figures of a run, read at an early step, tell how it ends; over all runs of the study.
+struct CorrelationRequest {
+  bool of_progress = false;             // how far the outcome gets from `at_step` on, not where it ends
+  std::vector<std::string> predictors;  // dotted names of what observers say
+  std::int64_t at_step = 1;
+  std::vector<std::string> given;   // dotted keys of numbers, whose ranks are held fixed
+  std::vector<std::string> within;  // dotted keys, each of whose values is a category
+  std::optional<double> margin;     // smallest correlation that would matter
+};
+
 struct Study {
   std::string name, description;
   Json base;                   // a run configuration
@@ -51,8 +61,9 @@ struct Study {
   bool higher_is_better = false;
   std::optional<double> margin;  // smallest difference that would matter
   std::vector<Comparison> comparisons;
+  std::vector<CorrelationRequest> correlations;
   std::string reach = "worst";    // whose final outcome others are to reach: an arm's name, or "worst"
-  std::vector<std::string> keep;  // dotted paths of the summary that rows hold beside the usual
+  std::vector<std::string> keep;  // dotted paths that rows hold beside the usual; predictors are among them
   Json source, limits;            // as written; null where there is none
   Json json;                      // as written, overrides applied, for the study's folder
 };
@@ -63,6 +74,9 @@ Study read_study(const Json& json, const std::vector<std::string>& overrides);
 
 /// The arm's configuration with what was searched put in, complete and checked.
 Json configuration_of(const Study& study, const StudyArm& arm, const KeyValues& searched, std::int64_t seed);
+
+/// The value at a dotted key, of which a part may be an index; null where there is none.
+const Json* find_value(const Json& json, const std::string& path);
 
 /// `text` with every character outside [A-Za-z0-9._-] replaced by a dash.
 std::string as_folder_name(std::string text);

@@ -7,6 +7,7 @@
 #include <set>
 
 #include "lmhead/base/random.h"
+#include "lmhead/study/correlations.h"
 #include "lmhead/study/equal_cost.h"
 #include "lmhead/study/observed.h"
 #include "lmhead/study/results.h"
@@ -56,6 +57,7 @@ class StudyReader {
     all["arms"] = Json::array();
     for (std::size_t arm = 0; arm < study_.arms.size(); ++arm) all["arms"].push_back(arm_json(arm));
     all["comparisons"] = comparisons();
+    all["correlations"] = study_correlations(progress_, plan_);
     all["reach"] = reach();
     return all;
   }

@@ -6,7 +6,8 @@
 namespace lmhead {
 
 /// The content of statistics.json (docs/files.md) from the rows there are; runs that are missing are counted,
-/// not guessed. Computing it takes about a millisecond a comparison for the bootstrap.
+/// not guessed. Computing it takes about a millisecond a comparison for the bootstrap, and what
+/// `study_correlations` takes.
 Json study_statistics(StudyProgress& progress);
 
 }  // namespace lmhead

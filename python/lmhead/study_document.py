@@ -117,6 +117,44 @@ def comparisons_section(statistics: dict[str, Any]) -> list[str]:
     return ["## Comparisons", "", *table(head, rows), "", words, ""]
 
 
+def correlations_section(statistics: dict[str, Any]) -> list[str]:
+    """A table for each choice of outcome, step and what is held fixed."""
+    tables: dict[str, list[list[str]]] = {}
+    for one in statistics["correlations"]:
+        outcome = statistics["outcome"]
+        what = f"The final {outcome}" if one["outcome"] == "final" else f"The progress of {outcome} from there"
+        held = [
+            f"{word} {', '.join(f'`{key}`' for key in one[word])}" for word in ("given", "within") if one[word]
+        ]
+        about = f"{what} against the figure at step {one['at_step']}"
+        about += f"; held fixed: {', '.join(held)}:" if held else ":"
+        left_out = f" ({one['left_out']} runs left out)" if one["left_out"] else ""
+        tables.setdefault(about, []).append(
+            [
+                f"`{one['predictor']}`",
+                f"{one['settings']} of {one['runs']} runs{left_out}",
+                difference(one["rho"], one["interval"]),
+                difference(one["partial_rho"], one["partial_interval"]),
+                p_value(one["p_value"]),
+                p_value(one["holm_p"]),
+                one["verdict"],
+            ]
+        )
+    if not tables:
+        return []
+    head = ["figure", "settings", "Spearman's ρ", "ρ, the rest held fixed", "p", "p (Holm)", "verdict"]
+    lines = ["## Correlations", ""]
+    for about, rows in tables.items():
+        lines += [about, "", *table(head, rows), ""]
+    return [
+        *lines,
+        "Over settings, each the mean of its seeds, of searched and confirmed runs alike; 95 % bootstrap"
+        " intervals. How each figure is computed, and the rule behind the verdicts:"
+        " [statistics.md](../statistics.md).",
+        "",
+    ]
+
+
 def source_section(statistics: dict[str, Any]) -> list[str]:
     source = statistics["source"] or {}
     if not source:
@@ -197,7 +235,7 @@ def render(statistics: dict[str, Any], name: str, commands: list[str], plots: li
     lines = [f"# {statistics['study']}", "", statistics["description"], ""]
     if unfinished > 0:
         lines += [f"**Unfinished: {runs['finished']} of at least {runs['known']} runs are there.**", ""]
-    lines += comparisons_section(statistics) + arms_section(statistics)
+    lines += comparisons_section(statistics) + correlations_section(statistics) + arms_section(statistics)
     for alternative, file in plots:
         lines += [f"![{alternative}]({file})", ""]
     lines += source_section(statistics) + equal_cost_section(statistics) + reach_section(statistics)

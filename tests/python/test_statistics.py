@@ -35,13 +35,31 @@ PAIRS = [
         (DRAW.integers(0, 4, 40), DRAW.integers(0, 4, 40)),
     )
 ]
+RATE = np.tile([1.0, 2.0, 4.0, 8.0], 8)
+HEAD = np.repeat(np.arange(4), 8)
+SIDE = [DRAW.normal(size=32) + 0.5 * np.log(RATE) + HEAD for _ in range(2)]
+PARTIAL = [
+    {
+        "left": SIDE[0].tolist(),
+        "right": np.round(SIDE[1], digits).tolist(),
+        "given": given,
+        "within": within,
+    }
+    for digits, given, within in (
+        (6, [], []),
+        (6, [RATE.tolist()], []),
+        (1, [RATE.tolist(), DRAW.normal(size=32).tolist()], []),
+        (6, [], [HEAD.tolist(), RATE.astype(int).tolist()]),
+        (0, [RATE.tolist()], [HEAD.tolist()]),
+    )
+]
 P_VALUES = [0.01, 0.04, 0.03, 0.005, 0.5, 0.9]
 T = [[2.1, 4, 0.975], [-0.3, 1, 0.9], [12.0, 9, 0.5], [0.0, 30, 0.001], [5.0, 1.5, 0.2]]
 
 
 @pytest.fixture(scope="module")
 def ours():
-    request = json.dumps({"samples": SAMPLES, "pairs": PAIRS, "p_values": P_VALUES, "t": T})
+    request = json.dumps({"samples": SAMPLES, "pairs": PAIRS, "partial": PARTIAL, "p_values": P_VALUES, "t": T})
     return json.loads(
         subprocess.run([PROGRAM], input=request, capture_output=True, text=True, check=True).stdout
     )
@@ -121,6 +139,45 @@ def test_spearman_is_scipys(ours, index):
         rng=np.random.default_rng(1),
     ).confidence_interval
     assert got["interval"] == pytest.approx([want.low, want.high], abs=0.12 * (want.high - want.low))
+
+
+def partial_by_least_squares(left, right, given, within):
+    columns = [np.ones(len(left)), *(stats.rankdata(values) for values in given)]
+    columns += [np.array(values) == value for values in within for value in np.unique(values)]
+    design = np.array(columns, dtype=float).T
+    a, b = (
+        ranks - design @ np.linalg.lstsq(design, ranks, rcond=1e-9)[0]
+        for ranks in map(stats.rankdata, (left, right))
+    )
+    return stats.pearsonr(a, b).statistic, len(left) - 1 - np.linalg.matrix_rank(design)
+
+
+@pytest.mark.parametrize("index", range(len(PARTIAL)))
+def test_partial_spearman_is_that_of_rank_residuals(ours, index):
+    rho, freedom = partial_by_least_squares(**PARTIAL[index])
+    got = ours["partial"][index]
+    assert got["rho"] == pytest.approx(rho, rel=1e-9)
+    assert got["degrees_of_freedom"] == freedom
+    t = rho * np.sqrt(freedom / (1 - rho**2))
+    assert got["p_value"] == pytest.approx(2 * stats.t.sf(abs(t), freedom), rel=1e-8)
+    if not PARTIAL[index]["given"] and not PARTIAL[index]["within"]:
+        test = stats.spearmanr(PARTIAL[index]["left"], PARTIAL[index]["right"])
+        assert [got["rho"], got["p_value"]] == pytest.approx([test.statistic, test.pvalue], rel=1e-9)
+
+
+@pytest.mark.parametrize("index", [1, 3])
+def test_intervals_of_partial_spearman_are_scipys_up_to_chance(ours, index):
+    left, right, given, within = (PARTIAL[index][key] for key in ("left", "right", "given", "within"))
+
+    def statistic(places):
+        some = [[np.array(values)[places] for values in values_of] for values_of in (given, within)]
+        return partial_by_least_squares(np.array(left)[places], np.array(right)[places], *some)[0]
+
+    want = stats.bootstrap(
+        (np.arange(len(left)),), statistic, vectorized=False, n_resamples=1500, rng=np.random.default_rng(1)
+    ).confidence_interval
+    width = want.high - want.low
+    assert ours["partial"][index]["interval"] == pytest.approx([want.low, want.high], abs=0.15 * width)
 
 
 def test_holm_is_the_step_down_procedure(ours):

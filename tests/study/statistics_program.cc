@@ -1,10 +1,12 @@
 // Every statistic of each sample on standard input as JSON, for comparison with SciPy: {"samples": [[...]],
-// "pairs": [[[...], [...]]], "p_values": [...], "t": [[t, degrees of freedom]]}.
+// "pairs": [[[...], [...]]], "partial": [{"left", "right", "given": [[...]], "within": [[...]]}],
+// "p_values": [...], "t": [[t, degrees of freedom]]}.
 #include <iostream>
 #include <iterator>
 #include <nlohmann/json.hpp>
 
 #include "lmhead/base/options.h"
+#include "lmhead/study/rank_correlation.h"
 #include "lmhead/study/verdict.h"
 
 namespace {
@@ -34,6 +36,18 @@ int main() {
     const auto left = pair[0].get<std::vector<double>>(), right = pair[1].get<std::vector<double>>();
     output["pairs"].push_back({{"spearman", lmhead::spearman_correlation(left, right)},
                                {"interval", interval(lmhead::spearman_interval(left, right))}});
+  }
+  for (const Json& item : input["partial"]) {
+    const auto left = item["left"].get<std::vector<double>>();
+    const auto right = item["right"].get<std::vector<double>>();
+    const lmhead::HeldFixed held{item["given"].get<std::vector<std::vector<double>>>(),
+                                 item["within"].get<std::vector<std::vector<std::size_t>>>()};
+    const auto correlation = lmhead::partial_spearman(left, right, held);
+    const auto ends = lmhead::partial_spearman_interval(left, right, held);
+    output["partial"].push_back({{"rho", correlation.rho},
+                                 {"degrees_of_freedom", correlation.degrees_of_freedom},
+                                 {"p_value", number(lmhead::correlation_test(correlation))},
+                                 {"interval", interval(ends)}});
   }
   for (const Json& t : input["t"])
     output["t"].push_back({{"two_sided", lmhead::student_t_two_sided(t[0], t[1])},

@@ -5,6 +5,9 @@
 
 #include <cmath>
 
+#include "lmhead/study/rank_correlation.h"
+#include "tests/data/data_fixtures.h"
+
 namespace lmhead {
 namespace {
 
@@ -51,6 +54,31 @@ TEST(Spearman, SeesOrderAlone) {
   EXPECT_NEAR(spearman_correlation({1, 2, 3, 4}, {1, 10, 100, 1000}), 1, 1e-15);
   EXPECT_NEAR(spearman_correlation({1, 2, 3}, {3, 2, 1}), -1, 1e-15);
   EXPECT_TRUE(std::isnan(spearman_correlation({1, 1, 1}, {1, 2, 3})));
+}
+
+TEST(PartialSpearman, SeesNothingThroughWhatIsHeldFixed) {
+  const std::vector<double> rate = {1, 1, 2, 2, 4, 4};
+  const std::vector<double> left = {1, 2, 3, 4, 5, 6}, right = {20, 10, 40, 30, 60, 50};
+  EXPECT_GT(spearman_correlation(left, right), 0.8);  // both follow the rate
+  const HeldFixed by_rank{{rate}, {}}, by_value{{}, {{0, 0, 1, 1, 2, 2}}};
+  const PartialCorrelation ranked = partial_spearman(left, right, by_rank);
+  EXPECT_NEAR(ranked.rho, -1, 1e-12);  // and at equal rates they oppose each other
+  EXPECT_EQ(ranked.degrees_of_freedom, 6 - 1 - 2);
+  EXPECT_NEAR(partial_spearman(left, right, by_value).rho, -1, 1e-12);
+  EXPECT_EQ(partial_spearman(left, right, by_value).degrees_of_freedom, 6 - 1 - 3);
+  const HeldFixed everything{{rate, left}, {{0, 0, 1, 1, 2, 2}, {0, 1, 0, 1, 0, 1}}};
+  EXPECT_TRUE(std::isnan(partial_spearman(left, right, everything).rho));
+  EXPECT_FALSE(correlation_test(partial_spearman(left, right, everything)).has_value());
+  EXPECT_LT(correlation_test(ranked).value(), 1e-6);
+  EXPECT_ERROR(partial_spearman(left, {1, 2}, {}), "as many values");
+}
+
+TEST(PartialSpearman, TakesACategoryForAnyShape) {
+  // Both are least at the middle rate, which its ranks cannot say; at equal rates they oppose each other.
+  const std::vector<double> rate = {1, 1, 2, 2, 3, 3};
+  const std::vector<double> left = {3, 4, 1, 2, 5, 6}, right = {40, 30, 20, 10, 60, 50};
+  EXPECT_GT(partial_spearman(left, right, {{rate}, {}}).rho, 0.5);
+  EXPECT_NEAR(partial_spearman(left, right, {{}, {{0, 0, 1, 1, 2, 2}}}).rho, -1, 1e-12);
 }
 
 }  // namespace

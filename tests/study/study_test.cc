@@ -141,6 +141,21 @@ TEST_F(StudyFile, IsRefusedWhereItIsWrongBeforeAnythingRuns) {
          error_with("source", {{"reported", {{{"arm", "full"}, {"difference", 1}, {"interval", {1}}}}}}));
   expect("expected_sign.full must be", error_with("source", {{"expected_sign", {{"full", "up"}}}}));
   EXPECT_ERROR(read_study(Json::array(), {}), "a study must be an object");
+  const auto correlation = [&](const char* key, const Json& value) {
+    Json one = {{"predictors", {"gradient_retention.destroyed_ratio"}}, {"at_step", 2}};
+    one[key] = value;
+    return error_with("correlations", Json::array({one}));
+  };
+  expect("correlations.withn must be a known key, did you mean within?", correlation("withn", 1));
+  expect("outcome must be \"final\" or \"progress\", got \"loss\"", correlation("outcome", "loss"));
+  expect("predictors must name at least one", correlation("predictors", Json::array()));
+  expect("at_step must be an integer of at least 1, got 0", correlation("at_step", 0));
+  expect("at_step must be below training.steps of every arm, got 6", correlation("at_step", 6));
+  expect("given must be keys of numbers", correlation("given", {"optimizer.type"}));
+  expect("given must be keys of numbers", correlation("given", {"head.rank"}));  // one arm has none
+  expect("within must be keys of some arm's configuration, got \"head.rnk\"",
+         correlation("within", {"head.rnk"}));
+  EXPECT_EQ(correlation("within", {"head.rank"}), "no error");
 }
 
 }  // namespace
