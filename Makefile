@@ -1,13 +1,14 @@
 # make demo   the main job on an embedded default: text, training with three heads, measuring, a report
 # make test   everything that must hold
-# Both set the machine up first; PYTHON=... names an interpreter, whose torch is used if it has one.
+# make study-smoke   every study in studies/, small, end to end
+# All set the machine up first; PYTHON=... names an interpreter, whose torch is used if it has one.
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 PYTHON ?= python3
 LMHEAD := .venv/bin/lmhead
 export PYTHON
 
-.PHONY: setup demo test test-slow bench bench-head fuzz clean
+.PHONY: setup demo test study-smoke test-slow bench bench-head fuzz clean
 
 setup:
 	@scripts/setup
@@ -21,6 +22,9 @@ demo: setup
 test: setup
 	@ctest --test-dir build/release --output-on-failure
 	@.venv/bin/python -m pytest -q tests/python
+
+study-smoke: setup
+	@.venv/bin/python -m pytest -q tests/python/test_study_files.py
 
 # The kernels and the training room many times over in random order: what depends on luck or on leftovers shows here. Then
 # a minute of problems that no run has drawn before, and the package in environments of its own.
