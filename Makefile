@@ -8,7 +8,7 @@ PYTHON ?= python3
 LMHEAD := .venv/bin/lmhead
 export PYTHON
 
-.PHONY: setup demo test study-smoke test-slow bench bench-head fuzz clean
+.PHONY: setup demo test study-smoke test-slow study-data bench bench-head bench-small fuzz clean
 
 setup:
 	@scripts/setup
@@ -34,11 +34,19 @@ test-slow: test
 	@LMHEAD_PROPERTY_SECONDS=60 LMHEAD_PROPERTY_SEED=$$(date +%s) build/release/bin/test_kernels --gtest_brief=1 --gtest_filter='*Property*'
 	@LMHEAD_SLOW_TESTS=1 .venv/bin/python -m pytest -q tests/python/test_package.py
 
+# What the studies learn from: the default text as bytes and under byte-level BPE of several sizes.
+study-data: setup
+	@$(LMHEAD) prepare data/bytes --bytes
+	@for size in 1024 4096 8192 32768; do $(LMHEAD) prepare data/bpe$$size --vocab-size $$size; done
+
 bench: setup
 	@.venv/bin/python bench/training_step.py
 
 bench-head: setup
 	@.venv/bin/python bench/linear_cross_entropy.py
+
+bench-small: setup
+	@.venv/bin/python bench/small_models.py
 
 fuzz:
 	@scripts/fuzz.sh
