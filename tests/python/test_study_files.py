@@ -141,6 +141,12 @@ def test_study_runs_end_to_end(file, tmp_path, tiny_data, monkeypatch):
     check(study, tmp_path, tiny_data, monkeypatch)
 
 
+@pytest.mark.parametrize("file", sorted((ROOT / "studies" / "large").glob("*.json")), ids=lambda file: file.stem)
+def test_a_study_for_larger_machines_is_accepted(file, tmp_path):
+    dry = lmhead_study(tmp_path, file, "--dry-run")
+    assert dry.returncode == 0, dry.stderr
+
+
 def test_reducing_keeps_what_an_arm_is():
     for file in FILES:
         study = json.loads(file.read_text())
