@@ -118,7 +118,8 @@ std::optional<double> correlation_test(const PartialCorrelation& correlation) {
   const auto [rho, freedom] = correlation;
   if (!(freedom >= 1) || std::isnan(rho)) return std::nullopt;
   const double unexplained = 1 - rho * rho;
-  return unexplained <= 0 ? 0 : student_t_two_sided(rho * std::sqrt(freedom / unexplained), freedom);
+  const double p = unexplained <= 0 ? 0 : student_t_two_sided(rho * std::sqrt(freedom / unexplained), freedom);
+  return std::max(p, 2 / std::tgamma(freedom + 3));
 }
 
 double spearman_correlation(const std::vector<double>& left, const std::vector<double>& right) {

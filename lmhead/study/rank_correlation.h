@@ -35,7 +35,9 @@ PartialCorrelation partial_spearman(const std::vector<double>& left, const std::
 std::optional<Interval> partial_spearman_interval(const std::vector<double>& left,
                                                   const std::vector<double>& right, const HeldFixed& held);
 
-/// Two-sided p of no correlation by Student's t; nothing without a degree of freedom or a correlation.
+/// Two-sided p of no correlation by Student's t, but at least 2 / (degrees of freedom + 2)!: with n pairs and
+/// nothing fitted, chance puts two of the n! orders in perfect agreement. Nothing without a degree of freedom
+/// or a correlation.
 std::optional<double> correlation_test(const PartialCorrelation& correlation);
 
 }  // namespace lmhead
