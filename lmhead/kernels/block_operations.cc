@@ -12,6 +12,7 @@
 
 #include "lmhead/base/error.h"
 #include "lmhead/kernels/gradient_of_gradient.h"
+#include "lmhead/kernels/readable_tensor.h"
 #include "lmhead/kernels/threads.h"
 #include "lmhead/kernels/tile_sizes.h"
 #include "lmhead/kernels/vector/row_kernels.h"
@@ -75,8 +76,7 @@ void with_types(at::ScalarType in, at::ScalarType out, const Work& work) {
 
 bool has_kernel(const at::Tensor& tensor) {
   const at::ScalarType type = tensor.scalar_type();
-  return tensor.is_cpu() && !tensor.is_meta() && (type == at::kFloat || type == at::kDouble || type == at::kBFloat16) &&
-         !tensor.key_set().has(c10::DispatchKey::Python);
+  return is_readable(tensor) && (type == at::kFloat || type == at::kDouble || type == at::kBFloat16);
 }
 
 std::int64_t rows_per_thread(std::int64_t width) {

@@ -23,6 +23,7 @@
 #include "lmhead/kernels/cross_entropy_operations.h"
 #include "lmhead/kernels/cross_entropy_rows.h"
 #include "lmhead/kernels/gradient_of_gradient.h"
+#include "lmhead/kernels/readable_tensor.h"
 #include "lmhead/kernels/tile_sizes.h"
 
 namespace lmhead {
@@ -101,8 +102,7 @@ c10::TypedOperatorHandle<Signature> find_operation(const char* name, Signature*)
 }
 /// Multiplies a gradient that was formed for an upstream of one, in place where nobody can see it a second time.
 at::Tensor scale_gradient(const at::Tensor& gradient, const at::Tensor& upstream) {
-  const bool traced = gradient.key_set().has(c10::DispatchKey::Python) || gradient.is_meta();
-  if (traced || !gradient.is_cpu()) return gradient * upstream.to(gradient.scalar_type());
+  if (!is_readable(gradient)) return gradient * upstream.to(gradient.scalar_type());
   const double factor = upstream.item().toDouble();
   if (factor == 1) return gradient;
   at::Tensor own = gradient;

@@ -9,6 +9,7 @@
 
 #include "lmhead/base/error.h"
 #include "lmhead/kernels/gradient_of_gradient.h"
+#include "lmhead/kernels/readable_tensor.h"
 #include "lmhead/kernels/threads.h"
 #include "lmhead/kernels/tile_sizes.h"
 #include "lmhead/kernels/vector/row_kernels.h"
@@ -113,9 +114,8 @@ struct PackedAttentionFunction : torch::autograd::Function<PackedAttentionFuncti
 
 bool has_kernel(const at::Tensor& projected) {
   const at::ScalarType type = projected.scalar_type();
-  return projected.is_cpu() && !projected.is_meta() && (type == at::kFloat || type == at::kDouble) &&
-         !projected.key_set().has(c10::DispatchKey::Python) && projected.size(3) <= tile_sizes::kNarrowHead &&
-         projected.size(1) <= tile_sizes::kShortSequence;
+  return is_readable(projected) && (type == at::kFloat || type == at::kDouble) &&
+         projected.size(3) <= tile_sizes::kNarrowHead && projected.size(1) <= tile_sizes::kShortSequence;
 }
 
 }  // namespace

@@ -1,9 +1,9 @@
 #include "lmhead/study/observed.h"
 
 #include <map>
-#include <sstream>
 
 #include "lmhead/study/statistics.h"
+#include "lmhead/study/study.h"
 
 namespace lmhead {
 namespace {
@@ -45,20 +45,10 @@ Summary summarise(const std::vector<const Json*>& values) {
 
 }  // namespace
 
-const Json* at_path(const Json& json, const std::string& path) {
-  const Json* place = &json;
-  std::istringstream keys(path);
-  for (std::string key; std::getline(keys, key, '.');) {
-    if (!place->is_object() || !place->contains(key)) return nullptr;
-    place = &(*place)[key];
-  }
-  return place;
-}
-
 Json kept_over_training(const std::vector<Json>& log, const std::string& path) {
   Json kept;
   for (const Json& line : log) {
-    const Json* value = at_path(line, path);
+    const Json* value = find_value(line, path);
     if (!value) continue;
     kept["step"].push_back(line.at("step"));
     kept["value"].push_back(*value);

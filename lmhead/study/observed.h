@@ -9,9 +9,6 @@
 
 namespace lmhead {
 
-/// The value at a dotted path; null where there is none.
-const Json* at_path(const Json& json, const std::string& path);
-
 /// The values at `path` in the lines of a run's log, `{"step": [...], "value": [...]}`; null where no line has it.
 Json kept_over_training(const std::vector<Json>& log, const std::string& path);
 

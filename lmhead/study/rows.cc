@@ -56,10 +56,10 @@ Json curve_of(const Study& study, const std::vector<Json>& log) {
   if (other) curve["outcome"] = Json::array();
   for (const Json& line : thinned(lines)) {
     for (const char* key : {"step", "tokens", "wall_seconds"}) curve[key].push_back(line.value(key, Json()));
-    const Json* loss = at_path(line, "validation.loss");
+    const Json* loss = find_value(line, "validation.loss");
     curve["loss"].push_back(loss ? *loss : Json());
     if (!other) continue;
-    const Json* outcome = at_path(line, study.outcome);
+    const Json* outcome = find_value(line, study.outcome);
     curve["outcome"].push_back(outcome ? *outcome : Json());
   }
   return curve;
@@ -223,12 +223,12 @@ Json make_row(const Study& study, const StudyRun& run, const RunIdentity& identi
   require(summary && summary->contains("final") && (*summary)["final"].is_object(), "study",
           run_folder.string(), " must hold a summary with a final record, got none");
   const Json& final = (*summary)["final"];
-  const Json* outcome = at_path(final, study.outcome);
-  if (!outcome) outcome = at_path(*summary, study.outcome);
+  const Json* outcome = find_value(final, study.outcome);
+  if (!outcome) outcome = find_value(*summary, study.outcome);
   require(outcome && (outcome->is_number() || outcome->is_null()), "study",
           "outcome must be a path to a number in a run's final record, got \"", study.outcome,
           "\"; that record has ", final.dump().substr(0, 200));
-  const Json* loss = at_path(final, "validation.loss");
+  const Json* loss = find_value(final, "validation.loss");
   const bool diverged = outcome->is_null();  // JSON has no other way to say that a number was not finite
   require(!diverged || !loss || loss->is_null(), "study",
           "outcome must be known at the end of a run, got null at \"", study.outcome, '"');
@@ -244,8 +244,8 @@ Json make_row(const Study& study, const StudyRun& run, const RunIdentity& identi
   if (!study.keep.empty()) {
     row["keep"] = Json::object();
     for (const std::string& path : study.keep) {
-      const Json* value = at_path(*summary, path);
-      if (!value && path.starts_with("validation")) value = at_path(final, path);
+      const Json* value = find_value(*summary, path);
+      if (!value && path.starts_with("validation")) value = find_value(final, path);
       row["keep"][path] = value ? *value : kept_over_training(log, path);
     }
   }

@@ -147,8 +147,9 @@ bool Trainer::run(const TrainerControl& control) {
   while (state_.step < options.steps) {
     const StepRecord record = step();
     const bool last = state_.step == options.steps;
-    folder_.append(to_json(record));
-    if (record.validation) last_validated_line_ = to_json(record);
+    Json line = to_json(record);
+    folder_.append(line);
+    if (record.validation) last_validated_line_ = std::move(line);
     const bool best = record.validation && state_.best_step == state_.step;
     const bool stop = !last && control.should_stop();
     const bool due = options.checkpoint_every > 0 && state_.step % options.checkpoint_every == 0;
