@@ -30,7 +30,7 @@ void print_plan(StudyProgress& progress, std::size_t jobs) {
   const RemainingCost cost = remaining_cost(progress, plan);
   if (cost.unknown > 0)
     std::printf("\n%zu runs of unknown cost, because their data cannot be read", cost.unknown);
-  std::printf("\n%.3g training FLOPs to go", cost.flops);
+  std::printf("\n%.3g training FLOPs to go in the runs known so far", cost.flops);
   if (std::isfinite(cost.seconds))
     std::printf(", about %s with %zu at once, going by the rows there are",
                 format_duration(cost.seconds / double(jobs)).c_str(), jobs);

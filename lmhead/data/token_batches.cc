@@ -1,6 +1,7 @@
 #include "lmhead/data/token_batches.h"
 
 #include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
 
 #include <algorithm>
 #include <utility>
@@ -12,6 +13,9 @@
 
 namespace lmhead {
 namespace {
+
+constexpr std::int64_t kCountedTokens = 1 << 24;  // tens of milliseconds
+constexpr std::int64_t kCountedAtOnce = 1 << 16;
 
 /// Collects windows of T + 1 tokens into a batch.
 class BatchBuilder {
@@ -73,6 +77,19 @@ Batch TokenBatches::training_sequences(std::int64_t first, std::int64_t count) c
                   offset + std::int64_t(order(std::uint64_t(sequence % windows_))) * length);
   }
   return builder.take();
+}
+
+std::optional<at::Tensor> TokenBatches::token_counts() const {
+  at::Tensor counts = at::zeros({dataset_.vocab_size}, at::kLong);
+  auto* count = counts.mutable_data_ptr<std::int64_t>();
+  const std::int64_t end = std::min(dataset_.train.tokens.size(), kCountedTokens);
+  std::vector<std::int64_t> some(kCountedAtOnce);
+  for (std::int64_t begin = 0; begin < end; begin += kCountedAtOnce) {
+    const std::int64_t length = std::min(kCountedAtOnce, end - begin);
+    dataset_.train.tokens.copy(begin, length, some.data());
+    for (std::int64_t index = 0; index < length; ++index) ++count[some[std::size_t(index)]];
+  }
+  return counts;
 }
 
 Batch TokenBatches::validation_sequences(std::int64_t first, std::int64_t count) const {

@@ -9,8 +9,8 @@
 #include <nlohmann/json.hpp>
 #include <vector>
 
+#include "lmhead/data/frequency_bands.h"
 #include "lmhead/diagnose/kinds.h"
-#include "lmhead/diagnose/token_groups.h"
 
 namespace lmhead {
 namespace {

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "lmhead/base/error.h"
+#include "lmhead/data/frequency_bands.h"
 #include "lmhead/diagnose/kinds.h"
 #include "lmhead/diagnose/token_groups.h"
 

@@ -1,4 +1,4 @@
-// Sums over groups of tokens, and the groups that tokens fall into.
+// Sums over groups of tokens.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -30,16 +30,5 @@ class GroupSums {
  private:
   at::Tensor sums_;
 };
-
-/// Bands of tokens by the rank of their count in `counts` [V]: the 10 most frequent, up to the 100th, and so
-/// on; tokens with count 0 are a band of their own, the last. Ties are ranked by id.
-struct FrequencyBands {
-  at::Tensor band;  // [V] int64
-  std::vector<std::string> names;
-};
-FrequencyBands frequency_bands(const at::Tensor& counts);
-
-/// Adds one for every target to `counts` [V].
-void count_targets(const at::Tensor& targets, at::Tensor& counts);
 
 }  // namespace lmhead

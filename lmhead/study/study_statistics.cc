@@ -1,5 +1,7 @@
 #include "lmhead/study/study_statistics.h"
 
+#include <fnmatch.h>
+
 #include <algorithm>
 #include <cmath>
 #include <map>
@@ -29,6 +31,17 @@ Json statistics_json(const PairedStatistics& statistics) {
           {"effect_size", number_or_null(statistics.effect_size)},
           {"p_value", number_or_null(statistics.p_value)},
           {"sign_flip_p", number_or_null(statistics.sign_flip_p)}};
+}
+
+/// Every number of a run's last validation, and the last that its observers said, by dotted name.
+std::vector<std::pair<std::string, double>> figures_of(const Json& row) {
+  std::vector<std::pair<std::string, double>> figures;
+  for (const auto& [key, prefix] : {std::pair("final", "validation"), std::pair("observations", "")})
+    if (row.contains(key) && row[key].is_object())
+      flatten_numbers(prefix, row[key], [&](const std::string& name, const Json& value) {
+        figures.emplace_back(name, value.get<double>());
+      });
+  return figures;
 }
 
 class StudyReader {
@@ -147,12 +160,7 @@ class StudyReader {
   Json observations_of(std::size_t arm) const {
     std::map<std::string, std::vector<double>> values;
     for (const auto& [seed, row] : rows_[arm])
-      for (const char* group : {"final", "observations"})
-        if (row->contains(group) && (*row)[group].is_object())
-          flatten_numbers(std::string(group) == "final" ? "validation" : "", (*row)[group],
-                          [&](const std::string& name, const Json& value) {
-                            values[name].push_back(value.get<double>());
-                          });
+      for (const auto& [name, value] : figures_of(*row)) values[name].push_back(value);
     Json means = Json::object();
     for (const auto& [name, of_seeds] : values) means[name] = number_or_null(mean(of_seeds));
     return means;
@@ -260,6 +268,41 @@ class StudyReader {
     return compared;
   }
 
+  /// Paired differences of the figures that the study asks for beside its outcome. They are looked at, not tested: they have
+  /// intervals and take no part in Holm's correction.
+  Json details_of(const Comparison& pair) const {
+    struct Pairs {
+      std::vector<double> baseline, arm, differences;
+    };
+    std::vector<std::pair<std::string, Pairs>> all;  // in the order of the rows
+    for (const auto& [seed, row] : rows_[pair.baseline]) {
+      const auto other = rows_[pair.arm].find(seed);
+      if (other == rows_[pair.arm].end()) continue;
+      const auto theirs = figures_of(*other->second);
+      for (const auto& [name, value] : figures_of(*row)) {
+        const auto same = std::ranges::find(theirs, name, &std::pair<std::string, double>::first);
+        const auto is_asked_for = [&](const std::string& pattern) { return ::fnmatch(pattern.c_str(), name.c_str(), 0) == 0; };
+        if (same == theirs.end() || std::ranges::none_of(study_.details, is_asked_for)) continue;
+        auto place = std::ranges::find(all, name, &std::pair<std::string, Pairs>::first);
+        if (place == all.end()) place = all.insert(all.end(), {name, {}});
+        place->second.baseline.push_back(value);
+        place->second.arm.push_back(same->second);
+        place->second.differences.push_back(same->second - value);
+      }
+    }
+    Json list = Json::array();
+    for (const auto& [name, pairs] : all) {
+      const PairedStatistics statistics = paired_statistics(pairs.differences);
+      list.push_back({{"figure", name},
+                      {"seeds", pairs.differences.size()},
+                      {"baseline_mean", number_or_null(mean(pairs.baseline))},
+                      {"arm_mean", number_or_null(mean(pairs.arm))},
+                      {"mean_difference", number_or_null(statistics.mean_difference)},
+                      {"interval", interval_or_null(statistics.interval)}});
+    }
+    return list;
+  }
+
   std::string words_of(const Compared& compared) const {
     const std::string of = " of " + std::to_string(compared.seeds.size()) + " seeds";
     if (compared.seeds.empty()) return "no pair is finished yet";
@@ -309,6 +352,7 @@ class StudyReader {
       for (const auto& [cost, name] : kCosts)
         json[std::string("equal_") + name] =
             difference_at_equal(cost, rows_[one.pair.baseline], rows_[one.pair.arm]);
+      if (!study_.details.empty()) json["details"] = details_of(one.pair);
       list.push_back(json);
     }
     return list;

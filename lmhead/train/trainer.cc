@@ -4,6 +4,9 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/_foreach_mul.h>
 #include <ATen/ops/ones_like.h>
+#include <ATen/ops/stack.h>
+#include <ATen/ops/zeros.h>
+#include <ATen/ops/zeros_like.h>
 #include <sys/resource.h>
 #include <torch/version.h>
 
@@ -39,20 +42,27 @@ std::int64_t model_vocab_size(const TrainConfiguration& configuration, const Bat
   return configuration.model.vocab_size.value_or(batches.vocab_size());
 }
 
-/// Totals in float64 over chosen tokens.
-struct ScoreSums {
-  double negative_log_probability = 0, correct = 0, tokens = 0;
+/// Totals in float64 over groups of tokens.
+class ScoreSums {
+ public:
+  explicit ScoreSums(std::int64_t groups) : sums_(at::zeros({groups, 3}, at::kDouble)) {}
 
-  void add(const TokenScores& scores, const at::Tensor& chosen) {
-    negative_log_probability -= scores.log_probability.to(at::kDouble).masked_select(chosen).sum().item<double>();
-    correct += scores.correct.logical_and(chosen).sum().item<double>();
-    tokens += chosen.sum().item<double>();
+  /// Adds each token to the group that `group` [n] int64 names.
+  void add(const TokenScores& scores, const at::Tensor& group) {
+    const at::Tensor loss = -scores.log_probability.to(at::kDouble);
+    sums_.index_add_(0, group, at::stack({loss, scores.correct.to(at::kDouble), at::ones_like(loss)}, 1));
   }
-  ScoreSums operator-(const ScoreSums& other) const {
-    return {negative_log_probability - other.negative_log_probability, correct - other.correct, tokens - other.tokens};
+  /// Group `index`, or all groups together.
+  GroupScores scores(std::int64_t index) const { return scores_of(sums_[index]); }
+  GroupScores all() const { return scores_of(sums_.sum(0)); }
+
+ private:
+  static GroupScores scores_of(const at::Tensor& sums) {
+    const double* sum = sums.const_data_ptr<double>();
+    if (sum[2] == 0) return {};
+    return {std::int64_t(sum[2]), sum[0] / sum[2], sum[1] / sum[2]};
   }
-  std::optional<double> loss() const { return tokens > 0 ? std::optional(negative_log_probability / tokens) : std::nullopt; }
-  std::optional<double> accuracy() const { return tokens > 0 ? std::optional(correct / tokens) : std::nullopt; }
+  at::Tensor sums_;  // of losses, correct predictions, tokens
 };
 
 std::unique_ptr<HeadGradient> make_head_gradient(const TrainConfiguration& configuration, const LmHead& head) {
@@ -63,6 +73,11 @@ std::unique_ptr<HeadGradient> make_head_gradient(const TrainConfiguration& confi
                              .initializer_range = configuration.model.initializer_range,
                              .seed = std::uint64_t(configuration.training.seed)},
                             configuration.model.num_hidden_layers);
+}
+
+std::optional<FrequencyBands> bands_of(const BatchSource& batches) {
+  const auto counts = batches.token_counts();
+  return counts ? std::optional(frequency_bands(*counts)) : std::nullopt;
 }
 
 double count(const ParameterList& parameters) {
@@ -77,10 +92,10 @@ Json to_json(const CoverageScores& scores) {
   const auto or_null = [](const std::optional<double>& value) { return value ? Json(*value) : Json(nullptr); };
   return {{"draws_per_symbol", scores.draws_per_symbol},
           {"share_seen", scores.share_seen},
-          {"seen_accuracy", or_null(scores.seen_accuracy)},
-          {"unseen_accuracy", or_null(scores.unseen_accuracy)},
-          {"seen_loss", or_null(scores.seen_loss)},
-          {"unseen_loss", or_null(scores.unseen_loss)}};
+          {"seen_accuracy", or_null(scores.seen.top1_accuracy)},
+          {"unseen_accuracy", or_null(scores.unseen.top1_accuracy)},
+          {"seen_loss", or_null(scores.seen.loss)},
+          {"unseen_loss", or_null(scores.unseen.loss)}};
 }
 
 Json to_json(const StepRecord& record) {
@@ -100,6 +115,9 @@ Json to_json(const StepRecord& record) {
                           {"top1_accuracy", v.top1_accuracy},
                           {"tokens", v.tokens}};
     if (v.coverage) json["validation"]["coverage"] = to_json(*v.coverage);
+    for (const auto& [name, scores] : v.by_frequency)
+      json["validation"]["by_frequency"][name] = {
+          {"loss", *scores.loss}, {"top1_accuracy", *scores.top1_accuracy}, {"tokens", scores.tokens}};
   }
   for (const auto& item : record.observations.items()) json[item.key()] = item.value();
   return json;
@@ -116,6 +134,7 @@ Trainer::Trainer(const TrainConfiguration& configuration, const Json& complete,
       optimizer_(make_optimizer(configuration.optimizer, parameters_)),
       head_gradient_(make_head_gradient(configuration, *model_.head)),
       checkpoints_(folder_.checkpoints(), configuration.training.keep_last),
+      frequency_bands_(bands_of(*batches_)),
       started_(now_in_iso_8601()) {
   if (configuration_.training.threads) at::set_num_threads(int(*configuration_.training.threads));
   restore();
@@ -249,19 +268,22 @@ Validation Trainer::validate() const {
   at::NoGradGuard no_grad;
   refresh_working(parameters_);
   const std::optional<Coverage> coverage = batches_->coverage(state_.step);
-  ScoreSums all, seen;
+  ScoreSums seen(2), bands(frequency_bands_ ? std::int64_t(frequency_bands_->names.size()) : 1);
   for (std::int64_t index = 0; index < batches_->validation_batches(); ++index) {
     const Batch batch = batches_->validation_batch(index);
     const HeadInput input{model_.decoder.forward(batch.tokens), batch.tokens, {}};
     const TokenScores scores = model_.head->token_scores(input, batch.targets);
-    all.add(scores, at::ones_like(scores.correct));
-    if (coverage) seen.add(scores, coverage->seen_targets.index_select(0, batch.targets));
+    bands.add(scores, frequency_bands_ ? frequency_bands_->band.index_select(0, batch.targets)
+                                       : at::zeros_like(batch.targets));
+    if (coverage) seen.add(scores, coverage->seen_targets.index_select(0, batch.targets).to(at::kLong));
   }
-  Validation validation{*all.loss(), std::nullopt, *all.accuracy(), std::int64_t(all.tokens), std::nullopt};
-  if (coverage) {
-    const ScoreSums unseen = all - seen;
-    validation.coverage = {coverage->draws_per_symbol, coverage->share_seen, seen.accuracy(), unseen.accuracy(), seen.loss(), unseen.loss()};
-  }
+  const GroupScores all = bands.all();
+  Validation validation{*all.loss, std::nullopt, *all.top1_accuracy, all.tokens, std::nullopt, {}};
+  if (coverage) validation.coverage = {coverage->draws_per_symbol, coverage->share_seen, seen.scores(1), seen.scores(0)};
+  if (frequency_bands_)
+    for (std::size_t band = 0; band < frequency_bands_->names.size(); ++band)
+      if (const GroupScores scores = bands.scores(std::int64_t(band)); scores.tokens > 0)
+        validation.by_frequency.emplace_back(frequency_bands_->names[band], scores);
   if (const auto bytes = batches_->validation_bytes_per_token())
     validation.bits_per_byte = validation.loss / std::numbers::ln2 / *bytes;
   return validation;

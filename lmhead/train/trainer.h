@@ -7,6 +7,7 @@
 
 #include "lmhead/base/error.h"
 #include "lmhead/data/batches.h"
+#include "lmhead/data/frequency_bands.h"
 #include "lmhead/heads/head_gradient.h"
 #include "lmhead/models/causal_model.h"
 #include "lmhead/train/checkpoint.h"
@@ -16,10 +17,16 @@
 
 namespace lmhead {
 
+/// Of a group of validation tokens; without loss and accuracy where it is empty.
+struct GroupScores {
+  std::int64_t tokens = 0;
+  std::optional<double> loss, top1_accuracy;
+};
+
 /// For synthetic languages: what training has shown so far, and how well that and the rest are known.
 struct CoverageScores {
   double draws_per_symbol, share_seen;
-  std::optional<double> seen_accuracy, unseen_accuracy, seen_loss, unseen_loss;  // absent where there is no such symbol
+  GroupScores seen, unseen;
 };
 
 struct Validation {
@@ -28,6 +35,8 @@ struct Validation {
   double top1_accuracy;
   std::int64_t tokens;
   std::optional<CoverageScores> coverage;
+  /// By how often the target occurs in training; empty for synthetic languages.
+  std::vector<std::pair<std::string, GroupScores>> by_frequency;
 };
 
 /// One step as the log has it.
@@ -90,6 +99,7 @@ class Trainer {
   std::unique_ptr<Optimizer> optimizer_;
   std::unique_ptr<HeadGradient> head_gradient_;  // null: plain backpropagation
   CheckpointFolder checkpoints_;
+  std::optional<FrequencyBands> frequency_bands_;
   TrainingState state_;
   std::vector<std::unique_ptr<Observer>> observers_;
   std::function<void(std::vector<at::Tensor>&)> exchange_ = [](std::vector<at::Tensor>&) {};

@@ -117,6 +117,32 @@ def comparisons_section(statistics: dict[str, Any]) -> list[str]:
     return ["## Comparisons", "", *table(head, rows), "", words, ""]
 
 
+def details_section(statistics: dict[str, Any]) -> list[str]:
+    """A table for each baseline: a figure a row, an arm a column."""
+    tables: dict[str, list[dict[str, Any]]] = {}
+    for one in statistics["comparisons"]:
+        if one.get("details"):
+            tables.setdefault(one["baseline"], []).append(one)
+    if not tables:
+        return []
+    lines = ["## Where the difference lies", ""]
+    for baseline, comparisons in tables.items():
+        rows = []
+        for figure in dict.fromkeys(line["figure"] for one in comparisons for line in one["details"]):
+            found = [next((line for line in one["details"] if line["figure"] == figure), None) for one in comparisons]
+            first = next(line for line in found if line)
+            row = [f"`{figure}`", number(first["baseline_mean"], 4)]
+            row += [difference(line["mean_difference"], line["interval"]) if line else "—" for line in found]
+            rows.append(row)
+        head = ["figure at the end", baseline, *(f"{one['arm']} − {baseline}" for one in comparisons)]
+        lines += [*table(head, rows), ""]
+    return [
+        *lines,
+        "Paired by seed, 95 % t intervals, not corrected for the number of figures: these say where to look.",
+        "",
+    ]
+
+
 def correlations_section(statistics: dict[str, Any]) -> list[str]:
     """A table for each choice of outcome, step and what is held fixed."""
     tables: dict[str, list[list[str]]] = {}
@@ -238,7 +264,7 @@ def render(statistics: dict[str, Any], name: str, commands: list[str], plots: li
     lines += comparisons_section(statistics) + correlations_section(statistics) + arms_section(statistics)
     for alternative, file in plots:
         lines += [f"![{alternative}]({file})", ""]
-    lines += source_section(statistics) + equal_cost_section(statistics) + reach_section(statistics)
+    lines += details_section(statistics) + source_section(statistics) + equal_cost_section(statistics) + reach_section(statistics)
     if statistics["limits"]:
         lines += ["## What this does not show", "", *(f"- {limit}" for limit in statistics["limits"]), ""]
     lines += ["## How it was run", ""]

@@ -142,6 +142,22 @@ TEST(TokenBatches, ValidationIsTheFirstTokensOfItsSplitInOrder) {
   EXPECT_EQ(open_counting(folder, 1, 99, 4)->validation_targets(), 99);
 }
 
+TEST(TokenBatches, CountTheTokensOfTheTrainingSplit) {
+  ScratchFolder folder;
+  std::vector<std::int64_t> ids(70000);  // more than are counted at once
+  for (std::size_t index = 0; index < ids.size(); ++index) ids[index] = index % 10 == 0 ? 2 : std::int64_t(index % 2);
+  write_ids<std::uint16_t>(folder / "train.bin", ids);
+  write_ids<std::uint16_t>(folder / "val.bin", counting(100));
+  const auto source = open_counting(folder, 1, 7, 5);
+  const at::Tensor counts = source->token_counts().value();
+  ASSERT_EQ(counts.numel(), source->vocab_size());
+  const auto count = values(counts);
+  EXPECT_EQ(count[0], 28000);
+  EXPECT_EQ(count[1], 35000);
+  EXPECT_EQ(count[2], 7000);
+  EXPECT_EQ(counts.sum().item<std::int64_t>(), 70000);
+}
+
 TEST(TokenBatches, SaysHowManyTokensASplitNeeds) {
   ScratchFolder folder;
   write_counting(folder, 30, 20);

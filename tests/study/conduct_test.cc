@@ -229,6 +229,7 @@ TEST_F(StudyResults, StatisticsAreThoseOfTheRuns) {
   Json json = study_json();
   json["seeds"] = {0, 1, 2};
   json["comparisons"] = {{{"baseline", "full"}}};
+  json["details"] = {"validation.loss", "validation.by_frequency.*.loss"};
   json["source"] = {{"reported", {{{"arm", "rank 2"}, {"difference", 0.1}, {"interval", {0.0, 0.2}}}}}};
   const Study study = read_study(json, {});
   InlineWorkers workers;
@@ -254,6 +255,11 @@ TEST_F(StudyResults, StatisticsAreThoseOfTheRuns) {
   EXPECT_NEAR(compared["equal_steps"]["mean_difference"].get<double>(), mean(differences), 1e-12);
   EXPECT_LT(compared["equal_flops"]["budget"].get<double>(), statistics["arms"][0]["flops"].get<double>());
   EXPECT_TRUE(compared["source"]["words"].is_string());
+  ASSERT_EQ(compared["details"].size(), 3u);  // the loss, and of the two bands of 64 ids
+  EXPECT_EQ(compared["details"][0]["figure"], "validation.loss");
+  EXPECT_EQ(compared["details"][0]["mean_difference"], compared["mean_difference"]);
+  EXPECT_EQ(compared["details"][0]["interval"], compared["interval"]);
+  EXPECT_EQ(compared["details"][2]["figure"], "validation.by_frequency.rank 11-100.loss");
   EXPECT_EQ(statistics["runs"]["finished"], 6);
   EXPECT_GT(statistics["arms"][1]["figures"]["gradient_retention.destroyed_ratio"].get<double>(),
             statistics["arms"][0]["figures"]["gradient_retention.destroyed_ratio"]

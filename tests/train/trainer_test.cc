@@ -44,6 +44,25 @@ TrainerControl kill_after(std::int64_t step) {
   }};
 }
 
+TEST_F(TrainerRuns, ValidationByFrequencyAddsUpToTheWhole) {
+  Json json = configuration();
+  json["training"]["steps"] = 10;
+  run_whole(json, "bands");
+  const Json validation = read_log(scratch_ / "bands").back().at("validation");
+  const Json& bands = validation.at("by_frequency");
+  ASSERT_EQ(bands.size(), 2u);  // 64 ids: rank 1-10 and 11-100, all of them seen
+  double loss = 0, correct = 0, tokens = 0;
+  for (const auto& band : bands.items()) {
+    const double count = band.value().at("tokens").get<double>();
+    tokens += count;
+    loss += count * band.value().at("loss").get<double>();
+    correct += count * band.value().at("top1_accuracy").get<double>();
+  }
+  EXPECT_EQ(tokens, validation.at("tokens").get<double>());
+  EXPECT_NEAR(loss / tokens, validation.at("loss").get<double>(), 1e-12);  // float64 sums of some hundred tokens
+  EXPECT_NEAR(correct / tokens, validation.at("top1_accuracy").get<double>(), 1e-12);
+}
+
 TEST_F(Resume, IsExactForEveryPrecisionOptimizerAndSplit) {
   for (const char* precision : {"float32", "bfloat16"})
     for (const char* optimizer : {"adamw", "muon"})
