@@ -5,19 +5,17 @@ Rounds go through the entrants in turn; the ratio is the median over rounds. Ext
 one measurement, inputs not counted.
 """
 import argparse
-import datetime
-import json
 import os
 import pathlib
-import platform
 import statistics
 import subprocess
 import sys
 import time
 
+import result_rows
 import torch
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+ROOT = result_rows.ROOT
 sys.path.insert(0, str(ROOT / "python"))
 
 HIDDEN_SIZE, TOKENS, BATCH = 512, 2048, 2048
@@ -107,9 +105,7 @@ def main():
 
     def add_row(entrant, vocabulary, tokens, **fields):
         rows.append({"kernel": "gradient_retention", "entrant": entrant,
-                     "shape": {"N": tokens, "D": HIDDEN_SIZE, "V": vocabulary}, "threads": arguments.threads,
-                     "machine": platform.machine() + " " + torch.backends.cpu.get_cpu_capability(),
-                     "torch": torch.__version__, "date": datetime.date.today().isoformat(), **fields})
+                     "shape": {"N": tokens, "D": HIDDEN_SIZE, "V": vocabulary}, "threads": arguments.threads, **fields})
 
     for vocabulary in arguments.vocab_sizes:
         if arguments.rounds:
@@ -129,10 +125,7 @@ def main():
                   f"{own / other:.3f}; lmhead on {8 * TOKENS:,} tokens {longer / 2**30:.3f} GiB", flush=True)
             for (entrant, tokens), peak in memory.items():
                 add_row(entrant, vocabulary, tokens, metric="extra_memory", unit="bytes", median=peak)
-    out = pathlib.Path(arguments.out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with out.open("a") as file:
-        file.writelines(json.dumps(row) + "\n" for row in rows)
+    result_rows.append(pathlib.Path(arguments.out), rows)
 
 
 if __name__ == "__main__":

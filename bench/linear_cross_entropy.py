@@ -11,12 +11,10 @@ ordered by frequency: there, `lmhead filtered` skips what is too small to matter
 that of bfloat16's own arithmetic.
 """
 import argparse
-import datetime
 import json
 import math
 import os
 import pathlib
-import platform
 import resource
 import statistics
 import subprocess
@@ -29,6 +27,7 @@ import torch.nn.functional as F
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "python"), str(ROOT / "bench")]
 import cross_entropy_table  # noqa: E402
+import result_rows  # noqa: E402
 import trained_head  # noqa: E402
 
 SHAPES = {  # name: (N, D, V)
@@ -258,8 +257,6 @@ def measure(shape_name, dtype_name, arguments):
             "kernel": "linear_cross_entropy", "entrant": name, "shape_name": shape_name,
             "shape": {"N": shape[0], "D": shape[1], "V": shape[2], "dtype": dtype_name}, "threads": arguments.threads,
             **({"rows_asked": rows_asked} if rows_used < rows_asked else {}), **facts.get(name, {}),
-            "machine": platform.machine() + " " + torch.backends.cpu.get_cpu_capability(), "torch": torch.__version__,
-            "date": datetime.date.today().isoformat(),
         }
         rows.append(common | {"metric": "seconds", "unit": "s", "median": statistics.median(times),
                               "quantiles": [min(times), max(times)], "rounds": len(times), "ratio_to_first": ratio,
@@ -290,14 +287,9 @@ def main():
     if arguments.memory_of:
         print_memory(arguments)
         return
-    commit = subprocess.run(["git", "-C", ROOT, "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     for shape_name in arguments.shapes:
         for dtype_name in arguments.dtypes:
-            rows = measure(shape_name, dtype_name, arguments)
-            out = pathlib.Path(arguments.out)
-            out.parent.mkdir(parents=True, exist_ok=True)
-            with out.open("a") as file:
-                file.writelines(json.dumps(row | {"commit": commit}) + "\n" for row in rows)
+            result_rows.append(pathlib.Path(arguments.out), measure(shape_name, dtype_name, arguments))
 
 
 if __name__ == "__main__":

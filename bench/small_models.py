@@ -6,19 +6,18 @@ backwards, the attention's six and the head's three, each called through PyTorch
 to them (norms, activations, softmax, optimiser, batches, log) is the rest of its time.
 """
 import argparse
-import datetime
 import json
 import os
 import pathlib
-import platform
 import statistics
 import subprocess
 import tempfile
 import time
 
+import result_rows
 import torch
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+ROOT = result_rows.ROOT
 MODELS = {  # data, model, sequences a step, their length
     "bytes-width-32": ({"path": "data/bytes"}, {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 128}, 16, 128),
     "bpe8192-width-96": ({"path": "data/bpe8192"}, {"hidden_size": 96, "num_hidden_layers": 6, "num_attention_heads": 4, "intermediate_size": 256}, 8, 128),
@@ -90,7 +89,6 @@ def main() -> None:
     parser.add_argument("--out", type=pathlib.Path, default=ROOT / "bench/results/small_models.jsonl")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
     print(f"{'model':20} {'tokens/s':>9} {'two at once':>12} {'step':>9} {'products':>9} {'ratio':>6} {'runs of 600 steps an hour':>26}")
     for name in arguments.models:
         data = MODELS[name][0].get("path")
@@ -103,10 +101,8 @@ def main() -> None:
         hourly = 2 * 3600 / (600 * tokens / together)
         print(f"{name:20} {alone:9.0f} {together:12.0f} {1e3 * tokens / alone:6.1f} ms {1e3 * products:6.1f} ms {tokens / alone / products:6.2f} {hourly:26.0f}")
         row = {"benchmark": "small_models", "model": name, "unit": "tokens/s of a run", "alone": alone, "two_at_once": together, "product_seconds": products, "tokens_per_step": tokens,
-               "rounds": arguments.rounds, "steps": arguments.steps, "threads": 1, "machine": f"{platform.machine()}, {os.cpu_count()} cores", "torch": torch.__version__,
-               "date": datetime.date.today().isoformat(), "commit": commit}
-        with arguments.out.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+               "rounds": arguments.rounds, "steps": arguments.steps, "threads": 1}
+        result_rows.append(arguments.out, [row])
 
 
 if __name__ == "__main__":

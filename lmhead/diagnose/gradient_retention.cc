@@ -12,11 +12,19 @@
 #include "lmhead/base/error.h"
 #include "lmhead/diagnose/kinds.h"
 #include "lmhead/diagnose/token_rows.h"
+#include "lmhead/kernels/linear_cross_entropy.h"
 
 namespace lmhead {
 namespace {
 
 constexpr const char* kWho = "gradient_retention";
+constexpr double kRoundingOfTrainingPass = 1e-4;
+
+TokenStatistics select_rows(const TokenStatistics& statistics, const at::Tensor& rows) {
+  const auto of = [&](const at::Tensor& values) { return lmhead::select_rows(values, rows); };
+  return {of(statistics.log_probability), of(statistics.logsumexp), of(statistics.entropy), of(statistics.correct),
+          of(statistics.logit_gradient_square), of(statistics.hidden_gradient)};
+}
 
 }  // namespace
 
@@ -93,20 +101,21 @@ void GradientRetention::reset() {
 
 GradientRetentionResult measure_gradient_retention(const LinearMap& map, const at::Tensor& hidden,
                                                    const at::Tensor& targets,
-                                                   const GradientRetentionOptions& options) {
+                                                   const GradientRetentionOptions& options,
+                                                   const TokenStatistics* statistics) {
   at::NoGradGuard no_grad;
-  GradientRetention retention(map, options.head_space);
+  HeadSpaceOptions how = options.head_space;
+  if (statistics) how.amplified_rounding = kRoundingOfTrainingPass;
+  GradientRetention retention(map, how);
   const HeadSpace& space = retention.head_space();
-  const at::Tensor kept = rows_with_target(hidden, targets, space.hidden_size(), space.vocab_size(), kWho);
-  const std::int64_t count = kept.size(0);
-  if (options.tokens <= 0 || options.tokens >= count) {
-    retention.update(hidden, targets);
-  } else {
-    const at::Tensor spread =
-        at::arange(options.tokens, kept.options()).mul(count).floor_divide(options.tokens);
-    const at::Tensor rows = kept.index_select(0, spread);
-    retention.update(hidden.index_select(0, rows), targets.index_select(0, rows));
-  }
+  at::Tensor rows = rows_with_target(hidden, targets, space.hidden_size(), space.vocab_size(), kWho);
+  const std::int64_t count = rows.size(0);
+  if (options.tokens > 0 && options.tokens < count)
+    rows = rows.index_select(0, at::arange(options.tokens, rows.options()).mul(count).floor_divide(options.tokens));
+  if (statistics && !space.through_basis())
+    retention.add(space.energies(select_rows(*statistics, rows)));
+  else
+    retention.update(select_rows(hidden, rows), select_rows(targets, rows));
   return retention.compute();
 }
 

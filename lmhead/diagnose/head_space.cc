@@ -7,6 +7,7 @@
 #include <ATen/ops/linalg_pinv.h>
 #include <ATen/ops/linalg_svdvals.h>
 #include <ATen/ops/matmul.h>
+#include <ATen/ops/tril.h>
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
@@ -24,8 +25,8 @@ namespace {
 constexpr const char* kWho = "head_space";
 /// Above this condition one float64 Gram matrix has lost too many digits of the small directions.
 constexpr double kOnePassCondition = 1e4;
-/// T amplifies the rounding of a gradient by the condition; up to this much of it is let through.
-constexpr double kAmplifiedRounding = 4e-6;
+/// Column blocks in which a Gram matrix is formed, of which those above the diagonal are left out.
+constexpr std::int64_t kGramBlocks = 8;
 
 constexpr at::Tensor TokenEnergies::* kEnergies[] = {
     &TokenEnergies::total, &TokenEnergies::retained, &TokenEnergies::gradient_square,
@@ -93,20 +94,26 @@ HeadSpace::HeadSpace(const LinearMap& map, const HeadSpaceOptions& options) : op
   const double rounding =
       is_double ? std::numeric_limits<double>::epsilon() : std::numeric_limits<float>::epsilon();
   const bool careful =
-      condition_ * rounding > kAmplifiedRounding || options.center_weight || (!is_double && !is_float);
+      condition_ * rounding > options.amplified_rounding || options.center_weight || (!is_double && !is_float);
   if (map_.bias.defined()) map_.bias = map_.bias.to(is_double ? at::kDouble : at::kFloat);
   if (careful) form_basis();
 }
 
 at::Tensor HeadSpace::gram(const at::Tensor& transform) const {
   const std::int64_t width = transform.defined() ? transform.size(1) : hidden_size_;
+  const std::int64_t block = std::max<std::int64_t>(32, (width + kGramBlocks - 1) / kGramBlocks);
   at::Tensor sum = at::zeros({width, width}, map_.weight.options().dtype(at::kDouble));
   for_each_tile(map_.weight, [&](std::int64_t, const at::Tensor& rows) {
     at::Tensor tile = mean_row_.defined() ? rows - mean_row_ : rows;
     if (transform.defined()) tile = at::matmul(tile, transform);
-    sum.addmm_(tile.t(), tile);
+    for (std::int64_t first = 0; first < width; first += block) {
+      const std::int64_t columns = std::min(block, width - first), rest = width - first;
+      sum.narrow(0, first, rest).narrow(1, first, columns).addmm_(tile.narrow(1, first, rest).t(),
+                                                                  tile.narrow(1, first, columns));
+    }
   });
-  return sum;
+  const at::Tensor lower = at::tril(sum);
+  return lower + at::tril(lower, -1).t();
 }
 
 void HeadSpace::find_basis() {
@@ -176,8 +183,16 @@ TokenEnergies HeadSpace::block_energies(const at::Tensor& hidden, const at::Tens
   at::Tensor features = hidden.detach();
   if (through_basis_)
     features = at::matmul(features.to(at::kDouble), coordinates_.t());  // h W^T = (h R^T) Q^T
-  const TokenStatistics statistics = token_statistics(features.to(map_.weight.scalar_type()), map_, targets);
+  return energies_of(token_statistics(features.to(map_.weight.scalar_type()), map_, targets));
+}
 
+TokenEnergies HeadSpace::energies(const TokenStatistics& statistics) const {
+  require(!through_basis_, kWho, "energies of given statistics need a loss that is differentiated through W itself");
+  at::NoGradGuard no_grad;
+  return energies_of(statistics);
+}
+
+TokenEnergies HeadSpace::energies_of(const TokenStatistics& statistics) const {
   at::Tensor gradient = statistics.hidden_gradient.to(at::kDouble);
   const at::Tensor projection = through_basis_ ? gradient : at::matmul(gradient, transform_);  // Q^T d
   if (through_basis_) gradient = at::matmul(projection, coordinates_);

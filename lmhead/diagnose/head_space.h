@@ -14,11 +14,14 @@
 namespace lmhead {
 
 class FieldVisitor;
+struct TokenStatistics;
 
 /// How the numerical column space of W is decided.
 struct HeadSpaceOptions {
   std::optional<double> rank_cutoff;  // null: 2e-7 for float64 weights, else 1e-6
   bool center_weight = false;
+  /// What rounding of a gradient, times the condition of W, is let through; no option of a configuration.
+  double amplified_rounding = 4e-6;
   void visit_fields(FieldVisitor& visitor);
 };
 
@@ -56,6 +59,11 @@ class HeadSpace {
   /// Memory: a block of logits, and n x 6 float64.
   TokenEnergies energies(const at::Tensor& hidden, const at::Tensor& targets) const;
 
+  /// The energies that `statistics` of tokens under the same map give. Only where the loss is differentiated through W.
+  TokenEnergies energies(const TokenStatistics& statistics) const;
+  /// Whether the loss is differentiated through a basis of its own, because rounding would grow too much.
+  bool through_basis() const { return through_basis_; }
+
   /// Q^T d for rows d of `gradient` [n, V]: [n, rank] float64.
   at::Tensor coordinates(const at::Tensor& gradient) const;
   /// R R^T q for rows q of `coordinates`: what backpropagation and a step on the features make of them, so
@@ -80,6 +88,7 @@ class HeadSpace {
  private:
   at::Tensor gram(const at::Tensor& transform) const;
   TokenEnergies block_energies(const at::Tensor& hidden, const at::Tensor& targets) const;
+  TokenEnergies energies_of(const TokenStatistics& statistics) const;
   void find_basis();
   void form_basis();
 

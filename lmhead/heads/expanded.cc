@@ -58,7 +58,7 @@ class ExpandedHead : public LmHead {
     return at::linear(expand(input), output_->working);
   }
   at::Tensor compute_loss(const HeadInput& input, const at::Tensor& targets,
-                          const LossOptions& options) const override {
+                          const LossOptions& options, TokenStatistics*) const override {
     return linear_cross_entropy(expand(input), LinearMap{output_->working, {}, 1, 0}, targets,
                                 {.label_smoothing = options.label_smoothing, .z_loss = options.z_loss});
   }

@@ -40,9 +40,12 @@ class LinearHead : public LmHead {
     return {statistics.log_probability, statistics.correct};
   }
   at::Tensor compute_loss(const HeadInput& input, const at::Tensor& targets,
-                          const LossOptions& options) const override {
-    return linear_cross_entropy(input.hidden, working_map(), targets,
-                                {.label_smoothing = options.label_smoothing, .z_loss = options.z_loss});
+                          const LossOptions& options, TokenStatistics* statistics) const override {
+    const LinearCrossEntropyOptions how{.label_smoothing = options.label_smoothing, .z_loss = options.z_loss};
+    if (!statistics) return linear_cross_entropy(input.hidden, working_map(), targets, how);
+    const auto result = linear_cross_entropy_with_statistics(input.hidden, working_map(), targets, how);
+    *statistics = result.statistics;
+    return result.loss;
   }
 
   ParameterPtr weight_, bias_;

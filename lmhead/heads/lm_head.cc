@@ -34,13 +34,14 @@ at::Tensor LmHead::logits(const HeadInput& input) const {
   return compute_logits(input);
 }
 
-at::Tensor LmHead::loss(const HeadInput& input, const at::Tensor& targets, const LossOptions& options) const {
+at::Tensor LmHead::loss(const HeadInput& input, const at::Tensor& targets, const LossOptions& options,
+                        TokenStatistics* statistics) const {
   check(input);
   require(targets.defined() && targets.dim() == 1 && targets.size(0) == input.hidden.size(0) &&
               targets.scalar_type() == at::kLong,
           "head", "targets must be int64 [", input.hidden.size(0), "], got ", targets.scalar_type(), " ",
           targets.defined() ? targets.sizes() : at::IntArrayRef{});
-  return compute_loss(input, targets, options);
+  return compute_loss(input, targets, options, statistics);
 }
 
 TokenScores LmHead::token_scores(const HeadInput& input, const at::Tensor& targets) const {
@@ -55,7 +56,8 @@ TokenScores LmHead::compute_token_scores(const HeadInput& input, const at::Tenso
   return {log_p.gather(1, targets.unsqueeze(1)).squeeze(1), logits.argmax(1).eq(targets)};
 }
 
-at::Tensor LmHead::compute_loss(const HeadInput& input, const at::Tensor& targets, const LossOptions& options) const {
+at::Tensor LmHead::compute_loss(const HeadInput& input, const at::Tensor& targets, const LossOptions& options,
+                                TokenStatistics*) const {
   return plain_cross_entropy(compute_logits(input), targets,
                              {.label_smoothing = options.label_smoothing, .z_loss = options.z_loss});
 }

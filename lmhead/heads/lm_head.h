@@ -14,6 +14,8 @@
 
 namespace lmhead {
 
+struct TokenStatistics;
+
 /// What a head may look at. Only `hidden` is always there.
 struct HeadInput {
   at::Tensor hidden;               // [N, D] features after the final norm
@@ -42,8 +44,10 @@ class LmHead {
   /// Logits [N, V]; their softmax is the head's distribution. Memory: N x V.
   at::Tensor logits(const HeadInput& input) const;
   /// Mean loss over the rows of `targets` [N], 0-dim float32 (float64 for float64 features). Ids outside [0, V) throw
-  /// where they are seen: in the data room.
-  at::Tensor loss(const HeadInput& input, const at::Tensor& targets, const LossOptions& options = {}) const;
+  /// where they are seen: in the data room. `statistics`, where given, gets what the same pass knows of every token from heads
+  /// that are one linear map; the others leave it as it is.
+  at::Tensor loss(const HeadInput& input, const at::Tensor& targets, const LossOptions& options = {},
+                  TokenStatistics* statistics = nullptr) const;
   /// Scores of `targets` [N], without gradients.
   TokenScores token_scores(const HeadInput& input, const at::Tensor& targets) const;
   /// The one linear map that gives the logits, where there is one; its weight carries no gradient history.
@@ -60,7 +64,8 @@ class LmHead {
  private:
   virtual at::Tensor compute_logits(const HeadInput& input) const = 0;
   /// Plain composition of `compute_logits`; override to be fast.
-  virtual at::Tensor compute_loss(const HeadInput& input, const at::Tensor& targets, const LossOptions& options) const;
+  virtual at::Tensor compute_loss(const HeadInput& input, const at::Tensor& targets, const LossOptions& options,
+                                  TokenStatistics* statistics) const;
   /// From `compute_logits`; override to be fast.
   virtual TokenScores compute_token_scores(const HeadInput& input, const at::Tensor& targets) const;
   void check(const HeadInput& input) const;

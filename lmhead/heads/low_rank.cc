@@ -45,7 +45,7 @@ class LowRankHead : public LmHead {
     return {statistics.log_probability, statistics.correct};
   }
   at::Tensor compute_loss(const HeadInput& input, const at::Tensor& targets,
-                          const LossOptions& options) const override {
+                          const LossOptions& options, TokenStatistics*) const override {
     return linear_cross_entropy(at::linear(input.hidden, down_->working), LinearMap{up_->working, {}, 1, 0}, targets,
                                 {.label_smoothing = options.label_smoothing, .z_loss = options.z_loss});
   }

@@ -115,9 +115,37 @@ CrossEntropyGradients in_own_types(const CrossEntropyArguments& arguments, Cross
   return sums;
 }
 
+/// Statistics of a chunk of rows; zeros where the target is ignored.
+TokenStatistics chunk_statistics(const CrossEntropyArguments& arguments, const Rows& rows, std::int64_t begin,
+                                 std::int64_t size, bool with_gradient) {
+  LinearMap map = arguments.map;
+  map.weight = map.weight.detach();
+  if (map.bias.defined()) map.bias = map.bias.detach();
+  TokenStatistics statistics = plain_token_statistics(arguments.hidden.detach().narrow(0, begin, size), map,
+                                                      rows.target.narrow(0, begin, size), with_gradient);
+  const at::Tensor kept = rows.kept.narrow(0, begin, size);
+  for (auto column : kTokenStatistics) {
+    at::Tensor& values = statistics.*column;
+    if (!values.defined()) continue;
+    values = at::where(values.dim() == 2 ? kept.unsqueeze(1) : kept, values, at::zeros_like(values));
+  }
+  return statistics;
+}
+
+TokenStatistics joined(const std::vector<TokenStatistics>& parts) {
+  TokenStatistics all;
+  for (auto column : kTokenStatistics) {
+    std::vector<at::Tensor> values;
+    for (const TokenStatistics& part : parts) values.push_back(part.*column);
+    if (values.front().defined()) all.*column = at::cat(values);
+  }
+  return all;
+}
+
 }  // namespace
 
-CrossEntropyForward chunked_forward(const CrossEntropyArguments& arguments, const WantedGradients& wanted) {
+CrossEntropyForward chunked_forward(const CrossEntropyArguments& arguments, const WantedGradients& wanted,
+                                    WantedStatistics statistics) {
   const LinearCrossEntropyOptions& options = arguments.options;
   const Rows rows = prepare(arguments);
   const auto of_type = arguments.hidden.options().dtype(rows.type);
@@ -125,6 +153,7 @@ CrossEntropyForward chunked_forward(const CrossEntropyArguments& arguments, cons
   CrossEntropyForward result;
   result.row_sums = at::zeros({arguments.hidden.size(0), 2}, of_type.dtype(at::kDouble));
   result.gradients = empty_sums(arguments, rows.type, wanted);
+  std::vector<TokenStatistics> of_chunks;
   for_each_chunk(arguments, [&](std::int64_t begin, std::int64_t size) {
     const at::Tensor logits = chunk_logits(arguments, begin, size, rows.type);
     const auto part = [&](const at::Tensor& whole) { return whole.narrow(0, begin, size); };
@@ -143,11 +172,14 @@ CrossEntropyForward chunked_forward(const CrossEntropyArguments& arguments, cons
     loss = at::where(part(rows.kept), loss * part(rows.token_weight), at::zeros_like(loss));
     losses.narrow(0, begin, size).copy_(loss);
     result.row_sums.narrow(0, begin, size).copy_(at::where(part(rows.kept).unsqueeze(1), sums, at::zeros_like(sums)));
+    if (statistics != WantedStatistics::kNone)
+      of_chunks.push_back(chunk_statistics(arguments, rows, begin, size, statistics == WantedStatistics::kAll));
     if (wanted.any())
       add_gradients(arguments, rows, begin, logits, sums, at::ones_like(loss) / rows.denominator, wanted,
                     result.gradients);
   });
   result.gradients = in_own_types(arguments, result.gradients);
+  if (!of_chunks.empty()) result.statistics = joined(of_chunks);
   result.loss = options.reduction == Reduction::kNone ? losses : losses.sum() / rows.denominator;
   return result;
 }

@@ -2,6 +2,7 @@
 
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
 #include <torch/library.h>
 
 #include <string>
@@ -14,7 +15,7 @@ namespace {
 
 constexpr const char* kWho = "linear_cross_entropy";
 using Tensors3 = std::tuple<at::Tensor, at::Tensor, at::Tensor>;
-using Tensors6 = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
+using Tensors8 = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
 
 at::Tensor value_or_undefined(const OptionalTensor& tensor) { return tensor.value_or(at::Tensor()); }
 
@@ -37,18 +38,27 @@ at::Tensor or_nothing(const at::Tensor& tensor, const at::Tensor& like) {
   return tensor.defined() ? tensor : at::empty({0}, like.options());
 }
 
-Tensors6 forward_kernel(const at::Tensor& hidden, const at::Tensor& weight, const at::Tensor& targets,
+/// The first five figures as rows of one tensor.
+at::Tensor scores_of(const TokenStatistics& statistics, bool wanted, const at::Tensor& hidden) {
+  at::Tensor scores = at::zeros({wanted ? 5 : 0, hidden.size(0)}, hidden.options().dtype(at::kDouble));
+  if (!wanted || hidden.size(0) == 0) return scores;
+  for (std::int64_t row = 0; row < 5; ++row) scores.select(0, row).copy_(statistics.*kTokenStatistics[row]);
+  return scores;
+}
+
+Tensors8 forward_kernel(const at::Tensor& hidden, const at::Tensor& weight, const at::Tensor& targets,
                         const OptionalTensor& bias, const OptionalTensor& class_weight,
                         const OptionalTensor& token_weight, at::IntArrayRef choices, at::ArrayRef<double> numbers,
-                        Wanted wanted, double filter_threshold) {
+                        Wanted wanted, double filter_threshold, bool statistics) {
   const CrossEntropyArguments arguments =
       gather_arguments(hidden, weight, targets, bias, class_weight, token_weight, choices, numbers);
   const bool tiled = tiled_kernel_takes(arguments);
   require(tiled || filter_threshold <= 0, kWho, "the filter needs float32, float64 or bfloat16 on the CPU, got ",
           hidden.scalar_type(), " on ", hidden.device());
   const WantedGradients gradients{wanted[0], wanted[1], wanted[2]};
-  const CrossEntropyForward result =
-      tiled ? tiled_forward(arguments, gradients, filter_threshold) : chunked_forward(arguments, gradients);
+  const WantedStatistics figures = statistics ? WantedStatistics::kAll : WantedStatistics::kNone;
+  const CrossEntropyForward result = tiled ? tiled_forward(arguments, gradients, filter_threshold, figures)
+                                           : chunked_forward(arguments, gradients, figures);
   at::Tensor filter = at::empty({3}, at::kDouble);
   double* report = filter.mutable_data_ptr<double>();
   report[0] = static_cast<double>(result.filter.tiles_seen);
@@ -59,7 +69,9 @@ Tensors6 forward_kernel(const at::Tensor& hidden, const at::Tensor& weight, cons
           or_nothing(result.gradients.hidden, hidden),
           or_nothing(result.gradients.weight, weight),
           or_nothing(result.gradients.bias, weight),
-          filter};
+          filter,
+          scores_of(result.statistics, statistics, hidden),
+          or_nothing(result.statistics.hidden_gradient, hidden)};
 }
 
 Tensors3 backward_kernel(const at::Tensor& upstream, const at::Tensor& hidden, const at::Tensor& weight,
@@ -79,10 +91,10 @@ at::Tensor like_or_nothing(bool wanted, const at::Tensor& like) {
   return wanted ? at::empty_symint(like.sym_sizes(), like.options()) : at::empty({0}, like.options());
 }
 
-Tensors6 forward_meta(const at::Tensor& hidden, const at::Tensor& weight, const at::Tensor& targets,
+Tensors8 forward_meta(const at::Tensor& hidden, const at::Tensor& weight, const at::Tensor& targets,
                       const OptionalTensor& bias, const OptionalTensor& class_weight,
                       const OptionalTensor& token_weight, at::IntArrayRef choices, at::ArrayRef<double> numbers,
-                      Wanted wanted, double filter_threshold) {
+                      Wanted wanted, double filter_threshold, bool statistics) {
   const auto loss_options = hidden.options().dtype(loss_type(hidden.scalar_type()));
   const bool per_token = static_cast<Reduction>(choices[0]) == Reduction::kNone;
   const c10::SymInt size = hidden.sym_size(0);
@@ -91,7 +103,9 @@ Tensors6 forward_meta(const at::Tensor& hidden, const at::Tensor& weight, const 
           like_or_nothing(wanted[0], hidden),
           like_or_nothing(wanted[1], weight),
           wanted[2] ? like_or_nothing(true, *bias) : like_or_nothing(false, weight),
-          at::empty({3}, hidden.options().dtype(at::kDouble))};
+          at::empty({3}, hidden.options().dtype(at::kDouble)),
+          at::empty_symint({statistics ? 5 : 0, size}, hidden.options().dtype(at::kDouble)),
+          statistics ? at::empty_symint(hidden.sym_sizes(), loss_options) : at::empty({0}, hidden.options())};
 }
 
 Tensors3 backward_meta(const at::Tensor& upstream, const at::Tensor& hidden, const at::Tensor& weight,
@@ -111,12 +125,13 @@ c10::TypedOperatorHandle<Signature> find_operation(const char* name, Signature*)
 
 CrossEntropyForwardResults call_cross_entropy_forward(const CrossEntropyTensors& tensors,
                                                       const CrossEntropySettings& settings, Wanted wanted,
-                                                      double filter_threshold) {
+                                                      double filter_threshold, bool statistics) {
   static const auto operation = find_operation("lmhead::_linear_cross_entropy_forward", &forward_kernel);
-  auto [loss, row_sums, d_hidden, d_weight, d_bias, filter] =
+  auto [loss, row_sums, d_hidden, d_weight, d_bias, filter, scores, token_gradients] =
       operation.call(tensors.hidden, tensors.weight, tensors.targets, tensors.bias, tensors.class_weight,
-                     tensors.token_weight, settings.choices, settings.numbers, wanted, filter_threshold);
-  return {loss, row_sums, {d_hidden, d_weight, d_bias}, filter};
+                     tensors.token_weight, settings.choices, settings.numbers, wanted, filter_threshold,
+                     statistics);
+  return {loss, row_sums, {d_hidden, d_weight, d_bias}, filter, scores, token_gradients};
 }
 
 std::array<at::Tensor, 3> call_cross_entropy_backward(const at::Tensor& upstream, const CrossEntropyTensors& tensors,
@@ -134,8 +149,8 @@ TORCH_LIBRARY_FRAGMENT(lmhead, library) {
       "Tensor hidden, Tensor weight, Tensor targets, Tensor? bias, Tensor? class_weight, Tensor? token_weight, ";
   const auto define = [&](const std::string& schema) { library.def(schema.c_str()); };
   define("_linear_cross_entropy_forward(" + inputs +
-         "int[] choices, float[] numbers, bool[3] wanted, float filter_threshold) -> "
-         "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+         "int[] choices, float[] numbers, bool[3] wanted, float filter_threshold, bool statistics) -> "
+         "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
   define("_linear_cross_entropy_backward(Tensor upstream, " + inputs +
          "Tensor row_sums, int[] choices, float[] numbers, bool[3] wanted) -> (Tensor, Tensor, Tensor)");
 }

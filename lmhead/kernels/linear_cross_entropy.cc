@@ -2,6 +2,7 @@
 //
 //   lmhead::linear_cross_entropy            what everybody calls; differentiable
 //   lmhead::filtered_linear_cross_entropy   the same with the filter, and its report
+//   lmhead::linear_cross_entropy_with_statistics   the same with what its pass knows of every token
 #include "lmhead/kernels/linear_cross_entropy.h"
 
 #include <ATen/TensorOperators.h>
@@ -116,11 +117,11 @@ struct LinearCrossEntropyFunction : torch::autograd::Function<LinearCrossEntropy
                                                 const OptionalTensor& bias, const OptionalTensor& class_weight,
                                                 const OptionalTensor& token_weight,
                                                 const CrossEntropySettings& settings, Wanted wanted, bool fast,
-                                                double filter_threshold) {
+                                                double filter_threshold, bool statistics) {
     at::AutoDispatchBelowADInplaceOrView guard;
     const CrossEntropyForwardResults results =
         call_cross_entropy_forward({hidden, weight, targets, bias, class_weight, token_weight}, settings,
-                                   fast ? wanted : Wanted{}, filter_threshold);
+                                   fast ? wanted : Wanted{}, filter_threshold, statistics);
     // In fast mode hidden and weight are kept only to refuse a second differentiation by name; that costs nothing.
     torch::autograd::variable_list saved{hidden, weight};
     if (fast) {
@@ -134,13 +135,13 @@ struct LinearCrossEntropyFunction : torch::autograd::Function<LinearCrossEntropy
     context->saved_data["wanted"] = std::vector<bool>(wanted.begin(), wanted.end());
     context->saved_data["choices"] = std::vector<std::int64_t>(settings.choices.begin(), settings.choices.end());
     context->saved_data["numbers"] = std::vector<double>(settings.numbers.begin(), settings.numbers.end());
-    context->mark_non_differentiable({results.filter});
-    return {results.loss, results.filter};
+    context->mark_non_differentiable({results.filter, results.scores, results.token_gradients});
+    return {results.loss, results.filter, results.scores, results.token_gradients};
   }
 
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
                                                  const torch::autograd::variable_list& upstreams) {
-    torch::autograd::variable_list results(10);
+    torch::autograd::variable_list results(11);
     const at::Tensor& upstream = upstreams[0];
     if (!upstream.defined()) return results;
     const auto saved = context->get_saved_variables();
@@ -170,10 +171,14 @@ struct LinearCrossEntropyFunction : torch::autograd::Function<LinearCrossEntropy
 };
 
 using TwoTensors = std::tuple<at::Tensor, at::Tensor>;
+using ThreeTensors = std::tuple<at::Tensor, at::Tensor, at::Tensor>;
 
-/// Loss and filter report.
-TwoTensors differentiable(const CrossEntropyTensors& tensors, const CrossEntropySettings& settings, bool fast,
-                          double filter_threshold) {
+struct DifferentiableResults {
+  at::Tensor loss, filter, scores, token_gradients;
+};
+
+DifferentiableResults differentiable(const CrossEntropyTensors& tensors, const CrossEntropySettings& settings, bool fast,
+                                     double filter_threshold, bool statistics) {
   const auto needs = [](const OptionalTensor& tensor) {
     return tensor && tensor->defined() && tensor->requires_grad() && at::GradMode::is_enabled();
   };
@@ -182,13 +187,13 @@ TwoTensors differentiable(const CrossEntropyTensors& tensors, const CrossEntropy
   const Wanted wanted{needs(tensors.hidden), needs(tensors.weight), needs(tensors.bias)};
   if (wanted == Wanted{}) {
     at::AutoDispatchBelowADInplaceOrView guard;
-    const CrossEntropyForwardResults results = call_cross_entropy_forward(tensors, settings, wanted);
-    return {results.loss, results.filter};
+    const CrossEntropyForwardResults results = call_cross_entropy_forward(tensors, settings, wanted, 0, statistics);
+    return {results.loss, results.filter, results.scores, results.token_gradients};
   }
   auto results = LinearCrossEntropyFunction::apply(tensors.hidden, tensors.weight, tensors.targets, tensors.bias,
                                                    tensors.class_weight, tensors.token_weight, settings, wanted, fast,
-                                                   filter_threshold);
-  return {results[0], results[1]};
+                                                   filter_threshold, statistics);
+  return {results[0], results[1], results[2], results[3]};
 }
 
 bool forms_gradients_now(const at::Tensor& hidden, const at::Tensor& weight, Reduction reduction,
@@ -209,8 +214,35 @@ at::Tensor autograd_kernel(const at::Tensor& hidden, const at::Tensor& weight, c
   const Reduction how = reduction_named(reduction);
   const CrossEntropySettings settings{{static_cast<std::int64_t>(how), ignore_index},
                           {label_smoothing, z_loss, logit_scale, logit_softcap}};
-  return std::get<0>(differentiable({hidden, weight, targets, bias, class_weight, token_weight}, settings,
-                                    forms_gradients_now(hidden, weight, how, mode_named(mode)), 0));
+  return differentiable({hidden, weight, targets, bias, class_weight, token_weight}, settings,
+                        forms_gradients_now(hidden, weight, how, mode_named(mode)), 0, false)
+      .loss;
+}
+
+ThreeTensors statistics_autograd_kernel(const at::Tensor& hidden, const at::Tensor& weight, const at::Tensor& targets,
+                                        const OptionalTensor& bias, const OptionalTensor& class_weight,
+                                        const OptionalTensor& token_weight, c10::string_view reduction,
+                                        std::int64_t ignore_index, double label_smoothing, double z_loss,
+                                        double logit_scale, double logit_softcap, c10::string_view mode) {
+  const Reduction how = reduction_named(reduction);
+  const CrossEntropySettings settings{{static_cast<std::int64_t>(how), ignore_index},
+                                      {label_smoothing, z_loss, logit_scale, logit_softcap}};
+  const DifferentiableResults results =
+      differentiable({hidden, weight, targets, bias, class_weight, token_weight}, settings,
+                     forms_gradients_now(hidden, weight, how, mode_named(mode)), 0, true);
+  return {results.loss, results.scores, results.token_gradients};
+}
+ThreeTensors statistics_kernel(const at::Tensor& hidden, const at::Tensor& weight, const at::Tensor& targets,
+                               const OptionalTensor& bias, const OptionalTensor& class_weight,
+                               const OptionalTensor& token_weight, c10::string_view reduction,
+                               std::int64_t ignore_index, double label_smoothing, double z_loss, double logit_scale,
+                               double logit_softcap, c10::string_view mode) {
+  mode_named(mode);
+  const CrossEntropySettings settings{{static_cast<std::int64_t>(reduction_named(reduction)), ignore_index},
+                                      {label_smoothing, z_loss, logit_scale, logit_softcap}};
+  const CrossEntropyForwardResults results = call_cross_entropy_forward(
+      {hidden, weight, targets, bias, class_weight, token_weight}, settings, {}, 0, true);
+  return {results.loss, results.scores, results.token_gradients};
 }
 
 at::Tensor loss_kernel(const at::Tensor& hidden, const at::Tensor& weight, const at::Tensor& targets,
@@ -224,18 +256,36 @@ at::Tensor loss_kernel(const at::Tensor& hidden, const at::Tensor& weight, const
   return call_cross_entropy_forward({hidden, weight, targets, bias, class_weight, token_weight}, settings, {}).loss;
 }
 
+/// Hidden features and weight in the type of autocast, and autocast off while `call(hidden, weight)` runs.
+template <class Call>
+auto in_autocast_type(const at::Tensor& hidden, const at::Tensor& weight, const Call& call) {
+  const auto device = hidden.device().type();
+  c10::impl::ExcludeDispatchKeyGuard guard(at::autocast::get_autocast_dispatch_key_from_device_type(device));
+  const auto type = at::autocast::get_autocast_dtype(device);
+  return call(at::autocast::cached_cast(type, hidden, device), at::autocast::cached_cast(type, weight, device));
+}
+
 at::Tensor autocast_kernel(const at::Tensor& hidden, const at::Tensor& weight, const at::Tensor& targets,
                            const OptionalTensor& bias, const OptionalTensor& class_weight,
                            const OptionalTensor& token_weight, c10::string_view reduction, std::int64_t ignore_index,
                            double label_smoothing, double z_loss, double logit_scale, double logit_softcap,
                            c10::string_view mode) {
-  const auto device = hidden.device().type();
-  c10::impl::ExcludeDispatchKeyGuard guard(at::autocast::get_autocast_dispatch_key_from_device_type(device));
-  const auto type = at::autocast::get_autocast_dtype(device);
-  const auto cast = [&](const at::Tensor& tensor) { return at::autocast::cached_cast(type, tensor, device); };
   static const auto operation = find_operation("lmhead::linear_cross_entropy", &loss_kernel);
-  return operation.call(cast(hidden), cast(weight), targets, bias, class_weight, token_weight, reduction, ignore_index,
-                        label_smoothing, z_loss, logit_scale, logit_softcap, mode);
+  return in_autocast_type(hidden, weight, [&](const at::Tensor& features, const at::Tensor& matrix) {
+    return operation.call(features, matrix, targets, bias, class_weight, token_weight, reduction, ignore_index,
+                          label_smoothing, z_loss, logit_scale, logit_softcap, mode);
+  });
+}
+ThreeTensors statistics_autocast_kernel(const at::Tensor& hidden, const at::Tensor& weight, const at::Tensor& targets,
+                                        const OptionalTensor& bias, const OptionalTensor& class_weight,
+                                        const OptionalTensor& token_weight, c10::string_view reduction,
+                                        std::int64_t ignore_index, double label_smoothing, double z_loss,
+                                        double logit_scale, double logit_softcap, c10::string_view mode) {
+  static const auto operation = find_operation("lmhead::linear_cross_entropy_with_statistics", &statistics_kernel);
+  return in_autocast_type(hidden, weight, [&](const at::Tensor& features, const at::Tensor& matrix) {
+    return operation.call(features, matrix, targets, bias, class_weight, token_weight, reduction, ignore_index,
+                          label_smoothing, z_loss, logit_scale, logit_softcap, mode);
+  });
 }
 
 TwoTensors filtered_autograd_kernel(const at::Tensor& hidden, const at::Tensor& weight, const at::Tensor& targets,
@@ -248,7 +298,9 @@ TwoTensors filtered_autograd_kernel(const at::Tensor& hidden, const at::Tensor& 
   require(threshold >= 0, kWho, "threshold must be at least 0, got ", threshold);
   const CrossEntropySettings settings{{static_cast<std::int64_t>(how), ignore_index},
                           {label_smoothing, z_loss, logit_scale, logit_softcap}};
-  return differentiable({hidden, weight, targets, bias, class_weight, token_weight}, settings, true, threshold);
+  const DifferentiableResults results =
+      differentiable({hidden, weight, targets, bias, class_weight, token_weight}, settings, true, threshold, false);
+  return {results.loss, results.filter};
 }
 TwoTensors filtered_loss_kernel(const at::Tensor& hidden, const at::Tensor& weight, const at::Tensor& targets,
                                 double threshold, const OptionalTensor& bias, const OptionalTensor& class_weight,
@@ -270,23 +322,34 @@ TORCH_LIBRARY(lmhead, library) {
   const auto define = [&](const std::string& schema) { library.def(schema.c_str()); };
   define("linear_cross_entropy(Tensor hidden, Tensor weight, Tensor targets, *, " + rest +
          ", str mode='auto') -> Tensor");
+  define("linear_cross_entropy_with_statistics(Tensor hidden, Tensor weight, Tensor targets, *, " + rest +
+         ", str mode='auto') -> (Tensor, Tensor, Tensor)");
   define("filtered_linear_cross_entropy(Tensor hidden, Tensor weight, Tensor targets, float threshold, *, " + rest +
          ") -> (Tensor, Tensor)");
 }
 TORCH_LIBRARY_IMPL(lmhead, CompositeExplicitAutograd, library) {
   library.impl("linear_cross_entropy", loss_kernel);
+  library.impl("linear_cross_entropy_with_statistics", statistics_kernel);
   library.impl("filtered_linear_cross_entropy", filtered_loss_kernel);
 }
 TORCH_LIBRARY_IMPL(lmhead, Meta, library) {
   library.impl("linear_cross_entropy", loss_kernel);  // which reaches the meta kernel of the private operation
+  library.impl("linear_cross_entropy_with_statistics", statistics_kernel);
   library.impl("filtered_linear_cross_entropy", filtered_loss_kernel);
 }
 TORCH_LIBRARY_IMPL(lmhead, Autograd, library) {
   library.impl("linear_cross_entropy", autograd_kernel);
+  library.impl("linear_cross_entropy_with_statistics", statistics_autograd_kernel);
   library.impl("filtered_linear_cross_entropy", filtered_autograd_kernel);
 }
-TORCH_LIBRARY_IMPL(lmhead, AutocastCPU, library) { library.impl("linear_cross_entropy", autocast_kernel); }
-TORCH_LIBRARY_IMPL(lmhead, AutocastCUDA, library) { library.impl("linear_cross_entropy", autocast_kernel); }
+TORCH_LIBRARY_IMPL(lmhead, AutocastCPU, library) {
+  library.impl("linear_cross_entropy", autocast_kernel);
+  library.impl("linear_cross_entropy_with_statistics", statistics_autocast_kernel);
+}
+TORCH_LIBRARY_IMPL(lmhead, AutocastCUDA, library) {
+  library.impl("linear_cross_entropy", autocast_kernel);
+  library.impl("linear_cross_entropy_with_statistics", statistics_autocast_kernel);
+}
 
 }  // namespace
 
@@ -298,6 +361,25 @@ at::Tensor linear_cross_entropy(const at::Tensor& hidden, const LinearMap& map, 
                         optional_of(options.token_weight), reduction_name(options.reduction), options.ignore_index,
                         options.label_smoothing, options.z_loss, map.logit_scale, map.logit_softcap,
                         mode_name(options.mode));
+}
+
+CrossEntropyWithStatistics linear_cross_entropy_with_statistics(const at::Tensor& hidden, const LinearMap& map,
+                                                                const at::Tensor& targets,
+                                                                const LinearCrossEntropyOptions& options) {
+  check_linear_cross_entropy(hidden, map, targets, options, kWho);
+  static const auto operation = find_operation("lmhead::linear_cross_entropy_with_statistics", &statistics_kernel);
+  const auto [loss, scores, token_gradients] =
+      operation.call(hidden, map.weight, targets, optional_of(map.bias), optional_of(options.class_weight),
+                     optional_of(options.token_weight), reduction_name(options.reduction), options.ignore_index,
+                     options.label_smoothing, options.z_loss, map.logit_scale, map.logit_softcap,
+                     mode_name(options.mode));
+  CrossEntropyWithStatistics result{loss, {}};
+  for (std::int64_t row = 0; row < 5; ++row) {
+    const at::ScalarType type = kTokenStatistics[row] == &TokenStatistics::correct ? at::kBool : loss.scalar_type();
+    result.statistics.*kTokenStatistics[row] = scores.select(0, row).to(type);
+  }
+  result.statistics.hidden_gradient = token_gradients;
+  return result;
 }
 
 FilteredCrossEntropy filtered_linear_cross_entropy(const at::Tensor& hidden, const LinearMap& map,

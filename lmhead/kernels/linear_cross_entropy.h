@@ -75,7 +75,7 @@ at::Tensor plain_cross_entropy(const at::Tensor& logits, const at::Tensor& targe
 /// The logits themselves, [N, V], by plain composition.
 at::Tensor linear_logits(const at::Tensor& hidden, const LinearMap& map);
 
-/// What diagnostics need of every token, from one streaming pass; nothing of size N x V exists beyond a block of logits.
+/// What diagnostics need of every token, from a streaming pass; nothing of size N x V exists beyond a block of logits.
 struct TokenStatistics {
   at::Tensor log_probability;          // [N] float32 (float64 for float64 input): log p of the target
   at::Tensor logsumexp;                // [N]
@@ -84,6 +84,17 @@ struct TokenStatistics {
   at::Tensor logit_gradient_square;    // [N] || p - y ||^2 at the output of the linear map's product
   at::Tensor hidden_gradient;          // [N, D] W^T (p - y), before any division by N
 };
+/// The loss with its gradients as above, and the statistics of the same pass: p - y is that of plain cross-entropy, whatever the
+/// options add to the loss, and rows whose target is ignored hold zeros. Costs no further product where the options add nothing
+/// and the gradient of `hidden` is formed in the forward pass (fast mode), else one or two. No gradients for the statistics.
+struct CrossEntropyWithStatistics {
+  at::Tensor loss;
+  TokenStatistics statistics;
+};
+CrossEntropyWithStatistics linear_cross_entropy_with_statistics(const at::Tensor& hidden, const LinearMap& map,
+                                                                const at::Tensor& targets,
+                                                                const LinearCrossEntropyOptions& options = {});
+
 /// Every target must lie in [0, V). No gradients are formed for the statistics themselves. Without `with_gradient` the last two
 /// are left undefined, which saves half of the products.
 TokenStatistics token_statistics(const at::Tensor& hidden, const LinearMap& map, const at::Tensor& targets,

@@ -1,8 +1,10 @@
 // linear_cross_entropy on the CPU: the arithmetic of a row's loss around the streaming LogitPass.
+#include <ATen/TensorOperators.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
 
 #include <cmath>
+#include <optional>
 
 #include "lmhead/base/error.h"
 #include "lmhead/kernels/cross_entropy_rows.h"
@@ -50,6 +52,14 @@ class KeptRows {
   std::int64_t row(std::int64_t kept) const { return rows_[kept]; }
   /// What the sum of losses is divided by.
   double denominator() const { return options_.reduction == Reduction::kMean ? total_weight_ : 1; }
+  /// `packed` [kept, ...] at the rows where it belongs, zeros elsewhere.
+  at::Tensor unpacked(const at::Tensor& packed) const {
+    if (all() || !packed.defined()) return packed;
+    std::vector<std::int64_t> sizes = packed.sizes().vec();
+    sizes[0] = arguments_.targets.size(0);
+    at::Tensor whole = at::zeros(sizes, packed.options());
+    return whole.index_copy_(0, index(), packed);
+  }
 
   double loss(std::int64_t kept, const RowOutcome& outcome) const {
     const double smoothing = options_.label_smoothing;
@@ -79,16 +89,9 @@ class KeptRows {
     pass.wants_hidden = wanted.hidden, pass.wants_weight = wanted.weight, pass.wants_bias = wanted.bias;
     return pass;
   }
-  CrossEntropyGradients gradients(const LogitPass& pass) const {
+  CrossEntropyGradients gradients(const LogitPass& pass, const WantedGradients& wanted) const {
     CrossEntropyGradients gradients;
-    if (pass.wants_hidden) {
-      gradients.hidden = pass.d_hidden.to(arguments_.hidden.scalar_type());
-      if (!all()) {
-        const at::Tensor packed = gradients.hidden;
-        gradients.hidden = at::zeros(arguments_.hidden.sizes(), packed.options());
-        gradients.hidden.index_copy_(0, index(), packed);
-      }
-    }
+    if (wanted.hidden) gradients.hidden = unpacked(pass.d_hidden.to(arguments_.hidden.scalar_type()));
     if (pass.wants_weight) gradients.weight = pass.d_weight.to(arguments_.map.weight.scalar_type());
     if (pass.wants_bias) gradients.bias = pass.d_bias.to(arguments_.map.bias.scalar_type());
     return gradients;
@@ -109,6 +112,35 @@ class KeptRows {
   double class_weight_sum_ = 0, total_weight_ = 0;
 };
 
+/// Whether the gradient of a token's loss is p - y.
+bool is_plain(const LinearCrossEntropyOptions& options) {
+  return options.label_smoothing == 0 && options.z_loss == 0 && !options.class_weight.defined() &&
+         !options.token_weight.defined();
+}
+
+/// What rows say of themselves; different rows may be set from different threads.
+class RowStatistics {
+ public:
+  explicit RowStatistics(std::int64_t rows)
+      : log_probability_(at::empty({rows}, at::kDouble)),
+        logsumexp_(at::empty({rows}, at::kDouble)),
+        entropy_(at::empty({rows}, at::kDouble)),
+        correct_(at::empty({rows}, at::kBool)) {}
+
+  void set(std::int64_t row, const RowOutcome& outcome) {
+    log_probability_.mutable_data_ptr<double>()[row] = outcome.target_logit - outcome.logsumexp;
+    logsumexp_.mutable_data_ptr<double>()[row] = outcome.logsumexp;
+    entropy_.mutable_data_ptr<double>()[row] = outcome.entropy;
+    correct_.mutable_data_ptr<bool>()[row] = outcome.correct;
+  }
+  TokenStatistics take(at::ScalarType type) const {
+    return {log_probability_.to(type), logsumexp_.to(type), entropy_.to(type), correct_, {}, {}};
+  }
+
+ private:
+  at::Tensor log_probability_, logsumexp_, entropy_, correct_;
+};
+
 }  // namespace
 
 bool tiled_kernel_takes(const CrossEntropyArguments& arguments) {
@@ -117,7 +149,7 @@ bool tiled_kernel_takes(const CrossEntropyArguments& arguments) {
 }
 
 CrossEntropyForward tiled_forward(const CrossEntropyArguments& arguments, const WantedGradients& wanted,
-                                  double filter_threshold) {
+                                  double filter_threshold, WantedStatistics statistics) {
   const KeptRows kept(arguments);
   const std::int64_t size = arguments.targets.size(0);
   at::Tensor losses = at::zeros({size}, at::kDouble);
@@ -130,10 +162,18 @@ CrossEntropyForward tiled_forward(const CrossEntropyArguments& arguments, const 
   LogitPass pass = kept.pass(wanted);
   pass.filter_threshold = filter_threshold;
   pass.wants_weighted = arguments.options.label_smoothing != 0;
+  const bool shares_gradient = filter_threshold <= 0 && is_plain(arguments.options);
+  std::optional<RowStatistics> of_rows;
+  if (statistics == WantedStatistics::kScores || (statistics == WantedStatistics::kAll && shares_gradient)) {
+    of_rows.emplace(kept.size());
+    pass.wants_more = true;
+    if (statistics == WantedStatistics::kAll) pass.wants_hidden = pass.wants_squares = true;
+  }
   pass.on_row = [&](std::int64_t row, const RowOutcome& outcome) {
     loss[kept.row(row)] = kept.loss(row, outcome);
     row_sums[2 * kept.row(row)] = outcome.max;
     row_sums[2 * kept.row(row) + 1] = outcome.logsumexp;
+    if (of_rows) of_rows->set(row, outcome);
     return kept.factors(row, outcome.max, outcome.logsumexp, upstream);
   };
   pass.run();
@@ -147,8 +187,24 @@ CrossEntropyForward tiled_forward(const CrossEntropyArguments& arguments, const 
     result.loss = at::empty({}, type);
     result.loss.fill_(sum / kept.denominator());
   }
-  result.gradients = kept.gradients(pass);
+  result.gradients = kept.gradients(pass, wanted);
   result.filter = {pass.tiles_seen, pass.tiles_skipped, std::sqrt(pass.skipped_square_sum)};
+  if (of_rows) {
+    TokenStatistics found = of_rows->take(type);
+    if (statistics == WantedStatistics::kAll) {
+      // What the pass formed is the gradient of the loss; a token's own is that times the divisor of the mean.
+      const double divisor = kept.denominator();
+      found.logit_gradient_square = (pass.squares * (divisor * divisor)).to(type);
+      found.hidden_gradient = divisor == 1 && !wanted.hidden ? pass.d_hidden : pass.d_hidden * divisor;
+    }
+    for (auto column : kTokenStatistics) found.*column = kept.unpacked(found.*column);
+    result.statistics = found;
+  } else if (statistics == WantedStatistics::kAll) {
+    CrossEntropyArguments plain{arguments.hidden, arguments.targets, arguments.map, {}};
+    plain.options.ignore_index = arguments.options.ignore_index;
+    plain.options.reduction = Reduction::kSum;
+    result.statistics = tiled_forward(plain, {}, 0, statistics).statistics;
+  }
   return result;
 }
 
@@ -165,7 +221,7 @@ CrossEntropyGradients tiled_backward(const CrossEntropyArguments& arguments, con
     pass.factors.push_back(kept.factors(row, of_row[0], of_row[1], factor));
   }
   pass.run();
-  return kept.gradients(pass);
+  return kept.gradients(pass, wanted);
 }
 
 }  // namespace lmhead

@@ -1,7 +1,6 @@
 // What diagnostics need of every token, from one streaming pass.
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/argmax.h>
-#include <ATen/ops/empty.h>
 #include <ATen/ops/log_softmax.h>
 #include <ATen/ops/logsumexp.h>
 #include <ATen/ops/mm.h>
@@ -50,27 +49,10 @@ TokenStatistics token_statistics(const at::Tensor& given_hidden, const LinearMap
     require(target >= 0 && target < map.weight.size(0), kWho, "targets must lie in [0, ", map.weight.size(0), "), got ",
             target, " at row ", row);
   }
-  at::Tensor log_probability = at::empty({size}, at::kDouble), logsumexp = at::empty({size}, at::kDouble);
-  at::Tensor entropy = at::empty({size}, at::kDouble), correct = at::empty({size}, at::kBool);
-  LogitPass pass;
-  pass.hidden = hidden.contiguous();
-  pass.map = map;
-  pass.map.weight = map.weight.contiguous();
-  pass.targets = targets.const_data_ptr<std::int64_t>();
-  pass.wants_more = true;
-  pass.wants_hidden = pass.wants_squares = with_gradient;
-  pass.on_row = [&, scale = map.logit_scale](std::int64_t row, const RowOutcome& outcome) {
-    log_probability.mutable_data_ptr<double>()[row] = outcome.target_logit - outcome.logsumexp;
-    logsumexp.mutable_data_ptr<double>()[row] = outcome.logsumexp;
-    entropy.mutable_data_ptr<double>()[row] = outcome.entropy;
-    correct.mutable_data_ptr<bool>()[row] = outcome.correct;
-    return RowFactors{outcome.max, outcome.logsumexp, scale, scale, 0};
-  };
-  pass.run();
-  const at::ScalarType type = loss_type(hidden.scalar_type());
-  TokenStatistics statistics{log_probability.to(type), logsumexp.to(type), entropy.to(type), correct, {}, {}};
-  if (with_gradient) statistics.logit_gradient_square = pass.squares.to(type), statistics.hidden_gradient = pass.d_hidden;
-  return statistics;
+  CrossEntropyArguments arguments{hidden, targets, map, {}};
+  arguments.options.reduction = Reduction::kSum;
+  arguments.options.ignore_index = -1;  // which no target is
+  return tiled_forward(arguments, {}, 0, with_gradient ? WantedStatistics::kAll : WantedStatistics::kScores).statistics;
 }
 
 }  // namespace lmhead

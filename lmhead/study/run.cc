@@ -10,18 +10,23 @@
 namespace lmhead {
 namespace {
 
-/// Measures gradient retention every so many steps of a run.
+/// Measures gradient retention every so many steps of a run, from the training pass itself where that is float32.
 class RetentionObserver : public Observer {
  public:
-  explicit RetentionObserver(const GradientRetentionOptions& options) : options_(options) {}
+  RetentionObserver(const GradientRetentionOptions& options, bool is_float32)
+      : options_(options), is_float32_(is_float32) {}
   std::string name() const override { return "gradient_retention"; }
   bool wants(std::int64_t step) const override { return step % options_.every == 0; }
+  bool wants_statistics() const override { return is_float32_; }
   Json observe(const StepView& view) override {
-    return to_json(measure_gradient_retention(*view.head.linear_map(), view.hidden, view.targets, options_));
+    const bool is_known = view.statistics.hidden_gradient.defined();
+    return to_json(measure_gradient_retention(*view.head.linear_map(), view.hidden, view.targets, options_,
+                                              is_known ? &view.statistics : nullptr));
   }
 
  private:
   GradientRetentionOptions options_;
+  bool is_float32_;
 };
 
 /// Diagnostics on a batch whose sequences stand for documents.
@@ -58,7 +63,8 @@ void add_observers(Trainer& trainer, const RunConfiguration& configuration) {
   const bool is_linear = trainer.model().head->linear_map().has_value();
   if (options.gradient_retention.every > 0) {
     require(is_linear, "config", "observe.gradient_retention.every must be 0 for a head that is no linear map");
-    trainer.add_observer(std::make_unique<RetentionObserver>(options.gradient_retention));
+    trainer.add_observer(std::make_unique<RetentionObserver>(
+        options.gradient_retention, configuration.train.training.precision == "float32"));
   }
   if (options.diagnostics.every > 0 || options.diagnostics.powers_of_two) {
     require(is_linear, "config", "observe.diagnostics must be off for a head that is no linear map");

@@ -7,6 +7,7 @@
 
 #include "lmhead/base/options.h"
 #include "lmhead/heads/lm_head.h"
+#include "lmhead/kernels/linear_cross_entropy.h"
 
 namespace lmhead {
 
@@ -16,6 +17,9 @@ struct StepView {
   at::Tensor hidden;   // [N, D], detached
   at::Tensor targets;  // [N]
   const LmHead& head;
+  /// Of these tokens, from the pass that trained on them, with the head's working weights; undefined where no observer asked, or
+  /// the head has none.
+  TokenStatistics statistics = {};
 };
 
 class Observer {
@@ -24,6 +28,8 @@ class Observer {
   /// The key under which the figures stand in the log.
   virtual std::string name() const = 0;
   virtual bool wants(std::int64_t step) const = 0;
+  /// Whether the training pass of such a step shall keep what it knows of every token.
+  virtual bool wants_statistics() const { return false; }
   virtual Json observe(const StepView& view) = 0;
 };
 

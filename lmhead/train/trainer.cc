@@ -243,6 +243,8 @@ StepRecord Trainer::step() {
 
 double Trainer::accumulate_gradients(std::vector<at::Tensor>& gradients, StepView* last) {
   const std::int64_t parts = configuration_.data.micro_batches;
+  const bool keeps_statistics = std::ranges::any_of(
+      observers_, [&](const auto& observer) { return observer->wants_statistics() && observer->wants(last->step); });
   double loss_sum = 0;
   for (std::int64_t part = 0; part < parts; ++part) {
     const Batch batch = batches_->training_batch(last->step - 1, part);
@@ -250,7 +252,8 @@ double Trainer::accumulate_gradients(std::vector<at::Tensor>& gradients, StepVie
     const bool needs_layers = head_gradient_ && head_gradient_->needs_layers();
     const at::Tensor hidden = model_.decoder.forward(batch.tokens, needs_layers ? &layers : nullptr);
     if (head_gradient_) head_gradient_->attach(last->step, part, parts, hidden, layers, batch.targets);
-    const at::Tensor loss = model_.head->loss({hidden, batch.tokens, {}}, batch.targets, configuration_.loss);
+    const at::Tensor loss = model_.head->loss({hidden, batch.tokens, {}}, batch.targets, configuration_.loss,
+                                              keeps_statistics && part == parts - 1 ? &last->statistics : nullptr);
     loss_sum += loss.item<double>();
     (parts == 1 ? loss : loss.div(double(parts))).backward();
     for (std::size_t index = 0; index < parameters_.size(); ++index) {

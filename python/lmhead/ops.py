@@ -9,13 +9,21 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 import lmhead
 
-__all__ = ["LinearCrossEntropyLoss", "filtered_linear_cross_entropy", "library_path", "linear_cross_entropy"]
+__all__ = [
+    "LinearCrossEntropyLoss",
+    "TokenStatistics",
+    "filtered_linear_cross_entropy",
+    "library_path",
+    "linear_cross_entropy",
+    "linear_cross_entropy_with_statistics",
+]
 
 
 def library_path() -> Path:
@@ -40,6 +48,34 @@ def _check_target(input: Tensor, target: Tensor) -> None:
     """Refuses what flattening would hide: a batch of another shape that happens to have as many tokens."""
     if input.dim() == 0 or target.shape != input.shape[:-1]:
         raise ValueError(_SHAPE.format("target", tuple(input.shape[:-1]), tuple(target.shape)))
+
+
+def _call(
+    operation: Any,
+    input: Tensor,
+    linear_weight: Tensor,
+    target: Tensor,
+    *,
+    linear_bias: Tensor | None = None,
+    weight: Tensor | None = None,
+    token_weight: Tensor | None = None,
+    ignore_index: int | None = None,
+    **options: Any,
+) -> Any:
+    """Calls a native operation, whose tokens are in one dimension and whose names are its own."""
+    _check_target(input, target)
+    if token_weight is not None and token_weight.shape != target.shape:
+        raise ValueError(_SHAPE.format("token_weight", tuple(target.shape), tuple(token_weight.shape)))
+    return operation(
+        input.reshape(-1, input.shape[-1]),
+        linear_weight,
+        target.reshape(-1),
+        bias=linear_bias,
+        class_weight=weight,
+        token_weight=None if token_weight is None else token_weight.reshape(-1),
+        ignore_index=-100 if ignore_index is None else ignore_index,
+        **options,
+    )
 
 
 def linear_cross_entropy(
@@ -97,18 +133,16 @@ def linear_cross_entropy(
         The loss: 0-dim, or of the shape of ``target`` for reduction ``'none'``; float32, or float64 for float64 input.
         Gradients flow to ``input``, ``linear_weight`` and ``linear_bias``; differentiating twice raises an error.
     """
-    _check_target(input, target)
-    if token_weight is not None and token_weight.shape != target.shape:
-        raise ValueError(_SHAPE.format("token_weight", tuple(target.shape), tuple(token_weight.shape)))
-    loss = torch.ops.lmhead.linear_cross_entropy(
-        input.reshape(-1, input.shape[-1]),
+    loss: Tensor = _call(
+        torch.ops.lmhead.linear_cross_entropy,
+        input,
         linear_weight,
-        target.reshape(-1),
-        bias=linear_bias,
-        class_weight=weight,
-        token_weight=None if token_weight is None else token_weight.reshape(-1),
+        target,
+        linear_bias=linear_bias,
+        weight=weight,
+        token_weight=token_weight,
         reduction=reduction,
-        ignore_index=-100 if ignore_index is None else ignore_index,
+        ignore_index=ignore_index,
         label_smoothing=label_smoothing,
         z_loss=z_loss,
         logit_scale=logit_scale,
@@ -116,6 +150,48 @@ def linear_cross_entropy(
         mode=mode,
     )
     return loss.reshape(target.shape) if reduction == "none" else loss
+
+
+class TokenStatistics(NamedTuple):
+    """What one pass knows of every token, of plain cross-entropy whatever the options add to the loss; zeros where the target is
+    ignored. Without gradients; float32, or float64 for float64 input."""
+
+    log_probability: Tensor
+    """log p of the target, ``[...]``."""
+    logsumexp: Tensor
+    """lse(z), ``[...]``."""
+    entropy: Tensor
+    """Of p, in nats, ``[...]``."""
+    correct: Tensor
+    """Whether the target is the first index of the largest logit, bool ``[...]``."""
+    logit_gradient_square: Tensor
+    r""":math:`\|p - y\|^2` at the output of the product ``input @ linear_weight.T``, ``[...]``."""
+    hidden_gradient: Tensor
+    r""":math:`g = W^\top (p - y)`, before any division by the number of tokens, ``[..., D]``."""
+
+
+def linear_cross_entropy_with_statistics(
+    input: Tensor, linear_weight: Tensor, target: Tensor, **options: Any
+) -> tuple[Tensor, TokenStatistics]:
+    """``linear_cross_entropy`` with the same options, and what its pass knows of every token.
+
+    The loss and its gradients are those of ``linear_cross_entropy``, bit for bit. The statistics cost no further matrix product
+    in mode ``'fast'`` where label smoothing, z-loss and weights are off and ``input`` requires a gradient; one product where the
+    mode is ``'small'`` or nothing requires a gradient; two where an option adds to the loss. Memory: N (D + 5) numbers.
+    """
+    loss, scores, hidden_gradient = _call(
+        torch.ops.lmhead.linear_cross_entropy_with_statistics, input, linear_weight, target, **options
+    )
+    log_probability, logsumexp, entropy, correct, square = (row.reshape(target.shape) for row in scores.unbind())
+    statistics = TokenStatistics(
+        log_probability.to(loss.dtype),
+        logsumexp.to(loss.dtype),
+        entropy.to(loss.dtype),
+        correct.bool(),
+        square.to(loss.dtype),
+        hidden_gradient.reshape(input.shape),
+    )
+    return loss.reshape(target.shape) if options.get("reduction") == "none" else loss, statistics
 
 
 def filtered_linear_cross_entropy(

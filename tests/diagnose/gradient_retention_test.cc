@@ -6,6 +6,7 @@
 #include <ATen/ops/linalg_qr.h>
 #include <ATen/ops/linalg_svdvals.h>
 #include <ATen/ops/linspace.h>
+#include <ATen/ops/logspace.h>
 #include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
 #include <gtest/gtest.h>
@@ -13,6 +14,7 @@
 #include <nlohmann/json.hpp>
 
 #include "lmhead/base/error.h"
+#include "lmhead/kernels/linear_cross_entropy.h"
 #include "tests/diagnose/oracle.h"
 
 namespace lmhead {
@@ -288,6 +290,29 @@ TEST(GradientRetention, MeasuresEvenlySpacedTokensOnRequest) {
                    problem.targets.index_select(0, rows.to(at::kLong)));
   EXPECT_EQ(result.tokens, 4);
   EXPECT_EQ(result.retained_energy, retention.compute().retained_energy);
+}
+
+TEST(GradientRetention, TakesTheStatisticsOfATrainingPass) {
+  const oracle::Problem problem = oracle::problem(30, 8, 50);
+  const TokenStatistics statistics = token_statistics(problem.hidden, problem.map, problem.targets);
+  for (const std::int64_t tokens : {0, 4}) {
+    const GradientRetentionOptions options{.tokens = tokens, .head_space = {}};
+    const auto passed = measure_gradient_retention(problem.map, problem.hidden, problem.targets, options, &statistics);
+    const auto own = measure_gradient_retention(problem.map, problem.hidden, problem.targets, options);
+    EXPECT_EQ(passed.tokens, own.tokens);
+    EXPECT_NEAR(passed.destroyed_ratio, own.destroyed_ratio, 1e-12);
+    EXPECT_NEAR(passed.step_cosine, own.step_cosine, 1e-12);
+  }
+}
+
+TEST(GradientRetention, DistrustsATrainingPassThroughAnIllConditionedHead) {
+  oracle::Problem problem = oracle::problem(30, 8, 50);
+  problem.map.weight = with_singular_values(at::logspace(0, -5, 8, 10, at::kDouble), 50).to(at::kFloat);
+  problem.hidden = problem.hidden.to(at::kFloat);
+  TokenStatistics wrong = token_statistics(problem.hidden, problem.map, problem.targets);
+  wrong.hidden_gradient = wrong.hidden_gradient * 2;  // would show if it were used
+  const auto passed = measure_gradient_retention(problem.map, problem.hidden, problem.targets, {}, &wrong);
+  EXPECT_EQ(passed.destroyed_ratio, measure(problem).destroyed_ratio);
 }
 
 TEST(GradientRetention, RefusesWhatItCannotMeasure) {

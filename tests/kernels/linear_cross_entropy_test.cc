@@ -2,6 +2,7 @@
 
 #include <ATen/Parallel.h>
 #include <ATen/TensorOperators.h>
+#include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/mm.h>
@@ -283,6 +284,68 @@ TEST(TokenStatistics, AgreeWithTheirPlainComposition) {
       EXPECT_TRUE(fast.hidden_gradient.allclose(plain.hidden_gradient, 1e-9, 1e-11));
     }
   }
+}
+
+/// Statistics of counted rows are those of plain cross-entropy, others are zero.
+void expect_statistics(const Problem& problem, const TokenStatistics& found, const std::string& what) {
+  const at::Tensor kept = problem.targets.ne(problem.options.ignore_index);
+  const at::Tensor rows = kept.nonzero().squeeze(1), others = kept.logical_not().nonzero().squeeze(1);
+  const TokenStatistics plain = plain_token_statistics(problem.hidden.index_select(0, rows), problem.map(),
+                                                       problem.targets.index_select(0, rows));
+  for (auto column : kTokenStatistics) {
+    ASSERT_TRUE((found.*column).defined()) << what;
+    EXPECT_TRUE((found.*column).index_select(0, rows).allclose(plain.*column, 1e-9, 1e-10)) << what;
+    EXPECT_FALSE((found.*column).index_select(0, others).any().item<bool>()) << what;
+  }
+}
+
+TEST(LinearCrossEntropyWithStatistics, SaysOfEveryTokenWhatAPassOfItsOwnWould) {
+  RandomStream random(14, "with statistics");
+  for (int draw_number = 0; draw_number < 60; ++draw_number) {
+    const Problem problem =
+        draw(1 + static_cast<std::int64_t>(random.below(600)), 1 + static_cast<std::int64_t>(random.below(2500)),
+             1 + static_cast<std::int64_t>(random.below(40)), at::kDouble, random);
+    const std::string what = describe(problem, at::kDouble);
+    TokenStatistics statistics;
+    const auto both = [&](const at::Tensor& hidden, const LinearMap& map, const at::Tensor& targets,
+                          const LinearCrossEntropyOptions& options) {
+      const auto result = linear_cross_entropy_with_statistics(hidden, map, targets, options);
+      statistics = result.statistics;
+      return result.loss;
+    };
+    const Outcome with = run(problem, at::kDouble, both), without = run(problem, at::kDouble, linear_cross_entropy);
+    expect_statistics(problem, statistics, what);
+    // Looking at a step must not change it.
+    EXPECT_TRUE(with.same_bits(without)) << what;
+    const at::AutoGradMode no_gradients(false);
+    expect_statistics(
+        problem, linear_cross_entropy_with_statistics(problem.hidden, problem.map(), problem.targets, problem.options).statistics,
+        what + ", no gradients");
+    expect_statistics(problem,
+                      chunked_forward({problem.hidden, problem.targets, problem.map(), problem.options}, {},
+                                      WantedStatistics::kAll)
+                          .statistics,
+                      what + ", chunked");
+  }
+}
+
+TEST(LinearCrossEntropyWithStatistics, ChangesNoBitOfALossInAnyType) {
+  RandomStream random(15, "with statistics, types");
+  for (const at::ScalarType type : {at::kFloat, at::kBFloat16})
+    for (const std::int64_t vocab_size : {1, 17, 1000, 1025, 9000}) {
+      Problem problem = draw(300, vocab_size, 33, type, random);
+      problem.options = {};
+      problem.upstream = normal({}, random);
+      const auto both = [&](const auto&... arguments) { return linear_cross_entropy_with_statistics(arguments...).loss; };
+      EXPECT_TRUE(run(problem, type, both).same_bits(run(problem, type, linear_cross_entropy))) << describe(problem, type);
+    }
+}
+
+TEST(LinearCrossEntropyWithStatistics, OfNoTokensAreEmpty) {
+  const auto result = linear_cross_entropy_with_statistics(at::ones({0, 3}), {at::ones({5, 3}), {}}, at::zeros({0}, at::kLong),
+                                                           {.reduction = Reduction::kSum});
+  EXPECT_EQ(result.statistics.log_probability.numel(), 0);
+  EXPECT_EQ(result.statistics.hidden_gradient.sizes(), (at::IntArrayRef{0, 3}));
 }
 
 TEST(TokenStatistics, ATieCountsForTheFirstIndexOnly) {

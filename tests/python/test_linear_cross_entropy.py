@@ -51,6 +51,40 @@ def test_agrees_with_cross_entropy_where_both_have_the_option(reduction, mode):
             torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("options", [{}, {"mode": "small"}, {"reduction": "none"}, {"label_smoothing": 0.1}])
+def test_statistics_are_those_of_plain_cross_entropy(options):
+    hidden, weight, bias, target = problem()
+    shape = (1, *target.shape)
+
+    def with_statistics(h, w, b):
+        nonlocal statistics
+        loss, statistics = ops.linear_cross_entropy_with_statistics(
+            h.reshape(*shape, -1), w, target.reshape(shape), linear_bias=b, **options
+        )
+        return loss.squeeze(0) if loss.dim() else loss
+
+    statistics = None
+    mine = gradients(with_statistics, hidden, weight, bias)
+    theirs = gradients(lambda h, w, b: ops.linear_cross_entropy(h, w, target, linear_bias=b, **options), hidden, weight, bias)
+    assert all(torch.equal(a, b) for a, b in zip(mine, theirs))
+    logits = F.linear(hidden, weight, bias)
+    p, kept = logits.softmax(-1), target != -100
+    difference = p - F.one_hot(target.clamp_min(0), weight.shape[0])
+    expected = {
+        "log_probability": p.log().gather(-1, target.clamp_min(0)[:, None])[:, 0],
+        "logsumexp": logits.logsumexp(-1),
+        "entropy": torch.special.entr(p).sum(-1),
+        "correct": logits.argmax(-1) == target,
+        "logit_gradient_square": difference.square().sum(-1),
+        "hidden_gradient": difference @ weight,
+    }
+    for name, values in expected.items():
+        found = getattr(statistics, name)
+        assert found.shape[:2] == shape and not found.requires_grad
+        torch.testing.assert_close(found[0][kept], values[kept], rtol=1e-9, atol=1e-12)
+        assert not found[0][~kept].any()
+
+
 def test_takes_batches_of_any_shape_and_returns_losses_of_the_targets_shape():
     hidden, weight, _, target = problem(size=24)
     shaped = ops.linear_cross_entropy(hidden.view(2, 12, -1), weight, target.view(2, 12), reduction="none")
@@ -127,7 +161,8 @@ def test_a_batch_of_another_shape_with_as_many_tokens_is_refused():
 def test_passes_opcheck(options):
     hidden, weight, bias, target = problem(dtype=torch.float32)
     arguments = (hidden.requires_grad_(), weight.requires_grad_(), target)
-    torch.library.opcheck(torch.ops.lmhead.linear_cross_entropy.default, arguments, {"bias": bias.requires_grad_(), **options})
+    for operation in (torch.ops.lmhead.linear_cross_entropy, torch.ops.lmhead.linear_cross_entropy_with_statistics):
+        torch.library.opcheck(operation.default, arguments, {"bias": bias.requires_grad_(), **options})
 
 
 @pytest.mark.parametrize("reduction", ["mean", "none"])

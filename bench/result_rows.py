@@ -1,0 +1,26 @@
+"""Rows of measurements: what was measured, and on what, one JSON object a line."""
+
+import datetime
+import json
+import os
+import pathlib
+import platform
+import subprocess
+
+import torch
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+def append(file: pathlib.Path, rows: list[dict]) -> None:
+    """Adds machine, versions, date and commit to every row and appends them."""
+    commit = subprocess.run(["git", "-C", ROOT, "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
+    common = {
+        "machine": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}, {os.cpu_count()} cores",
+        "torch": torch.__version__,
+        "date": datetime.date.today().isoformat(),
+        "commit": commit,
+    }
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("a") as out:
+        out.writelines(json.dumps(row | common) + "\n" for row in rows)
