@@ -91,7 +91,7 @@ ENTRANTS = {
 }
 NOT_A_LOSS = {"three products"}
 FILTERED = "lmhead filtered"
-THRESHOLDS = [2.0**-power for power in range(4, 21)]
+THRESHOLDS = [2.0 ** (-quarter / 4) for quarter in range(32, 80)]
 
 
 def filtered_entrant(threshold):
@@ -167,7 +167,7 @@ def filter_facts(rows):
 
     threshold, error, own = choose_threshold(rows)
     seen, skipped, _ = filtered_linear_cross_entropy(*inputs("trained", torch.float32, rows), threshold)[1].tolist()
-    print(f"\nfilter on the trained head: threshold 2^{round(math.log2(threshold))}, {100 * skipped / seen:.1f} % of {seen:.0f} tiles skipped, "
+    print(f"\nfilter on the trained head: threshold 2^{math.log2(threshold):.2f}, {100 * skipped / seen:.1f} % of {seen:.0f} tiles skipped, "
           f"gradient error {error:.1e}; bfloat16's own {own:.1e}", flush=True)
     return {"threshold": threshold, "tiles_skipped": skipped / seen, "gradient_error": error, "bfloat16_gradient_error": own}
 

@@ -46,7 +46,7 @@ const char* mode_name(LinearCrossEntropyMode mode);
 /// What the filter left out.
 struct FilterReport {
   std::int64_t tiles_seen = 0, tiles_skipped = 0;
-  /// Frobenius norm of the skipped part E of the gradient of the loss with respect to the products hidden weight^T. The
+  /// Frobenius norm of the part E of the gradient of the loss with respect to the products hidden weight^T that is missing. The
   /// gradients err by E weight and E^T hidden, so by at most this times the spectral norm of weight and of hidden.
   double skipped_gradient_norm = 0;
 };
@@ -55,8 +55,9 @@ struct FilteredCrossEntropy {
   FilterReport report;
 };
 /// linear_cross_entropy in fast mode (CPU; mean or sum) that leaves out both backward products of every tile in which no
-/// |p - y| but the targets' own exceeds `threshold`; those of the targets are always added. The loss is exact. The filter
-/// bites where rare ids stand together, see frequency_order.
+/// |p - y| but the targets' own exceeds `threshold`. The targets' entries are added all the same, and for the rest of the tile
+/// the rank-one matrix of its row and column sums, (rows + columns) D operations. The loss is exact. The filter bites where
+/// rare ids stand together, see frequency_order.
 FilteredCrossEntropy filtered_linear_cross_entropy(const at::Tensor& hidden, const LinearMap& map,
                                                    const at::Tensor& targets, double threshold,
                                                    const LinearCrossEntropyOptions& options = {});

@@ -14,6 +14,7 @@
 #include <utility>
 #include <vector>
 
+#include "lmhead/kernels/left_out_tile.h"
 #include "lmhead/kernels/threads.h"
 #include "lmhead/kernels/tile_sizes.h"
 #include "lmhead/kernels/vector/row_kernels.h"
@@ -75,9 +76,9 @@ class Runner {
   void sum_tile(const Block& block, std::int64_t tile, std::int64_t worker);
   void combine_row(const Block& block, std::int64_t row);
   void form_tile(const Block& block, std::int64_t tile, std::int64_t worker);
-  bool form_gradient(const Block& block, std::int64_t tile, std::int64_t worker, double& squares);
+  bool form_gradient(const Block& block, std::int64_t tile, std::int64_t worker);
   void multiply_tile(const Block& block, std::int64_t tile, std::int64_t worker);
-  void add_targets(const Block& block, std::int64_t tile, std::int64_t worker);
+  double leave_out(const Block& block, std::int64_t tile, std::int64_t worker);
   void finish_rows(const Block& block, std::int64_t first_worker, std::int64_t last_worker, std::int64_t begin,
                    std::int64_t end);
   void run_sharing_rows();
@@ -100,6 +101,7 @@ class Runner {
   std::vector<double> target_logits_, squares_;  // [slots, rows], [slots, tiles, rows]
   std::vector<std::int64_t> skipped_;           // [workers]
   std::vector<double> skipped_squares_;         // [workers]
+  std::vector<std::vector<Wide>> scratch_;      // [workers], of tiles that are left out
 };
 
 template <class T>
@@ -160,7 +162,7 @@ Runner<T>::Runner(LogitPass& pass) : pass_(pass) {
   }
   if (pass.wants_weight) weight_sums_ = at::empty({slots, vocab_size_, width_}, wide), weight_touched_.resize(slots);
   if (pass.wants_bias) bias_sums_ = at::zeros({slots, vocab_size_}, at::kDouble);
-  skipped_.resize(workers_), skipped_squares_.resize(workers_);
+  skipped_.resize(workers_), skipped_squares_.resize(workers_), scratch_.resize(workers_);
 }
 
 template <class T>
@@ -233,7 +235,7 @@ void Runner<T>::combine_row(const Block& block, std::int64_t row) {
 
 /// Turns the tile's logits into gradients in place; false where the filter says that its products may be skipped.
 template <class T>
-bool Runner<T>::form_gradient(const Block& block, std::int64_t tile, std::int64_t worker, double& squares) {
+bool Runner<T>::form_gradient(const Block& block, std::int64_t tile, std::int64_t worker) {
   T* stored = static_cast<T*>(logits_.mutable_data_ptr()) + logits_offset(block, tile, worker);
   const std::int64_t begin = tile_begin(tile), columns = tile_columns(tile);
   const Wide* weights = class_weight_.defined() ? class_weight_.template const_data_ptr<Wide>() + begin : nullptr;
@@ -247,16 +249,15 @@ bool Runner<T>::form_gradient(const Block& block, std::int64_t tile, std::int64_
     const double probability = factors.probability * std::exp(factors.max - factors.logsumexp);
     kernels_.gradient(line, columns, {factors.max, probability, factors.smoothing, factors.target, target, cap}, weights);
     if (filters && !matters) {
-      // The target's own entry never counts: add_targets gives it to a tile that is left out.
+      // The target's own entry never counts: a tile that is left out adds it all the same.
       const bool has_target = target >= 0 && target < columns;
       const Wide of_target = has_target ? std::exchange(line[target], Wide(0)) : Wide(0);
       const double limit = pass_.filter_threshold * std::abs(factors.target);
       matters = !(static_cast<double>(kernels_.magnitude(line, columns)) <= limit);
-      if (!matters) squares += kernels_.square_sum(line, columns);
       if (has_target) line[target] = of_target;
     }
     if (pass_.wants_squares)
-      squares_[(block.slot * tiles_ + tile) * rows_ + row] = kernels_.square_sum(line, columns);
+      squares_[(block.slot * tiles_ + tile) * rows_ + row] = kernels_.dot(line, line, columns);
     if (pass_.wants_bias)
       kernels_.add_to_double(line, columns,
                              bias_sums_.template mutable_data_ptr<double>() + block.slot * vocab_size_ + begin);
@@ -294,45 +295,36 @@ void Runner<T>::multiply_tile(const Block& block, std::int64_t tile, std::int64_
 template <class T>
 void Runner<T>::form_tile(const Block& block, std::int64_t tile, std::int64_t worker) {
   if (!sums_) compute_logits(block, tile, worker);
-  double squares = 0;
-  if (form_gradient(block, tile, worker, squares)) {
+  if (form_gradient(block, tile, worker)) {
     multiply_tile(block, tile, worker);
     return;
   }
   skipped_[worker] += 1;
-  skipped_squares_[worker] += squares;
-  add_targets(block, tile, worker);
+  skipped_squares_[worker] += leave_out(block, tile, worker);
 }
 
-/// What the targets' entries alone give in a tile whose products are left out.
+/// Adds what stands for a tile whose products are left out; the sum of squares of what does not.
 template <class T>
-void Runner<T>::add_targets(const Block& block, std::int64_t tile, std::int64_t worker) {
+double Runner<T>::leave_out(const Block& block, std::int64_t tile, std::int64_t worker) {
   const std::int64_t begin = tile_begin(tile), columns = tile_columns(tile);
-  if (pass_.wants_hidden && !hidden_touched_[worker]) {
-    view_of(hidden_sums_, worker * rows_ * width_, block.rows, width_).zero_();
+  LeftOutTile<T, Wide> left_out{
+      .gradients = static_cast<T*>(logits_.mutable_data_ptr()) + logits_offset(block, tile, worker),
+      .rows = block.rows, .columns = columns, .width = width_,
+      .targets = pass_.targets + block.begin, .factors = pass_.factors.data() + block.begin,
+      .limit = pass_.filter_threshold, .first_id = begin, .has_slope = pass_.map.logit_softcap > 0,
+      .weight = static_cast<const T*>(weight_.const_data_ptr()) + begin * width_,
+      .hidden = static_cast<const T*>(pass_.hidden.const_data_ptr()) + block.begin * width_,
+      .d_hidden = nullptr, .d_weight = nullptr};
+  if (pass_.wants_hidden) {
+    left_out.d_hidden = hidden_sums_.template mutable_data_ptr<Wide>() + worker * rows_ * width_;
+    if (!hidden_touched_[worker]) std::fill_n(left_out.d_hidden, block.rows * width_, Wide(0));
     hidden_touched_[worker] = 1;
   }
-  if (block.first && pass_.wants_weight)
-    view_of(weight_sums_, (block.slot * vocab_size_ + begin) * width_, columns, width_).zero_();
-  const T* gradients = static_cast<const T*>(logits_.const_data_ptr()) + logits_offset(block, tile, worker);
-  std::vector<Wide> product(width_);
-  const auto add = [&](const T& factor, const T* row, Wide* total) {
-    Wide scale;
-    kernels_.load(&factor, nullptr, 1, 1, 0, &scale);
-    kernels_.load(row, nullptr, width_, scale, 0, product.data());
-    for (std::int64_t i = 0; i < width_; ++i) total[i] += product[i];
-  };
-  for (std::int64_t row = 0; row < block.rows; ++row) {
-    const std::int64_t target = pass_.targets[block.begin + row];
-    if (target < begin || target >= begin + columns) continue;
-    const T& factor = gradients[row * columns + target - begin];
-    if (pass_.wants_hidden)
-      add(factor, static_cast<const T*>(weight_.const_data_ptr()) + target * width_,
-          hidden_sums_.template mutable_data_ptr<Wide>() + (worker * rows_ + row) * width_);
-    if (pass_.wants_weight)
-      add(factor, static_cast<const T*>(pass_.hidden.const_data_ptr()) + (block.begin + row) * width_,
-          weight_sums_.template mutable_data_ptr<Wide>() + (block.slot * vocab_size_ + target) * width_);
+  if (pass_.wants_weight) {
+    left_out.d_weight = weight_sums_.template mutable_data_ptr<Wide>() + (block.slot * vocab_size_ + begin) * width_;
+    if (block.first) std::fill_n(left_out.d_weight, columns * width_, Wide(0));
   }
+  return left_out.add(kernels_, Types<Wide>::kernels(), scratch_[worker]);
 }
 
 /// Adds up what the workers have for rows [begin, end) of the block, always in the same order.
@@ -382,10 +374,12 @@ void Runner<T>::run_sharing_rows() {
 
 template <class T>
 void Runner<T>::run_sharing_vocabulary() {
+  // In turn, because with rare words at the end of the vocabulary it is the last tiles that the filter leaves out.
   const auto each_tile = [&](const auto& work) {
-    at::parallel_for(0, tiles_, 1, [&](std::int64_t begin, std::int64_t end) {
+    at::parallel_for(0, workers_, 1, [&](std::int64_t begin, std::int64_t end) {
       at::AutoDispatchBelowADInplaceOrView guard;
-      for (std::int64_t tile = begin; tile < end; ++tile) work(tile, at::get_thread_num());
+      for (std::int64_t worker = begin; worker < end; ++worker)
+        for (std::int64_t tile = worker; tile < tiles_; tile += workers_) work(tile, worker);
     });
   };
   for (std::int64_t index = 0; index < blocks_; ++index) {

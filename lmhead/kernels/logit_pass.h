@@ -43,13 +43,13 @@ struct LogitPass {
   std::vector<RowFactors> factors;  // [n] where `on_row` is empty
 
   bool wants_hidden = false, wants_weight = false, wants_bias = false, wants_squares = false;
-  /// Where positive: of a tile only the targets' entries are used when no other |gradient| in it exceeds this share of its row's
-  /// `target` factor.
+  /// Where positive: both products of a tile are left out, and what left_out_tile.h says stands for it, when no |gradient| in it
+  /// but the targets' exceeds this share of its row's `target` factor.
   double filter_threshold = 0;
 
   /// Filled by `run` where wanted. Weight and hidden gradients are float32 (float64 for float64 input).
   at::Tensor d_hidden, d_weight, d_bias, squares;  // [n, D], [V, D], [V] float64, [n] float64
-  /// Tiles seen, tiles that the filter skipped, and the sum of squares of all gradients in those.
+  /// Tiles seen, tiles whose products the filter left out, and the sum of squares of what nothing stands for in those.
   std::int64_t tiles_seen = 0, tiles_skipped = 0;
   double skipped_square_sum = 0;
 

@@ -102,11 +102,23 @@ void logit_gradient(Wide* line, std::int64_t size, const LineGradient& factors, 
 }
 
 template <class Wide>
-double logit_square_sum(const Wide* line, std::int64_t size) {
+double logit_dot(const Wide* left, const Wide* right, std::int64_t size) {
   Wide sum = 0;
 #pragma omp simd reduction(+ : sum)
-  for (std::int64_t i = 0; i < size; ++i) sum += line[i] * line[i];
+  for (std::int64_t i = 0; i < size; ++i) sum += left[i] * right[i];
   return sum;
+}
+
+template <class Wide>
+LineMoments logit_moments(const Wide* line, std::int64_t size, Wide* total) {
+  Wide sum = 0, square_sum = 0;
+#pragma omp simd reduction(+ : sum, square_sum)
+  for (std::int64_t i = 0; i < size; ++i) {
+    sum += line[i];
+    square_sum += line[i] * line[i];
+    total[i] += line[i];
+  }
+  return {static_cast<double>(sum), static_cast<double>(square_sum)};
 }
 
 template <class Wide>
@@ -139,9 +151,17 @@ void add_stored(const T* stored, std::int64_t size, bool first, Wide* total) {
 }
 
 template <class T, class Wide>
+void add_scaled_stored(const T* stored, std::int64_t size, double scale, Wide* total) {
+  const Wide factor = static_cast<Wide>(scale);
+#pragma omp simd
+  for (std::int64_t i = 0; i < size; ++i) total[i] += factor * load(stored[i]);
+}
+
+template <class T, class Wide>
 constexpr LogitKernels<T, Wide> logit_kernels() {
   return {load_logits<T, Wide>,   store_logits<T, Wide>,    logit_sums<Wide>,         logit_gradient<Wide>,
-          logit_square_sum<Wide>, logit_magnitude<Wide>, add_line_to_double<Wide>, add_stored<T, Wide>};
+          logit_dot<Wide>,        logit_moments<Wide>,      logit_magnitude<Wide>,    add_line_to_double<Wide>,
+          add_stored<T, Wide>,    add_scaled_stored<T, Wide>};
 }
 
 }  // namespace lmhead::vector::LMHEAD_VECTOR_LEVEL

@@ -21,6 +21,10 @@ struct LineSums {
   std::int64_t arg_max;  // first index of max; on request, else 0
 };
 
+struct LineMoments {
+  double sum, square_sum;
+};
+
 /// How a piece of a row of logits turns into the gradient of the row's loss.
 struct LineGradient {
   double shift;        // largest logit of the whole row
@@ -41,11 +45,14 @@ struct LogitKernels {
   LineSums (*sums)(const Wide* line, std::int64_t size, const Wide* class_weight, bool weighted, bool more);
   /// In place: logits to (probability * exp(z - shift) - target * onehot - smoothing * class_weight) * (softcap derivative).
   void (*gradient)(Wide* line, std::int64_t size, const LineGradient& factors, const Wide* class_weight);
-  double (*square_sum)(const Wide* line, std::int64_t size);
+  double (*dot)(const Wide* left, const Wide* right, std::int64_t size);
+  /// Both sums of the line, which is added to `total` on the way.
+  LineMoments (*moments)(const Wide* line, std::int64_t size, Wide* total);
   Wide (*magnitude)(const Wide* line, std::int64_t size);  // largest |value|; a NaN counts as infinity
   void (*add_to_double)(const Wide* line, std::int64_t size, double* sums);
   /// total = stored where `first`, else total + stored.
   void (*add)(const T* stored, std::int64_t size, bool first, Wide* total);
+  void (*add_scaled)(const T* stored, std::int64_t size, double scale, Wide* total);
 };
 
 /// Operations of a decoder block; statistics are computed in Wide, gains are stored as Wide.
