@@ -1,6 +1,7 @@
 # make demo   the main job on an embedded default: text, training with three heads, measuring, a report
 # make test   everything that must hold
 # make study-smoke   every study in studies/, small, end to end
+# make study         one of them, whole
 # All set the machine up first; PYTHON=... names an interpreter, whose torch is used if it has one.
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -8,7 +9,7 @@ PYTHON ?= python3
 LMHEAD := .venv/bin/lmhead
 export PYTHON
 
-.PHONY: setup demo test study-smoke test-slow study-data bench bench-head bench-small fuzz clean
+.PHONY: setup demo test study-smoke test-slow study bench bench-head bench-small fuzz clean
 
 setup:
 	@scripts/setup
@@ -34,10 +35,11 @@ test-slow: test
 	@LMHEAD_PROPERTY_SECONDS=60 LMHEAD_PROPERTY_SEED=$$(date +%s) build/release/bin/test_kernels --gtest_brief=1 --gtest_filter='*Property*'
 	@LMHEAD_SLOW_TESTS=1 .venv/bin/python -m pytest -q tests/python/test_package.py
 
-# What the studies learn from: the default text as bytes and under byte-level BPE of several sizes.
-study-data: setup
-	@$(LMHEAD) prepare data/bytes --bytes
-	@for size in 1024 4096 8192 32768; do $(LMHEAD) prepare data/bpe$$size --vocab-size $$size; done
+# make study STUDY=head_update [TEXT=folder]: one study from text to document, on the default text or on one's own.
+STUDY ?=
+TEXT ?=
+study: setup
+	@scripts/study "$(STUDY)" $(TEXT)
 
 bench: setup
 	@.venv/bin/python bench/training_step.py

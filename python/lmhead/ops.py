@@ -206,11 +206,12 @@ def filtered_linear_cross_entropy(
     logit_scale: float = 1.0,
     logit_softcap: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
-    """``linear_cross_entropy`` that skips both backward products of tiles where no abs(p - y) but the targets' exceeds ``threshold``.
+    """``linear_cross_entropy`` that leaves out both backward products of tiles where no abs(p - y) but the targets' exceeds ``threshold``.
 
-    The loss is exact. The second result, float64 ``[3]``, holds the tiles seen, the tiles skipped, and the Frobenius norm
-    of the skipped part E of the gradient of the products ``input @ linear_weight.T``: the gradients err by ``E @ linear_weight`` and
-    ``E.T @ input``. On the CPU only; ``reduction`` is ``'mean'`` or ``'sum'``.
+    The targets' entries are added all the same, and for the rest of such a tile stands the rank-one matrix of its row and column
+    sums. The loss is exact. The second result, float64 ``[3]``, holds the tiles seen, the tiles left out, and the Frobenius norm
+    of what is missing of them, E, in the gradient of the products ``input @ linear_weight.T``: the gradients err by ``E @ linear_weight``
+    and ``E.T @ input``. It bites where the vocabulary is ordered by frequency. On the CPU only; ``reduction`` is ``'mean'`` or ``'sum'``.
     """
     _check_target(input, target)
     loss, report = torch.ops.lmhead.filtered_linear_cross_entropy(

@@ -170,3 +170,26 @@ def test_a_bad_arm_fails(path, value, tmp_path, tiny_data, monkeypatch):
     del study["source"]
     with pytest.raises(AssertionError):
         check(study, tmp_path, tiny_data, monkeypatch)
+
+
+@pytest.mark.skipif(not (ROOT / ".venv/bin/lmhead").exists(), reason="the command is not installed")
+def test_a_study_goes_from_a_folder_of_text_to_its_document(tiny_data, tmp_path):
+    """scripts/study with a text of one's own, in a copy of what it needs of the repository."""
+    for folder in ("scripts", "studies"):
+        (tmp_path / folder).mkdir()
+    script = tmp_path / "scripts" / "study"
+    script.write_bytes((ROOT / "scripts" / "study").read_bytes())
+    (tmp_path / ".venv").symlink_to(ROOT / ".venv")
+    study = reduced(json.loads((ROOT / "studies" / "head_update.json").read_text()))
+    (tmp_path / "studies" / "head_update.json").write_text(json.dumps(study))
+    run = ["bash", script, "head_update", tiny_data / "text"]
+    done = subprocess.run(run, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    (out,) = (tmp_path / "runs").glob("text-*")
+    rows = [json.loads(line) for line in (out / "head_update.jsonl").read_text().splitlines()]
+    assert {row["arm"] for row in rows} == {arm["name"] for arm in study["arms"]}
+    document = (out / "results" / "head_update.md").read_text()
+    assert "Unfinished" not in document and str(tmp_path) not in document
+    assert not (tmp_path / "docs").exists()
+    wrong = subprocess.run(["bash", script, "head_updates"], capture_output=True, text=True)
+    assert wrong.returncode == 2 and "NAME must be one of: head_update" in wrong.stderr
