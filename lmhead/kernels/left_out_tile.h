@@ -29,6 +29,7 @@ struct LeftOutTile {
   const T* hidden;              // [rows, width]
   Wide* d_hidden;               // [rows, width], added to; null where not wanted
   Wide* d_weight;               // [columns, width], added to; null where not wanted
+  bool weight_is_turned;        // d_weight is [width, columns]
 
   /// Adds what stands for the tile and returns the sum of squares of what does not: the gradients of hidden and weight err by that
   /// matrix times weight and hidden. `scratch` is reused from call to call.
@@ -36,8 +37,17 @@ struct LeftOutTile {
              std::vector<Wide>& scratch) const;
 
  private:
+  void add_weight_row(const vector::LogitKernels<T, Wide>& kernels, const T* row, double scale, std::int64_t column) const;
   void add_targets(const vector::LogitKernels<T, Wide>& kernels) const;
 };
+
+template <class T, class Wide>
+void LeftOutTile<T, Wide>::add_weight_row(const vector::LogitKernels<T, Wide>& kernels, const T* row, double scale,
+                                          std::int64_t column) const {
+  if (!weight_is_turned) return kernels.add_scaled(row, width, scale, d_weight + column * width);
+  for (std::int64_t index = 0; index < width; ++index)
+    kernels.add_scaled(row + index, 1, scale, d_weight + index * columns + column);
+}
 
 template <class T, class Wide>
 void LeftOutTile<T, Wide>::add_targets(const vector::LogitKernels<T, Wide>& kernels) const {
@@ -52,7 +62,7 @@ void LeftOutTile<T, Wide>::add_targets(const vector::LogitKernels<T, Wide>& kern
     const bool stays = !has_slope && std::abs(rest) <= limit * std::abs(target);
     const double taken = stays ? -target : static_cast<double>(whole);
     if (d_hidden) kernels.add_scaled(weight + column * width, width, taken, d_hidden + row * width);
-    if (d_weight) kernels.add_scaled(hidden + row * width, width, taken, d_weight + column * width);
+    if (d_weight) add_weight_row(kernels, hidden + row * width, taken, column);
     const Wide left = stays ? static_cast<Wide>(rest) : Wide(0);
     kernels.store(&left, 1, &entry);
   }
@@ -98,8 +108,13 @@ double LeftOutTile<T, Wide>::add(const vector::LogitKernels<T, Wide>& kernels,
   if (d_weight) {
     std::fill_n(product, width, Wide(0));
     for (std::int64_t row = 0; row < rows; ++row) kernels.add_scaled(hidden + row * width, width, of_rows[row], product);
-    for (std::int64_t column = 0; column < columns; ++column)
-      wide_kernels.add_scaled(product, width, of_columns[column] / total, d_weight + column * width);
+    if (weight_is_turned) {
+      for (std::int64_t index = 0; index < width; ++index)
+        wide_kernels.add_scaled(of_columns, columns, product[index] / total, d_weight + index * columns);
+    } else {
+      for (std::int64_t column = 0; column < columns; ++column)
+        wide_kernels.add_scaled(product, width, of_columns[column] / total, d_weight + column * width);
+    }
   }
   return std::max(rest, 0.0);
 }

@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "lmhead/kernels/left_out_tile.h"
+#include "lmhead/kernels/row_major_product.h"
 #include "lmhead/kernels/threads.h"
 #include "lmhead/kernels/tile_sizes.h"
 #include "lmhead/kernels/vector/row_kernels.h"
@@ -71,6 +72,7 @@ class Runner {
     return (keeps_ ? block.slot * tiles_ + tile : worker) * rows_ * columns_;
   }
 
+  void turn_hidden(const Block& block);
   void compute_logits(const Block& block, std::int64_t tile, std::int64_t worker);
   Wide* finished_line(T* stored, std::int64_t tile, std::int64_t worker, bool finished_in_place);
   void sum_tile(const Block& block, std::int64_t tile, std::int64_t worker);
@@ -78,23 +80,27 @@ class Runner {
   void form_tile(const Block& block, std::int64_t tile, std::int64_t worker);
   bool form_gradient(const Block& block, std::int64_t tile, std::int64_t worker);
   void multiply_tile(const Block& block, std::int64_t tile, std::int64_t worker);
+  void multiply_row_major(const Block& block, std::int64_t tile, std::int64_t worker);
   double leave_out(const Block& block, std::int64_t tile, std::int64_t worker);
   void finish_rows(const Block& block, std::int64_t first_worker, std::int64_t last_worker, std::int64_t begin,
                    std::int64_t end);
   void run_sharing_rows();
   void run_sharing_vocabulary();
   void add_up_workers();
+  void turn_weight_gradient();
 
   LogitPass& pass_;
   const vector::LogitKernels<T, Wide>& kernels_ = Types<T>::kernels();
   std::int64_t size_, width_, vocab_size_;
   std::int64_t workers_, rows_, columns_, tiles_, blocks_;
   bool shares_rows_, sums_, gradients_, keeps_, needs_finish_;
+  bool turns_;  // products by row_major_product, for which weight, features and weight gradient are turned tile by tile
   at::Tensor weight_, bias_, class_weight_;
   std::vector<double> tile_weight_;  // class weight in all of each tile
   std::vector<at::Tensor> weight_tiles_, weight_tiles_turned_;
 
   at::Tensor logits_, lines_, products_;        // scratch
+  at::Tensor turned_weight_, turned_hidden_;    // [workers, D x columns], [slots, D x rows]
   at::Tensor hidden_sums_, weight_sums_, bias_sums_;  // [workers, rows, D], [slots, V, D], [slots, V]
   std::vector<char> hidden_touched_, weight_touched_;  // [workers], [slots]: whether there is anything to add up
   std::vector<LineSums> line_sums_;             // [slots, tiles, rows]
@@ -128,6 +134,7 @@ Runner<T>::Runner(LogitPass& pass) : pass_(pass) {
   columns_ = divide_up(divide_up(vocab_size_, tiles_), tile_sizes::kColumnMultiple) * tile_sizes::kColumnMultiple;
   columns_ = std::min(columns_, vocab_size_);
   tiles_ = divide_up(vocab_size_, columns_);
+  turns_ = std::is_same_v<T, float> && has_row_major_product() && rows_ >= tile_sizes::kFewestTurnedRows;
 
   const at::ScalarType wide = c10::CppTypeToScalarType<Wide>::value;
   weight_ = pass.map.weight.detach();
@@ -152,6 +159,8 @@ Runner<T>::Runner(LogitPass& pass) : pass_(pass) {
   if (!kSameType) lines_ = at::empty({workers_, columns_}, wide);
   if (pass.wants_hidden || (pass.wants_weight && !kSameType))
     products_ = at::empty({workers_, (kSameType ? rows_ : std::max(rows_, columns_)) * width_}, stored);
+  if (turns_) turned_weight_ = at::empty({workers_, width_ * columns_}, wide);
+  if (turns_ && pass.wants_weight) turned_hidden_ = at::empty({slots, width_ * rows_}, wide);
   if (sums_) line_sums_.resize(slots * tiles_ * rows_), target_logits_.resize(slots * rows_);
   if (sums_) pass.factors.resize(size_);
   if (pass.wants_squares) squares_.resize(slots * tiles_ * rows_), pass.squares = at::zeros({size_}, at::kDouble);
@@ -165,8 +174,27 @@ Runner<T>::Runner(LogitPass& pass) : pass_(pass) {
   skipped_.resize(workers_), skipped_squares_.resize(workers_), scratch_.resize(workers_);
 }
 
+/// The block's features as [D, rows], which every tile's weight gradient is multiplied from.
+template <class T>
+void Runner<T>::turn_hidden(const Block& block) {
+  if (!turned_hidden_.defined()) return;
+  view_of(turned_hidden_, block.slot * width_ * rows_, width_, block.rows)
+      .copy_(pass_.hidden.narrow(0, block.begin, block.rows).t());
+}
+
 template <class T>
 void Runner<T>::compute_logits(const Block& block, std::int64_t tile, std::int64_t worker) {
+  if constexpr (std::is_same_v<T, float>) {
+    if (turns_) {
+      const std::int64_t columns = tile_columns(tile);
+      at::Tensor turned = view_of(turned_weight_, worker * width_ * columns_, width_, columns);
+      turned.copy_(weight_tiles_turned_[tile]);
+      row_major_product(block.rows, columns, width_, pass_.hidden.template const_data_ptr<float>() + block.begin * width_,
+                        width_, turned.template const_data_ptr<float>(), columns,
+                        logits_.template mutable_data_ptr<float>() + logits_offset(block, tile, worker), columns, false);
+      return;
+    }
+  }
   at::Tensor out = view_of(logits_, logits_offset(block, tile, worker), block.rows, tile_columns(tile));
   at::mm_out(out, pass_.hidden.narrow(0, block.begin, block.rows), weight_tiles_turned_[tile]);
 }
@@ -266,8 +294,31 @@ bool Runner<T>::form_gradient(const Block& block, std::int64_t tile, std::int64_
   return matters;
 }
 
+/// As multiply_tile; the weight gradient's tile is [D, columns] until turn_weight_gradient.
+template <class T>
+void Runner<T>::multiply_row_major(const Block& block, std::int64_t tile, std::int64_t worker) {
+  if constexpr (std::is_same_v<T, float>) {
+    const std::int64_t begin = tile_begin(tile), columns = tile_columns(tile), rows = block.rows;
+    const float* gradient = logits_.template const_data_ptr<float>() + logits_offset(block, tile, worker);
+    if (pass_.wants_hidden) {
+      float* product = products_.template mutable_data_ptr<float>() + worker * products_.size(1);
+      row_major_product(rows, width_, columns, gradient, columns,
+                        weight_.template const_data_ptr<float>() + begin * width_, width_, product, width_, false);
+      kernels_.add(product, rows * width_, !hidden_touched_[worker],
+                   hidden_sums_.template mutable_data_ptr<float>() + worker * rows_ * width_);
+      hidden_touched_[worker] = 1;
+    }
+    if (pass_.wants_weight)
+      row_major_product(width_, columns, rows,
+                        turned_hidden_.template const_data_ptr<float>() + block.slot * width_ * rows_, rows, gradient,
+                        columns, weight_sums_.template mutable_data_ptr<float>() + (block.slot * vocab_size_ + begin) * width_,
+                        columns, !block.first);
+  }
+}
+
 template <class T>
 void Runner<T>::multiply_tile(const Block& block, std::int64_t tile, std::int64_t worker) {
+  if (turns_) return multiply_row_major(block, tile, worker);
   const std::int64_t columns = tile_columns(tile);
   const at::Tensor gradient = view_of(logits_, logits_offset(block, tile, worker), block.rows, columns);
   const auto add_product = [&](const at::Tensor& left, const at::Tensor& right, const at::Tensor& total, bool first) {
@@ -314,7 +365,7 @@ double Runner<T>::leave_out(const Block& block, std::int64_t tile, std::int64_t 
       .limit = pass_.filter_threshold, .first_id = begin, .has_slope = pass_.map.logit_softcap > 0,
       .weight = static_cast<const T*>(weight_.const_data_ptr()) + begin * width_,
       .hidden = static_cast<const T*>(pass_.hidden.const_data_ptr()) + block.begin * width_,
-      .d_hidden = nullptr, .d_weight = nullptr};
+      .d_hidden = nullptr, .d_weight = nullptr, .weight_is_turned = turns_};
   if (pass_.wants_hidden) {
     left_out.d_hidden = hidden_sums_.template mutable_data_ptr<Wide>() + worker * rows_ * width_;
     if (!hidden_touched_[worker]) std::fill_n(left_out.d_hidden, block.rows * width_, Wide(0));
@@ -359,6 +410,7 @@ void Runner<T>::run_sharing_rows() {
     const std::int64_t worker = at::get_thread_num();
     for (std::int64_t index = begin; index < end; ++index) {
       const Block block{index * rows_, std::min(rows_, size_ - index * rows_), worker, index == begin};
+      turn_hidden(block);
       if (sums_) {
         for (std::int64_t tile = 0; tile < tiles_; ++tile) sum_tile(block, tile, worker);
         for (std::int64_t row = 0; row < block.rows; ++row) combine_row(block, row);
@@ -384,6 +436,7 @@ void Runner<T>::run_sharing_vocabulary() {
   };
   for (std::int64_t index = 0; index < blocks_; ++index) {
     const Block block{index * rows_, std::min(rows_, size_ - index * rows_), 0, index == 0};
+    turn_hidden(block);
     if (sums_) {
       each_tile([&](std::int64_t tile, std::int64_t worker) { sum_tile(block, tile, worker); });
       at::parallel_for(0, block.rows, 16, [&](std::int64_t begin, std::int64_t end) {
@@ -400,6 +453,21 @@ void Runner<T>::run_sharing_vocabulary() {
   }
 }
 
+/// Tiles of the weight gradient from [D, columns] to [columns, D], in place.
+template <class T>
+void Runner<T>::turn_weight_gradient() {
+  if (!turns_ || !weight_touched_[0]) return;
+  at::parallel_for(0, tiles_, 1, [&](std::int64_t begin, std::int64_t end) {
+    at::AutoDispatchBelowADInplaceOrView guard;
+    for (std::int64_t tile = begin; tile < end; ++tile) {
+      const std::int64_t columns = tile_columns(tile), offset = tile_begin(tile) * width_;
+      at::Tensor turned = view_of(turned_weight_, at::get_thread_num() * width_ * columns_, width_, columns);
+      turned.copy_(view_of(weight_sums_, offset, width_, columns));
+      view_of(weight_sums_, offset, columns, width_).copy_(turned.t());
+    }
+  });
+}
+
 template <class T>
 void Runner<T>::add_up_workers() {
   if (pass_.wants_weight) {
@@ -412,6 +480,7 @@ void Runner<T>::add_up_workers() {
         for (std::int64_t i = begin; i < end; ++i) total[i] += total[slot * count + i];
       }
     });
+    turn_weight_gradient();
     pass_.d_weight = slots > 1 ? weight_sums_.select(0, 0).clone() : weight_sums_.view({vocab_size_, width_});
   }
   if (pass_.wants_bias) pass_.d_bias = bias_sums_.sum(0);
@@ -430,10 +499,8 @@ void Runner<T>::run() {
 }  // namespace
 
 std::int64_t rows_per_kept_block(std::int64_t vocab_size, at::ScalarType type) {
-  const std::int64_t most =
-      type == at::kBFloat16 ? tile_sizes::kRowsPerBlockBfloat16 : tile_sizes::kRowsPerBlock;
   const std::int64_t bytes = static_cast<std::int64_t>(c10::elementSize(type)) * std::max<std::int64_t>(vocab_size, 1);
-  return std::clamp<std::int64_t>(tile_sizes::kBlockBytes / bytes, 1, most);
+  return std::clamp<std::int64_t>(tile_sizes::kBlockBytes / bytes, 1, tile_sizes::kRowsPerBlock);
 }
 
 void LogitPass::run() {

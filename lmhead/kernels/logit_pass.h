@@ -54,7 +54,8 @@ struct LogitPass {
   double skipped_square_sum = 0;
 
   /// Sums are formed in an order that depends only on shapes and on the number of threads. Memory beyond the results:
-  /// min(256 V, 32 Mi) float32 logits where both sums and gradients are wanted, else 256 x 1024 a thread; and 256 x D a thread.
+  /// min(512 V, 32 Mi) float32 logits where both sums and gradients are wanted, else 512 x 1024 a thread; and 512 x D a thread, for
+  /// float32 1,536 x D.
   void run();
 };
 

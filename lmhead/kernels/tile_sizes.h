@@ -7,9 +7,7 @@
 namespace lmhead::tile_sizes {
 
 /// Rows of features that are multiplied at once. A whole block of logits [rows, V] is kept between its two passes.
-constexpr std::int64_t kRowsPerBlock = 256;
-/// The same for bfloat16, whose logits take half the bytes.
-constexpr std::int64_t kRowsPerBlockBfloat16 = 512;
+constexpr std::int64_t kRowsPerBlock = 512;
 /// Columns of a tile at most; a tile of float32 logits then fits the second-level cache.
 constexpr std::int64_t kColumnsPerTile = 1024;
 /// Tiles are multiples of this, so that each one begins on a cache line.
@@ -22,6 +20,8 @@ constexpr std::int64_t kFewestRowsPerBlock = 64;
 /// vocabulary.
 constexpr std::int64_t kSharedRowsVocabularyLimit = 8192;
 constexpr std::int64_t kSharedRowsWeightLimit = std::int64_t{1} << 19;
+/// From so many rows on, turning a tile of the weight costs less than the faster product gains.
+constexpr std::int64_t kFewestTurnedRows = 64;
 /// Elements that are worth a thread of their own in elementwise and row operations.
 constexpr std::int64_t kElementsPerThread = std::int64_t{1} << 14;
 /// Attention heads up to this width, on sequences up to this length, take the kernel for narrow heads: its T x T scores then

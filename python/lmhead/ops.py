@@ -106,7 +106,7 @@ def linear_cross_entropy(
     :func:`torch.nn.functional.linear_cross_entropy` has too mean the same here; its class probabilities as targets and
     its targets of several dimensions for one feature vector are refused.
 
-    Memory beyond the gradients, with R = 256 rows (512 for bfloat16): R V logits but at most 128 MiB in mode ``'fast'``, R
+    Memory beyond the gradients, with R = 512 rows: R V logits but at most 128 MiB in mode ``'fast'``, R
     x 1,024 logits a thread in mode ``'small'``, and R D numbers a thread in both. Tokens whose target is ignored cost
     nothing. The same thread count gives the same bits.
 
