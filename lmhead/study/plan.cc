@@ -39,6 +39,16 @@ std::size_t index_of_best(const std::vector<std::vector<double>>& outcomes, bool
   return best;
 }
 
+/// `values` with `path` set to `value`: in its place, or at the end.
+KeyValues with_value(KeyValues values, const std::string& path, const Json& value) {
+  const auto place = std::ranges::find(values, path, &KeyValues::value_type::first);
+  if (place != values.end())
+    place->second = value;
+  else
+    values.emplace_back(path, value);
+  return values;
+}
+
 Edge edge_of(std::size_t index, std::size_t size) {
   if (size == 1) return Edge::kBoth;
   return index == 0 ? Edge::kLow : index + 1 == size ? Edge::kHigh : Edge::kNone;
@@ -82,8 +92,7 @@ KeySearch StudyPlanner::search_key(std::size_t arm, const SearchKey& key, const 
     bool finished = true;
     search.outcomes.clear();
     for (const double value : search.values) {
-      KeyValues searched = plan.best;
-      searched.emplace_back(key.path, value);
+      const KeyValues searched = with_value(plan.best, key.path, value);
       std::vector<double>& outcomes = search.outcomes.emplace_back();
       for (const std::int64_t seed : options.seeds) {
         const StudyRun& run = run_of(arm, RunPhase::kSearch, searched, seed);
@@ -109,18 +118,33 @@ KeySearch StudyPlanner::search_key(std::size_t arm, const SearchKey& key, const 
   }
 }
 
-void StudyPlanner::plan_search(std::size_t arm, const OutcomeOf& outcome_of, StudyPlan& plan) {
+/// Searches every key once; false where runs are missing.
+bool StudyPlanner::search_round(std::size_t arm, std::int64_t round, const OutcomeOf& outcome_of, StudyPlan& plan) {
   ArmPlan& own = plan.arms[arm];
   const SearchOptions& options = study_.arms[arm].search;
   for (std::size_t index = 0; index < options.keys.size(); ++index) {
-    const SearchKey& key = options.keys[index];
+    SearchKey key = options.keys[index];
+    if (round > 0) {  // the other keys have moved since: is the best still better than its neighbours?
+      const double best = own.best[index].second.get<double>();
+      key.values = {rounded(best / key.factor), best, rounded(best * key.factor)};
+    }
     own.search.push_back(search_key(arm, key, outcome_of, own));
     if (!own.search.back().best) {
-      for (std::size_t later = index + 1; later < options.keys.size(); ++later)
+      for (std::size_t later = index + 1; round == 0 && later < options.keys.size(); ++later)
         plan.to_come += std::int64_t(options.keys[later].values.size() * options.seeds.size());
-      return;
+      return false;
     }
-    own.best.emplace_back(key.path, *own.search.back().best);
+    own.best = with_value(own.best, key.path, *own.search.back().best);
+  }
+  return true;
+}
+
+void StudyPlanner::plan_search(std::size_t arm, const OutcomeOf& outcome_of, StudyPlan& plan) {
+  ArmPlan& own = plan.arms[arm];
+  for (std::int64_t round = 0; round < study_.arms[arm].search.rounds; ++round) {
+    const KeyValues before = own.best;
+    if (!search_round(arm, round, outcome_of, plan)) return;
+    if (own.best == before) break;
   }
   own.searched = true;
 }

@@ -29,7 +29,7 @@ struct StudyRun {
 enum class Edge { kNone, kLow, kHigh, kBoth };
 const char* to_string(Edge edge);
 
-/// The search of one key, as far as it has come.
+/// The search of one key in one round, as far as it has come.
 struct KeySearch {
   std::string path;
   std::vector<double> values;                 // ascending, extensions included
@@ -39,7 +39,7 @@ struct KeySearch {
 };
 
 struct ArmPlan {
-  std::vector<KeySearch> search;                         // keys that have begun
+  std::vector<KeySearch> search;                         // keys that have begun, round after round
   bool searched = false;                                 // every key has its best
   KeyValues best;                                        // of the keys that have one
   std::vector<StudyRun> search_runs, confirmation_runs;  // the latter once `searched`
@@ -67,6 +67,7 @@ class StudyPlanner {
   const StudyRun& run_of(std::size_t arm, RunPhase phase, const KeyValues& searched, std::int64_t seed);
   void plan_search(std::size_t arm, const OutcomeOf& outcome_of, StudyPlan& plan);
   KeySearch search_key(std::size_t arm, const SearchKey& key, const OutcomeOf& outcome_of, ArmPlan& plan);
+  bool search_round(std::size_t arm, std::int64_t round, const OutcomeOf& outcome_of, StudyPlan& plan);
 
   const Study& study_;
   std::map<std::string, StudyRun> runs_;  // by folder: checking a configuration takes a while

@@ -82,7 +82,7 @@ void read_search(const Json& json, const std::string& name, SearchOptions& optio
     return;
   }
   check_keys(typed(json, name, Json::value_t::object, "an object"), name + ".",
-             {"keys", "seeds", "max_extensions"});
+             {"keys", "seeds", "max_extensions", "rounds"});
   if (json.contains("keys"))
     for (const auto& item : typed(json["keys"], name + ".keys", Json::value_t::object, "an object").items()) {
       const SearchKey key = read_search_key(item.key(), item.value());
@@ -94,12 +94,15 @@ void read_search(const Json& json, const std::string& name, SearchOptions& optio
         *same = key;
     }
   if (json.contains("seeds")) options.seeds = read_seeds(json["seeds"], name + ".seeds");
-  if (json.contains("max_extensions")) {
-    const Json& count = json["max_extensions"];
-    require(count.is_number_integer() && count >= 0 && count <= 64, "study", name,
-            ".max_extensions must be an integer from 0 to 64, got ", count.dump());
-    options.max_extensions = count.get<std::int64_t>();
-  }
+  const auto read_count = [&](const char* key, std::int64_t least, std::int64_t& into) {
+    if (!json.contains(key)) return;
+    const Json& count = json[key];
+    require(count.is_number_integer() && count >= least && count <= 64, "study", name, '.', key,
+            " must be an integer from ", least, " to 64, got ", count.dump());
+    into = count.get<std::int64_t>();
+  };
+  read_count("max_extensions", 0, options.max_extensions);
+  read_count("rounds", 1, options.rounds);
 }
 
 std::vector<StudyArm> read_arms(const Json& json, const SearchOptions& search) {

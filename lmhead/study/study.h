@@ -27,6 +27,7 @@ struct SearchOptions {
   std::vector<SearchKey> keys;  // one after another, each at the best of those before it
   std::vector<std::int64_t> seeds;
   std::int64_t max_extensions = 3;  // of one key's candidates
+  std::int64_t rounds = 1;          // over all keys; from the second on, around the best so far
 };
 
 /// One choice of keys, with a name that tables and plots show.

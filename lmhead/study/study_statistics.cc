@@ -145,8 +145,10 @@ class StudyReader {
   /// Keys whose best value is not between two others.
   static Json edges_of(const ArmPlan& plan) {
     Json edges = Json::array();
-    for (const KeySearch& search : plan.search)
-      if (search.best && search.edge != Edge::kNone) edges.push_back(search.path);
+    std::set<std::string> seen;
+    for (auto search = plan.search.rbegin(); search != plan.search.rend(); ++search)  // the last round's count
+      if (search->best && seen.insert(search->path).second && search->edge != Edge::kNone)
+        edges.insert(edges.begin(), search->path);
     return edges;
   }
 

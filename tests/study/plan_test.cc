@@ -82,6 +82,30 @@ TEST_F(StudyPlans, CountWhatIsStillToCome) {
   EXPECT_EQ(plan.to_come, 2 * 2 * 2 + 2 * 2);  // the second key of both arms, and confirmation
 }
 
+TEST_F(StudyPlans, SearchAgainWhereTheOtherKeysHaveMoved) {
+  Json json = searching_study_json();
+  json["base"]["optimizer"]["weight_decay"] = 0.1;
+  json["search"]["keys"]["optimizer.weight_decay"] = {{"values", {0.1, 0.2, 0.4}}};
+  // The best rate is 0.02 beside the decay of 0.1, and 0.04 beside the best decay, 0.2.
+  const auto outcome = [](const Json& configuration) {
+    const double decay = configuration["optimizer"]["weight_decay"];
+    return 2 * distance(decay, 0.2) + distance(rate_of(configuration), 0.2 * decay);
+  };
+  for (const int rounds : {1, 2, 5}) {
+    json["search"]["rounds"] = rounds;
+    const Study study = read_study(json, {});
+    StudyPlanner planner(study);
+    Landscape landscape(outcome);
+    const ArmPlan arm = landscape.finish(planner).arms[0];
+    ASSERT_TRUE(arm.searched);
+    EXPECT_EQ(arm.best[0].second.get<double>(), rounds == 1 ? 0.02 : 0.04);
+    EXPECT_EQ(arm.best[1].second.get<double>(), 0.2);
+    EXPECT_EQ(arm.search.size(), 2u * std::min(rounds, 3));  // the third round moves nothing
+  }
+  json["search"]["rounds"] = 0;
+  EXPECT_ERROR(read_study(json, {}), "search.rounds must be an integer from 1 to 64, got 0");
+}
+
 TEST_F(StudyPlans, ExtendTheGridWhereTheBestIsAtAnEdge) {
   const Study study = read_study(searching_study_json(), {});
   for (const double best : {0.1, 0.0026}) {
