@@ -275,7 +275,7 @@ Study read_study(const Json& json, const std::vector<std::string>& overrides) {
   require(json.is_object(), "study", "a study must be an object, got ", json.type_name());
   check_keys(json, "",
              {"name", "description", "source", "base", "arms", "grid", "search", "seeds", "outcome",
-              "higher_is_better", "comparisons", "correlations", "margin", "reach", "details", "keep", "limits"});
+              "higher_is_better", "comparisons", "correlations", "margin", "reach", "details", "against", "keep", "limits"});
   Study study;
   study.json = json;
   study.name = member(json, "name", Json::value_t::string, "a text").get<std::string>();
@@ -292,6 +292,7 @@ Study read_study(const Json& json, const std::vector<std::string>& overrides) {
         member(json, "higher_is_better", Json::value_t::boolean, "true or false").get<bool>();
   if (json.contains("margin")) study.margin = read_number(json["margin"], "margin", 0);
   if (json.contains("details")) study.details = read_texts(json["details"], "details");
+  if (json.contains("against")) study.against = read_texts(json["against"], "against");
   if (json.contains("keep")) study.keep = read_texts(json["keep"], "keep");
   if (json.contains("limits")) study.limits = read_texts(json["limits"], "limits");
   if (json.contains("source")) study.source = json["source"];

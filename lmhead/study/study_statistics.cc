@@ -65,6 +65,7 @@ class StudyReader {
                 {"higher_is_better", study_.higher_is_better},
                 {"margin", number_or_null(study_.margin)},
                 {"seeds", study_.seeds},
+                {"against", study_.against},
                 {"configuration", study_hash()}};
     all["runs"] = runs();
     all["arms"] = Json::array();
@@ -79,7 +80,7 @@ class StudyReader {
   /// Of what is asked, not of how it is described or where its data lies.
   std::string study_hash() const {
     Json json = study_.json;
-    for (const char* key : {"description", "source", "limits"}) json.erase(key);
+    for (const char* key : {"description", "source", "limits", "details", "against"}) json.erase(key);
     if (json["base"].contains("data") && json["base"]["data"].is_object()) json["base"]["data"].erase("path");
     char text[17];
     std::snprintf(text, sizeof text, "%016llx",

@@ -292,6 +292,7 @@ def write(statistics: dict[str, Any], out: Path, commands: list[str]) -> None:
     for suffix, alternative, draw in (
         ("differences", "differences with 95 % intervals", study_figures.differences),
         ("curves", "validation curves, mean over seeds", study_figures.curves),
+        ("against", "the outcome against what it may depend on, mean over seeds with 95 % intervals", study_figures.against),
         ("observed", "what was observed over training, mean over seeds with 95 % intervals", study_figures.observed),
         ("logit-steps", "loss after logit steps of equal length, mean over seeds with 95 % intervals", study_figures.logit_steps),
     ):

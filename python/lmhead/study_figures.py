@@ -73,6 +73,40 @@ def differences(statistics: dict[str, Any], file: Path) -> bool:
     return True
 
 
+def against(statistics: dict[str, Any], file: Path) -> bool:
+    """The outcome of every arm, mean and 95 % interval over seeds, against what the study names: a panel each."""
+
+    def value_at(arm: dict[str, Any], name: str) -> Any:
+        return arm["grid"].get(name, arm["figures"].get(name))
+
+    names = statistics["against"]
+    arms = [arm for arm in statistics["arms"] if arm["mean"] is not None]
+    shown = [name for name in names if any(isinstance(value_at(arm, name), (int, float)) for arm in arms)]
+    if not shown:
+        return False
+    choices = list(dict.fromkeys(arm["choice"] for arm in arms))
+    with pyplot.rc_context(STYLE):
+        figure, panels = pyplot.subplots(1, len(shown), figsize=(3.6 * len(shown), 3.2), sharey=True, squeeze=False)
+        for axes, name in zip(panels[0], shown):
+            for index, choice in enumerate(choices):
+                own = [arm for arm in arms if arm["choice"] == choice and isinstance(value_at(arm, name), (int, float))]
+                own.sort(key=lambda arm: value_at(arm, name))
+                places, color = [value_at(arm, name) for arm in own], COLORS[index % len(COLORS)]
+                dash = DASHES[index % len(DASHES)]
+                axes.plot(places, [arm["mean"] for arm in own], dash, marker="o", color=color, label=plain(choice))
+                for place, arm in zip(places, own):
+                    if arm["interval"]:
+                        axes.plot([place, place], arm["interval"], color=color, linewidth=2)
+            places = [value_at(arm, name) for arm in arms if isinstance(value_at(arm, name), (int, float))]
+            if min(places) > 0 and max(places) > 10 * min(places):
+                axes.set_xscale("log")
+            axes.set_xlabel(plain(name))
+        panels[0][0].set_ylabel(plain(label_of(statistics)))
+        panels[0][-1].legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
+        save(figure, file)
+    return True
+
+
 def draw_interval(
     axes: Any, place: float, value: float, interval: list[float] | None, color: str, marker: str
 ) -> None:

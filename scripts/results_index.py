@@ -1,0 +1,60 @@
+#!/usr/bin/env python3
+"""Writes docs/results/README.md: every study, how far it is, what came of it. Run from the repository's environment after study-document."""
+
+import collections
+import json
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "python"))
+
+from lmhead.study_document import compute_statistics  # noqa: E402
+
+HEAD = """# Results
+
+What was run of the files in [studies/](../../studies), and how far. Each document ends with the command that makes it from the rows in
+`studies/rows/`, and that goes on where the rows stop; `make study STUDY=name` does both, `lmhead study STUDY.json --dry-run` says what is left and
+what it costs. Arms that two studies share were run once: rows of the same configuration were taken over. Read together in [dispute.md](../dispute.md).
+
+| study | state | what came of it |
+|---|---|---|
+"""
+LONGEST = 420  # characters of a cell; beyond, findings are counted
+
+
+def state_of(statistics: dict) -> str:
+    runs = statistics["runs"]
+    whole = all(arm["search_finished"] and arm["missing"] == 0 for arm in statistics["arms"])
+    seeds = f"{len(statistics['seeds'])} seeds"
+    return f"complete, {seeds}" if whole else f"unfinished, {runs['finished']} of at least {runs['known']} runs, {seeds}"
+
+
+def words_of(statistics: dict) -> str:
+    verdicts = [(one["arm"], one["verdict"]) for one in statistics["comparisons"] if one.get("verdict")]
+    if not verdicts:
+        return "no comparison; figures over training"
+    words = "; ".join(f"{arm}: {verdict.split(';')[0]}" for arm, verdict in verdicts)
+    if len(words) <= LONGEST:
+        return words
+    counts = collections.Counter(verdict.split(":")[0].split(" larger")[0] for _, verdict in verdicts)
+    return f"{len(verdicts)} comparisons: " + ", ".join(f"{count} {what}" for what, count in counts.most_common())
+
+
+def main() -> None:
+    lines = []
+    for study in sorted((ROOT / "studies").glob("*.json")):
+        if study.stem == "demo":
+            continue
+        rows = ROOT / "studies/rows" / f"{study.stem}.jsonl"
+        if not rows.is_file() or not (ROOT / "docs/results" / f"{study.stem}.md").is_file():
+            runs = sum(1 for line in rows.open() if json.loads(line)) if rows.is_file() else 0
+            lines.append(f"| [{study.stem}](../../studies/{study.name}) | {f'begun, {runs} runs' if runs else 'not run'} | |")
+            continue
+        statistics = compute_statistics(study, rows, [])
+        lines.append(f"| [{study.stem}]({study.stem}.md) | {state_of(statistics)} | {words_of(statistics)} |")
+    (ROOT / "docs/results/README.md").write_text(HEAD + "\n".join(lines) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
