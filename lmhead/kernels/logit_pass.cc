@@ -94,6 +94,7 @@ class Runner {
   std::int64_t size_, width_, vocab_size_;
   std::int64_t workers_, rows_, columns_, tiles_, blocks_;
   bool shares_rows_, sums_, gradients_, keeps_, needs_finish_;
+  bool sums_weight_;  // over blocks or workers, in Wide; else every tile's product is the result already
   bool turns_;  // products by row_major_product, for which weight, features and weight gradient are turned tile by tile
   at::Tensor weight_, bias_, class_weight_;
   std::vector<double> tile_weight_;  // class weight in all of each tile
@@ -169,7 +170,11 @@ Runner<T>::Runner(LogitPass& pass) : pass_(pass) {
     hidden_touched_.resize(workers_);
     pass.d_hidden = at::empty({size_, width_}, wide);
   }
-  if (pass.wants_weight) weight_sums_ = at::empty({slots, vocab_size_, width_}, wide), weight_touched_.resize(slots);
+  sums_weight_ = kSameType || shares_rows_ || blocks_ != 1 || pass.filter_threshold > 0;
+  if (pass.wants_weight) {
+    weight_sums_ = at::empty({slots, vocab_size_, width_}, sums_weight_ ? wide : stored);
+    weight_touched_.resize(slots);
+  }
   if (pass.wants_bias) bias_sums_ = at::zeros({slots, vocab_size_}, at::kDouble);
   skipped_.resize(workers_), skipped_squares_.resize(workers_), scratch_.resize(workers_);
 }
@@ -338,8 +343,10 @@ void Runner<T>::multiply_tile(const Block& block, std::int64_t tile, std::int64_
   at::Tensor total = view_of(weight_sums_, (block.slot * vocab_size_ + tile_begin(tile)) * width_, columns, width_);
   if constexpr (kSameType) {
     at::addmm_out(total, total, gradient.t(), rows, block.first ? 0 : 1, 1);
-  } else {  // ATen rounds a bfloat16 product to bfloat16; products are added up in float32
+  } else if (sums_weight_) {  // ATen rounds a bfloat16 product to bfloat16; products are added up in float32
     add_product(gradient.t(), rows, total, block.first);
+  } else {
+    at::mm_out(total, gradient.t(), rows);
   }
 }
 
@@ -470,7 +477,8 @@ void Runner<T>::turn_weight_gradient() {
 
 template <class T>
 void Runner<T>::add_up_workers() {
-  if (pass_.wants_weight) {
+  if (pass_.wants_weight && !sums_weight_) pass_.d_weight = weight_sums_.view({vocab_size_, width_});
+  if (pass_.wants_weight && sums_weight_) {
     Wide* total = weight_sums_.template mutable_data_ptr<Wide>();
     const std::int64_t count = vocab_size_ * width_, slots = weight_sums_.size(0);
     at::parallel_for(0, count, tile_sizes::kElementsPerThread, [&](std::int64_t begin, std::int64_t end) {

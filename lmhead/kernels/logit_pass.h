@@ -47,7 +47,8 @@ struct LogitPass {
   /// but the targets' exceeds this share of its row's `target` factor.
   double filter_threshold = 0;
 
-  /// Filled by `run` where wanted. Weight and hidden gradients are float32 (float64 for float64 input).
+  /// Filled by `run` where wanted. Weight and hidden gradients are float32 (float64 for float64 input), the weight's bfloat16 where
+  /// one product gives it and nothing is added up.
   at::Tensor d_hidden, d_weight, d_bias, squares;  // [n, D], [V, D], [V] float64, [n] float64
   /// Tiles seen, tiles whose products the filter left out, and the sum of squares of what nothing stands for in those.
   std::int64_t tiles_seen = 0, tiles_skipped = 0;
