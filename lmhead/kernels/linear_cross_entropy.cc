@@ -97,6 +97,11 @@ std::string reduction_name(Reduction reduction) {
   return reduction == Reduction::kNone ? "none" : reduction == Reduction::kSum ? "sum" : "mean";
 }
 
+CrossEntropySettings settings_of(Reduction reduction, std::int64_t ignore_index, double label_smoothing, double z_loss,
+                                 double logit_scale, double logit_softcap) {
+  return {{static_cast<std::int64_t>(reduction), ignore_index}, {label_smoothing, z_loss, logit_scale, logit_softcap}};
+}
+
 template <class Signature>
 c10::TypedOperatorHandle<Signature> find_operation(const char* name, Signature*) {
   return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<Signature>();
@@ -212,8 +217,7 @@ at::Tensor autograd_kernel(const at::Tensor& hidden, const at::Tensor& weight, c
                            double label_smoothing, double z_loss, double logit_scale, double logit_softcap,
                            c10::string_view mode) {
   const Reduction how = reduction_named(reduction);
-  const CrossEntropySettings settings{{static_cast<std::int64_t>(how), ignore_index},
-                          {label_smoothing, z_loss, logit_scale, logit_softcap}};
+  const auto settings = settings_of(how, ignore_index, label_smoothing, z_loss, logit_scale, logit_softcap);
   return differentiable({hidden, weight, targets, bias, class_weight, token_weight}, settings,
                         forms_gradients_now(hidden, weight, how, mode_named(mode)), 0, false)
       .loss;
@@ -225,8 +229,7 @@ ThreeTensors statistics_autograd_kernel(const at::Tensor& hidden, const at::Tens
                                         std::int64_t ignore_index, double label_smoothing, double z_loss,
                                         double logit_scale, double logit_softcap, c10::string_view mode) {
   const Reduction how = reduction_named(reduction);
-  const CrossEntropySettings settings{{static_cast<std::int64_t>(how), ignore_index},
-                                      {label_smoothing, z_loss, logit_scale, logit_softcap}};
+  const auto settings = settings_of(how, ignore_index, label_smoothing, z_loss, logit_scale, logit_softcap);
   const DifferentiableResults results =
       differentiable({hidden, weight, targets, bias, class_weight, token_weight}, settings,
                      forms_gradients_now(hidden, weight, how, mode_named(mode)), 0, true);
@@ -238,8 +241,8 @@ ThreeTensors statistics_kernel(const at::Tensor& hidden, const at::Tensor& weigh
                                std::int64_t ignore_index, double label_smoothing, double z_loss, double logit_scale,
                                double logit_softcap, c10::string_view mode) {
   mode_named(mode);
-  const CrossEntropySettings settings{{static_cast<std::int64_t>(reduction_named(reduction)), ignore_index},
-                                      {label_smoothing, z_loss, logit_scale, logit_softcap}};
+  const auto settings =
+      settings_of(reduction_named(reduction), ignore_index, label_smoothing, z_loss, logit_scale, logit_softcap);
   const CrossEntropyForwardResults results = call_cross_entropy_forward(
       {hidden, weight, targets, bias, class_weight, token_weight}, settings, {}, 0, true);
   return {results.loss, results.scores, results.token_gradients};
@@ -251,8 +254,8 @@ at::Tensor loss_kernel(const at::Tensor& hidden, const at::Tensor& weight, const
                        double label_smoothing, double z_loss, double logit_scale, double logit_softcap,
                        c10::string_view mode) {
   mode_named(mode);
-  const CrossEntropySettings settings{{static_cast<std::int64_t>(reduction_named(reduction)), ignore_index},
-                          {label_smoothing, z_loss, logit_scale, logit_softcap}};
+  const auto settings =
+      settings_of(reduction_named(reduction), ignore_index, label_smoothing, z_loss, logit_scale, logit_softcap);
   return call_cross_entropy_forward({hidden, weight, targets, bias, class_weight, token_weight}, settings, {}).loss;
 }
 
@@ -296,8 +299,7 @@ TwoTensors filtered_autograd_kernel(const at::Tensor& hidden, const at::Tensor& 
   const Reduction how = reduction_named(reduction);
   require(how != Reduction::kNone, kWho, "the filter needs reduction 'mean' or 'sum', got 'none'");
   require(threshold >= 0, kWho, "threshold must be at least 0, got ", threshold);
-  const CrossEntropySettings settings{{static_cast<std::int64_t>(how), ignore_index},
-                          {label_smoothing, z_loss, logit_scale, logit_softcap}};
+  const auto settings = settings_of(how, ignore_index, label_smoothing, z_loss, logit_scale, logit_softcap);
   const DifferentiableResults results =
       differentiable({hidden, weight, targets, bias, class_weight, token_weight}, settings, true, threshold, false);
   return {results.loss, results.filter};
@@ -307,8 +309,8 @@ TwoTensors filtered_loss_kernel(const at::Tensor& hidden, const at::Tensor& weig
                                 const OptionalTensor& token_weight, c10::string_view reduction,
                                 std::int64_t ignore_index, double label_smoothing, double z_loss, double logit_scale,
                                 double logit_softcap) {
-  const CrossEntropySettings settings{{static_cast<std::int64_t>(reduction_named(reduction)), ignore_index},
-                          {label_smoothing, z_loss, logit_scale, logit_softcap}};
+  const auto settings =
+      settings_of(reduction_named(reduction), ignore_index, label_smoothing, z_loss, logit_scale, logit_softcap);
   const CrossEntropyForwardResults results =
       call_cross_entropy_forward({hidden, weight, targets, bias, class_weight, token_weight}, settings, {});
   return {results.loss, results.filter};
