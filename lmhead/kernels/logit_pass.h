@@ -55,12 +55,12 @@ struct LogitPass {
   double skipped_square_sum = 0;
 
   /// Sums are formed in an order that depends only on shapes and on the number of threads. Memory beyond the results:
-  /// min(512 V, 32 Mi) float32 logits where both sums and gradients are wanted, else 512 x 1024 a thread; and 512 x D a thread, for
-  /// float32 1,536 x D.
+  /// rows_per_kept_block x V logits where both sums and gradients are wanted (in bfloat16 n x V where that is no more than 128 MiB and the
+  /// float32 sums [V, D] which one block does without), else 512 x 1,024 a thread; and 512 x D a thread, for float32 1,472 x D.
   void run();
 };
 
-/// Rows that a block would have for this vocabulary and type if its logits are kept.
+/// Rows of kept logits that fit into the block of tile_sizes.h, 512 at most.
 std::int64_t rows_per_kept_block(std::int64_t vocab_size, at::ScalarType type);
 
 }  // namespace lmhead

@@ -2,16 +2,20 @@
 // depends on them.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 namespace lmhead::tile_sizes {
 
 /// Rows of features that are multiplied at once. A whole block of logits [rows, V] is kept between its two passes.
 constexpr std::int64_t kRowsPerBlock = 512;
-/// Columns of a tile at most; a tile of float32 logits then fits the second-level cache.
-constexpr std::int64_t kColumnsPerTile = 1024;
+/// Columns of a tile at most. The products of bfloat16 pack what they read, the others read tiles as they lie (kCrowdedStride).
+constexpr std::int64_t kColumnsPerTile = 960;
+constexpr std::int64_t kColumnsPerBfloat16Tile = 1024;
 /// Tiles are multiples of this, so that each one begins on a cache line.
 constexpr std::int64_t kColumnMultiple = 64;
+/// Rows that lie this many elements apart, or a multiple of it, fall into few sets of the caches and drive each other out.
+constexpr std::int64_t kCrowdedStride = 256;
 /// The block of logits is cut to fewer rows where it would take more than this.
 constexpr std::int64_t kBlockBytes = std::int64_t{128} << 20;
 /// Where not even this many rows would fit into the block, logits are recomputed instead.
@@ -22,6 +26,8 @@ constexpr std::int64_t kSharedRowsVocabularyLimit = 8192;
 constexpr std::int64_t kSharedRowsWeightLimit = std::int64_t{1} << 19;
 /// From so many rows on, turning a tile of the weight costs less than the faster product gains.
 constexpr std::int64_t kFewestTurnedRows = 64;
+/// Buffers of so many bytes ask for huge pages.
+constexpr std::size_t kFewestHugePageBytes = std::size_t{4} << 20;
 /// Elements that are worth a thread of their own in elementwise and row operations.
 constexpr std::int64_t kElementsPerThread = std::int64_t{1} << 14;
 /// Attention heads up to this width, on sequences up to this length, take the kernel for narrow heads: its T x T scores then

@@ -1,0 +1,239 @@
+#include "lmhead/kernels/tile_products.h"
+
+#include <ATen/TensorOperators.h>
+#include <ATen/core/LegacyTypeDispatch.h>
+#include <ATen/ops/addmm.h>
+#include <ATen/ops/mm.h>
+
+#include <algorithm>
+
+#include "lmhead/kernels/huge_pages.h"
+#include "lmhead/kernels/row_major_product.h"
+#include "lmhead/kernels/threads.h"
+#include "lmhead/kernels/tile_sizes.h"
+
+namespace lmhead {
+namespace {
+
+using vector::Bfloat16;
+
+/// Products by ATen; what it rounds to bfloat16 is added up in float32.
+template <class T>
+class AtenProducts final : public TileProducts<T> {
+  using Base = TileProducts<T>;
+  using typename Base::Wide;
+  static constexpr bool kSameType = std::is_same_v<T, Wide>;
+
+ public:
+  AtenProducts(const LogitPass& pass, const LogitTiling& tiling, bool adds_up)
+      : Base(pass, tiling, kSameType || adds_up ? c10::CppTypeToScalarType<Wide>::value : pass.hidden.scalar_type()),
+        adds_up_(adds_up), features_(tiling.slots) {
+    for (std::int64_t tile = 0; tile < tiling.tiles; ++tile) {
+      weight_.push_back(pass.map.weight.narrow(0, tiling.tile_begin(tile), tiling.tile_columns(tile)));
+      weight_turned_.push_back(weight_.back().t());
+    }
+    if (pass.wants_hidden || (pass.wants_weight && !kSameType && adds_up))
+      products_ = empty_in_huge_pages(
+          {tiling.workers, (kSameType ? tiling.rows : std::max(tiling.rows, tiling.columns)) * tiling.width},
+          pass.hidden.scalar_type());
+  }
+
+  void begin_block(const LogitBlock& block) override {
+    Base::begin_block(block);
+    features_[block.slot] = this->pass_.hidden.narrow(0, block.begin, block.rows);
+  }
+  void form_logits(const LogitBlock& block, std::int64_t tile, std::int64_t, const at::Tensor& logits) override {
+    at::Tensor result = logits;
+    at::mm_out(result, features_[block.slot], weight_turned_[tile]);
+  }
+  void add_to_hidden(const LogitBlock& block, std::int64_t tile, std::int64_t worker, const at::Tensor& gradient) override {
+    // Tiles are added up outside of the product: one chain of V additions would err several times as much.
+    add_product(gradient, weight_[tile], worker, this->hidden_sum(worker), !this->has_hidden(worker));
+    this->hidden_touched_[worker] = 1;
+  }
+  void add_to_weight(const LogitBlock& block, std::int64_t tile, std::int64_t worker, const at::Tensor& gradient) override {
+    at::Tensor total = view_of(this->weight_sums_, this->weight_offset(block, tile), gradient.size(1), this->tiling_.width);
+    if constexpr (kSameType) {
+      at::addmm_out(total, total, gradient.t(), features_[block.slot], block.first ? 0 : 1, 1);
+    } else if (adds_up_) {
+      add_product(gradient.t(), features_[block.slot], worker, total.template mutable_data_ptr<Wide>(), block.first);
+    } else {
+      at::mm_out(total, gradient.t(), features_[block.slot]);
+    }
+  }
+
+ private:
+  void add_product(const at::Tensor& left, const at::Tensor& right, std::int64_t worker, Wide* total, bool first) {
+    at::Tensor product = view_of(products_, worker * products_.size(1), left.size(0), right.size(1));
+    at::mm_out(product, left, right);
+    this->kernels_.add(static_cast<const T*>(product.const_data_ptr()), product.numel(), first, total);
+  }
+
+  bool adds_up_;
+  std::vector<at::Tensor> features_, weight_, weight_turned_;  // [slots], tiles, tiles
+  at::Tensor products_;
+};
+
+/// Products by row_major_product. Tiles of the weight, a block's features and the weight's gradient are turned for it, into rows whose
+/// distance crowds no cache.
+class RowMajorProducts final : public TileProducts<float> {
+ public:
+  RowMajorProducts(const LogitPass& pass, const LogitTiling& tiling)
+      : TileProducts(pass, tiling, at::kFloat),
+        turned_weight_stride_(stride_of(tiling.columns)),
+        turned_hidden_stride_(stride_of(tiling.rows)),
+        weight_(pass.map.weight.const_data_ptr<float>()),
+        // A copy costs as much as the crowding of smaller strides does.
+        copies_weight_(pass.wants_hidden && tiling.width % (4 * tile_sizes::kCrowdedStride) == 0) {
+    weight_scratch_size_ = tiling.width * turned_weight_stride_;
+    if (copies_weight_) weight_scratch_size_ = std::max(weight_scratch_size_, tiling.columns * stride_of(tiling.width));
+    weight_scratch_ = empty_in_huge_pages({tiling.workers * weight_scratch_size_}, at::kFloat);
+    if (pass.wants_weight)
+      turned_hidden_ = empty_in_huge_pages({tiling.slots, tiling.width * turned_hidden_stride_}, at::kFloat);
+  }
+
+  void begin_block(const LogitBlock& block) override {
+    TileProducts::begin_block(block);
+    if (!turned_hidden_.defined()) return;
+    turned_hidden_.select(0, block.slot)
+        .as_strided({tiling_.width, block.rows}, {turned_hidden_stride_, 1})
+        .copy_(pass_.hidden.narrow(0, block.begin, block.rows).t());
+  }
+  void form_logits(const LogitBlock& block, std::int64_t tile, std::int64_t worker, const at::Tensor& logits) override {
+    const std::int64_t columns = tiling_.tile_columns(tile), width = tiling_.width;
+    scratch(worker, width, columns, turned_weight_stride_).copy_(weight_tile(tile).t());
+    row_major_product(block.rows, columns, width, pass_.hidden.const_data_ptr<float>() + block.begin * width, width,
+                      scratch_data(worker), turned_weight_stride_, logits.mutable_data_ptr<float>(), columns, false);
+  }
+  void add_to_hidden(const LogitBlock& block, std::int64_t tile, std::int64_t worker, const at::Tensor& gradient) override {
+    const std::int64_t columns = tiling_.tile_columns(tile), width = tiling_.width;
+    const float* weight = weight_ + tiling_.tile_begin(tile) * width;
+    std::int64_t stride = width;
+    if (copies_weight_) {
+      stride = stride_of(width);
+      scratch(worker, columns, width, stride).copy_(weight_tile(tile));
+      weight = scratch_data(worker);
+    }
+    row_major_product(block.rows, width, columns, gradient.const_data_ptr<float>(), columns, weight, stride,
+                      hidden_sum(worker), width, has_hidden(worker));
+    hidden_touched_[worker] = 1;
+  }
+  void add_to_weight(const LogitBlock& block, std::int64_t tile, std::int64_t, const at::Tensor& gradient) override {
+    const std::int64_t columns = tiling_.tile_columns(tile);
+    row_major_product(tiling_.width, columns, block.rows,
+                      turned_hidden_.const_data_ptr<float>() + block.slot * tiling_.width * turned_hidden_stride_,
+                      turned_hidden_stride_, gradient.const_data_ptr<float>(), columns,
+                      weight_sums_.mutable_data_ptr<float>() + weight_offset(block, tile), columns, !block.first);
+  }
+  bool weight_is_turned() const override { return true; }
+
+ private:
+  static std::int64_t stride_of(std::int64_t columns) {
+    return columns % tile_sizes::kCrowdedStride ? columns : columns + 16;
+  }
+  at::Tensor weight_tile(std::int64_t tile) const {
+    return pass_.map.weight.narrow(0, tiling_.tile_begin(tile), tiling_.tile_columns(tile));
+  }
+  float* scratch_data(std::int64_t worker) {
+    return weight_scratch_.mutable_data_ptr<float>() + worker * weight_scratch_size_;
+  }
+  at::Tensor scratch(std::int64_t worker, std::int64_t rows, std::int64_t columns, std::int64_t stride) {
+    return weight_scratch_.as_strided({rows, columns}, {stride, 1}, worker * weight_scratch_size_);
+  }
+  /// Tiles of the weight's gradient from [D, columns] to [columns, D], in place.
+  void turn_weight_back() override {
+    at::parallel_for(0, tiling_.tiles, 1, [&](std::int64_t begin, std::int64_t end) {
+      at::AutoDispatchBelowADInplaceOrView guard;
+      const std::int64_t worker = at::get_thread_num(), width = tiling_.width;
+      for (std::int64_t tile = begin; tile < end; ++tile) {
+        const std::int64_t columns = tiling_.tile_columns(tile), offset = tiling_.tile_begin(tile) * width;
+        at::Tensor turned = scratch(worker, width, columns, columns);
+        turned.copy_(view_of(weight_sums_, offset, width, columns));
+        view_of(weight_sums_, offset, columns, width).copy_(turned.t());
+      }
+    });
+  }
+
+  std::int64_t turned_weight_stride_, turned_hidden_stride_, weight_scratch_size_;
+  const float* weight_;
+  bool copies_weight_;
+  at::Tensor weight_scratch_, turned_hidden_;  // a tile of the weight for each worker; [slots, D x rows]
+};
+
+}  // namespace
+
+at::Tensor view_of(const at::Tensor& storage, std::int64_t offset, std::int64_t rows, std::int64_t columns) {
+  return storage.as_strided({rows, columns}, {columns, 1}, storage.storage_offset() + offset);
+}
+
+template <class T>
+TileProducts<T>::TileProducts(const LogitPass& pass, const LogitTiling& tiling, at::ScalarType weight_sum_type)
+    : pass_(pass), tiling_(tiling) {
+  if (pass.wants_hidden) {
+    hidden_sums_ = empty_in_huge_pages({tiling.workers, tiling.rows, tiling.width}, c10::CppTypeToScalarType<Wide>::value);
+    hidden_touched_.resize(tiling.workers);
+  }
+  if (pass.wants_weight) {
+    weight_sums_ = empty_in_huge_pages({tiling.slots, tiling.vocab_size, tiling.width}, weight_sum_type);
+    weight_touched_.resize(tiling.slots);
+  }
+}
+
+template <class T>
+void TileProducts<T>::begin_block(const LogitBlock& block) {
+  if (!weight_touched_.empty()) weight_touched_[block.slot] = 1;
+}
+
+template <class T>
+WideOf<T>* TileProducts<T>::begun_hidden_sum(const LogitBlock& block, std::int64_t worker) {
+  Wide* sum = hidden_sum(worker);
+  if (!hidden_touched_[worker]) std::fill_n(sum, block.rows * tiling_.width, Wide(0));
+  hidden_touched_[worker] = 1;
+  return sum;
+}
+
+template <class T>
+WideOf<T>* TileProducts<T>::begun_weight_sum(const LogitBlock& block, std::int64_t tile) {
+  Wide* sum = weight_sums_.template mutable_data_ptr<Wide>() + weight_offset(block, tile);
+  if (block.first) std::fill_n(sum, tiling_.tile_columns(tile) * tiling_.width, Wide(0));
+  return sum;
+}
+
+template <class T>
+at::Tensor TileProducts<T>::finished_weight() {
+  at::Tensor whole = weight_sums_.select(0, 0);
+  if (!weight_touched_[0]) {
+    whole.zero_();
+    return whole;
+  }
+  if (tiling_.slots > 1) {
+    Wide* total = weight_sums_.template mutable_data_ptr<Wide>();
+    const std::int64_t count = whole.numel();
+    at::parallel_for(0, count, tile_sizes::kElementsPerThread, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t slot = 1; slot < tiling_.slots; ++slot) {
+        if (!weight_touched_[slot]) continue;
+        for (std::int64_t i = begin; i < end; ++i) total[i] += total[slot * count + i];
+      }
+    });
+  }
+  turn_weight_back();
+  return tiling_.slots > 1 ? whole.clone() : whole;
+}
+
+template <class T>
+std::unique_ptr<TileProducts<T>> make_tile_products(const LogitPass& pass, const LogitTiling& tiling, bool adds_up) {
+  if constexpr (std::is_same_v<T, float>) {
+    if (has_row_major_product() && tiling.rows >= tile_sizes::kFewestTurnedRows)
+      return std::make_unique<RowMajorProducts>(pass, tiling);
+  }
+  return std::make_unique<AtenProducts<T>>(pass, tiling, adds_up);
+}
+
+template class TileProducts<float>;
+template class TileProducts<double>;
+template class TileProducts<Bfloat16>;
+template std::unique_ptr<TileProducts<float>> make_tile_products(const LogitPass&, const LogitTiling&, bool);
+template std::unique_ptr<TileProducts<double>> make_tile_products(const LogitPass&, const LogitTiling&, bool);
+template std::unique_ptr<TileProducts<Bfloat16>> make_tile_products(const LogitPass&, const LogitTiling&, bool);
+
+}  // namespace lmhead

@@ -1,0 +1,99 @@
+// The matrix products of one tile of logits: the logits, and what their gradient gives to features and weight.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <memory>
+#include <type_traits>
+#include <vector>
+
+#include "lmhead/kernels/logit_pass.h"
+#include "lmhead/kernels/vector/row_kernels.h"
+
+namespace lmhead {
+
+/// What sums of T are formed in.
+template <class T>
+using WideOf = std::conditional_t<std::is_same_v<T, double>, double, float>;
+
+template <class T>
+const vector::LogitKernels<T, WideOf<T>>& logit_kernels() {
+  if constexpr (std::is_same_v<T, double>) return vector::row_kernels().logits_double;
+  else if constexpr (std::is_same_v<T, float>) return vector::row_kernels().logits_float;
+  else return vector::row_kernels().logits_bfloat16;
+}
+
+/// How a pass over [size, V] logits is cut.
+struct LogitTiling {
+  std::int64_t size, width, vocab_size;
+  std::int64_t workers, rows, columns, tiles, blocks;  // rows of a block and columns of a tile at most
+  std::int64_t slots;  // blocks at work at once, each with a weight gradient of its own
+
+  std::int64_t tile_begin(std::int64_t tile) const { return tile * columns; }
+  std::int64_t tile_columns(std::int64_t tile) const { return std::min(columns, vocab_size - tile * columns); }
+};
+
+/// A block of rows.
+struct LogitBlock {
+  std::int64_t begin, rows;
+  std::int64_t slot;
+  bool first;  // of those that add to the slot's weight gradient
+};
+
+/// What features and weight are multiplied by, and where products add up. One object serves all workers; a worker calls with its own number.
+template <class T>
+class TileProducts {
+ public:
+  using Wide = WideOf<T>;
+
+  TileProducts(const LogitPass& pass, const LogitTiling& tiling, at::ScalarType weight_sum_type);
+  virtual ~TileProducts() = default;
+
+  virtual void begin_block(const LogitBlock& block);
+  /// `logits` [rows, columns] = features times the tile's weight, transposed.
+  virtual void form_logits(const LogitBlock& block, std::int64_t tile, std::int64_t worker, const at::Tensor& logits) = 0;
+  /// Adds `gradient` [rows, columns] times the tile's weight to the worker's sum for the block's features.
+  virtual void add_to_hidden(const LogitBlock& block, std::int64_t tile, std::int64_t worker, const at::Tensor& gradient) = 0;
+  /// Adds `gradient`, transposed, times features to the slot's sum for the tile's weight.
+  virtual void add_to_weight(const LogitBlock& block, std::int64_t tile, std::int64_t worker, const at::Tensor& gradient) = 0;
+  /// Whether a tile of the weight's sum is [D, columns] until the end.
+  virtual bool weight_is_turned() const { return false; }
+
+  /// The worker's sum [rows, D] for the features of the block at work, and whether it holds anything.
+  Wide* hidden_sum(std::int64_t worker) {
+    return hidden_sums_.template mutable_data_ptr<Wide>() + worker * tiling_.rows * tiling_.width;
+  }
+  bool has_hidden(std::int64_t worker) const { return hidden_touched_[worker] != 0; }
+  void forget_hidden(std::int64_t worker) { hidden_touched_[worker] = 0; }
+
+  /// Both sums as something to add to: zeros where nothing was added yet. The weight's is that of one tile, columns x D elements.
+  Wide* begun_hidden_sum(const LogitBlock& block, std::int64_t worker);
+  Wide* begun_weight_sum(const LogitBlock& block, std::int64_t tile);
+  /// [V, D]: of all slots together, always added up in the same order.
+  at::Tensor finished_weight();
+
+ protected:
+  std::int64_t weight_offset(const LogitBlock& block, std::int64_t tile) const {
+    return (block.slot * tiling_.vocab_size + tiling_.tile_begin(tile)) * tiling_.width;
+  }
+  /// Tiles of the weight's sum as the caller wants them.
+  virtual void turn_weight_back() {}
+
+  const LogitPass& pass_;
+  const LogitTiling& tiling_;
+  const vector::LogitKernels<T, Wide>& kernels_ = logit_kernels<T>();
+  at::Tensor hidden_sums_, weight_sums_;  // [workers, rows, D], [slots, V, D]
+  std::vector<char> hidden_touched_;      // [workers]: whether there is anything to add up
+  std::vector<char> weight_touched_;      // [slots]
+};
+
+/// The fastest for these shapes and this type. `adds_up`: whether a tile of the weight gets more than one product, or anything but products.
+template <class T>
+std::unique_ptr<TileProducts<T>> make_tile_products(const LogitPass& pass, const LogitTiling& tiling, bool adds_up);
+
+/// A contiguous [rows, columns] piece of flat storage, without allocating anything but the view.
+at::Tensor view_of(const at::Tensor& storage, std::int64_t offset, std::int64_t rows, std::int64_t columns);
+
+}  // namespace lmhead
