@@ -13,7 +13,6 @@
 #include <utility>
 #include <vector>
 
-#include "lmhead/kernels/huge_pages.h"
 #include "lmhead/kernels/left_out_tile.h"
 #include "lmhead/kernels/threads.h"
 #include "lmhead/kernels/tile_products.h"
@@ -34,10 +33,11 @@ LogitTiling tiling_of(const LogitPass& pass, bool keeps_logits) {
   const at::ScalarType type = pass.hidden.scalar_type();
   tiling.rows = keeps_logits ? rows_per_kept_block(tiling.vocab_size, type) : tile_sizes::kRowsPerBlock;
   const bool packs = type == at::kBFloat16;
-  if (keeps_logits && packs) {
+  if (packs) {
     // One block leaves no products to add up, and takes no more memory than a small one and their float32 sums.
+    const std::int64_t row = 2 * (keeps_logits ? tiling.vocab_size : tiling.workers * tile_sizes::kColumnsPerBfloat16Tile);
     const std::int64_t sums = tiling.vocab_size * tiling.width * std::int64_t{sizeof(float)};
-    if (2 * tiling.size * tiling.vocab_size <= tile_sizes::kBlockBytes + sums) tiling.rows = std::max(tiling.rows, tiling.size);
+    if (tiling.size * row <= tile_sizes::kBlockBytes + sums) tiling.rows = std::max(tiling.rows, tiling.size);
   }
   const bool shares_rows = tiling.workers > 1 && tiling.vocab_size <= tile_sizes::kSharedRowsVocabularyLimit &&
                            tiling.vocab_size * tiling.width <= tile_sizes::kSharedRowsWeightLimit;
@@ -135,7 +135,7 @@ Runner<T>::Runner(LogitPass& pass)
   }
 
   const std::int64_t tile_rows = tiling_.slots * tiling_.tiles * tiling_.rows;
-  logits_ = empty_in_huge_pages(
+  logits_ = at::empty(
       {(keeps_ ? tiling_.slots * tiling_.tiles : tiling_.workers) * tiling_.rows * tiling_.columns}, pass.hidden.scalar_type());
   if (!kSameType) lines_ = at::empty({tiling_.workers, tiling_.columns}, wide);
   if (sums_) line_sums_.resize(tile_rows), target_logits_.resize(tiling_.slots * tiling_.rows), pass.factors.resize(tiling_.size);

@@ -55,8 +55,9 @@ struct LogitPass {
   double skipped_square_sum = 0;
 
   /// Sums are formed in an order that depends only on shapes and on the number of threads. Memory beyond the results:
-  /// rows_per_kept_block x V logits where both sums and gradients are wanted (in bfloat16 n x V where that is no more than 128 MiB and the
-  /// float32 sums [V, D] which one block does without), else 512 x 1,024 a thread; and 512 x D a thread, for float32 1,472 x D.
+  /// rows_per_kept_block x V logits where both sums and gradients are wanted, else 512 x 1,024 a thread; and 512 x D a thread, for float32
+  /// 1,472 x D. In bfloat16 all n rows are one block where their logits take no more than 128 MiB and the float32 sums [V, D] that one
+  /// block does without.
   void run();
 };
 

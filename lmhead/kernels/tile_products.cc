@@ -3,11 +3,11 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/ops/addmm.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/mm.h>
 
 #include <algorithm>
 
-#include "lmhead/kernels/huge_pages.h"
 #include "lmhead/kernels/row_major_product.h"
 #include "lmhead/kernels/threads.h"
 #include "lmhead/kernels/tile_sizes.h"
@@ -33,7 +33,7 @@ class AtenProducts final : public TileProducts<T> {
       weight_turned_.push_back(weight_.back().t());
     }
     if (pass.wants_hidden || (pass.wants_weight && !kSameType && adds_up))
-      products_ = empty_in_huge_pages(
+      products_ = at::empty(
           {tiling.workers, (kSameType ? tiling.rows : std::max(tiling.rows, tiling.columns)) * tiling.width},
           pass.hidden.scalar_type());
   }
@@ -87,9 +87,9 @@ class RowMajorProducts final : public TileProducts<float> {
         copies_weight_(pass.wants_hidden && tiling.width % (4 * tile_sizes::kCrowdedStride) == 0) {
     weight_scratch_size_ = tiling.width * turned_weight_stride_;
     if (copies_weight_) weight_scratch_size_ = std::max(weight_scratch_size_, tiling.columns * stride_of(tiling.width));
-    weight_scratch_ = empty_in_huge_pages({tiling.workers * weight_scratch_size_}, at::kFloat);
+    weight_scratch_ = at::empty({tiling.workers * weight_scratch_size_}, at::kFloat);
     if (pass.wants_weight)
-      turned_hidden_ = empty_in_huge_pages({tiling.slots, tiling.width * turned_hidden_stride_}, at::kFloat);
+      turned_hidden_ = at::empty({tiling.slots, tiling.width * turned_hidden_stride_}, at::kFloat);
   }
 
   void begin_block(const LogitBlock& block) override {
@@ -170,11 +170,11 @@ template <class T>
 TileProducts<T>::TileProducts(const LogitPass& pass, const LogitTiling& tiling, at::ScalarType weight_sum_type)
     : pass_(pass), tiling_(tiling) {
   if (pass.wants_hidden) {
-    hidden_sums_ = empty_in_huge_pages({tiling.workers, tiling.rows, tiling.width}, c10::CppTypeToScalarType<Wide>::value);
+    hidden_sums_ = at::empty({tiling.workers, tiling.rows, tiling.width}, c10::CppTypeToScalarType<Wide>::value);
     hidden_touched_.resize(tiling.workers);
   }
   if (pass.wants_weight) {
-    weight_sums_ = empty_in_huge_pages({tiling.slots, tiling.vocab_size, tiling.width}, weight_sum_type);
+    weight_sums_ = at::empty({tiling.slots, tiling.vocab_size, tiling.width}, weight_sum_type);
     weight_touched_.resize(tiling.slots);
   }
 }

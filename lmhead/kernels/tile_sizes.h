@@ -2,7 +2,6 @@
 // depends on them.
 #pragma once
 
-#include <cstddef>
 #include <cstdint>
 
 namespace lmhead::tile_sizes {
@@ -26,8 +25,6 @@ constexpr std::int64_t kSharedRowsVocabularyLimit = 8192;
 constexpr std::int64_t kSharedRowsWeightLimit = std::int64_t{1} << 19;
 /// From so many rows on, turning a tile of the weight costs less than the faster product gains.
 constexpr std::int64_t kFewestTurnedRows = 64;
-/// Buffers of so many bytes ask for huge pages.
-constexpr std::size_t kFewestHugePageBytes = std::size_t{4} << 20;
 /// Elements that are worth a thread of their own in elementwise and row operations.
 constexpr std::int64_t kElementsPerThread = std::int64_t{1} << 14;
 /// Attention heads up to this width, on sequences up to this length, take the kernel for narrow heads: its T x T scores then
