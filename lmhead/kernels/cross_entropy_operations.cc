@@ -1,6 +1,5 @@
 #include "lmhead/kernels/cross_entropy_operations.h"
 
-#include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
 #include <torch/library.h>
@@ -9,6 +8,7 @@
 
 #include "lmhead/base/error.h"
 #include "lmhead/kernels/cross_entropy_rows.h"
+#include "lmhead/kernels/find_operation.h"
 
 namespace lmhead {
 namespace {
@@ -114,11 +114,6 @@ Tensors3 backward_meta(const at::Tensor& upstream, const at::Tensor& hidden, con
                        at::ArrayRef<double> numbers, Wanted wanted) {
   return {like_or_nothing(wanted[0], hidden), like_or_nothing(wanted[1], weight),
           wanted[2] ? like_or_nothing(true, *bias) : like_or_nothing(false, weight)};
-}
-
-template <class Signature>
-c10::TypedOperatorHandle<Signature> find_operation(const char* name, Signature*) {
-  return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<Signature>();
 }
 
 }  // namespace

@@ -10,6 +10,9 @@
 namespace lmhead {
 
 using OptionalTensor = std::optional<at::Tensor>;
+inline OptionalTensor optional_of(const at::Tensor& tensor) {
+  return tensor.defined() ? OptionalTensor(tensor) : std::nullopt;
+}
 
 /// What of the options is no tensor, in the two lists that the private operations take.
 struct CrossEntropySettings {

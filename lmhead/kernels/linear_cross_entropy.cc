@@ -8,23 +8,17 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/autocast_mode.h>
 #include <ATen/core/LegacyTypeDispatch.h>
-#include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/ops/argsort.h>
-#include <torch/csrc/autograd/custom_function.h>
-#include <torch/csrc/autograd/graph_task.h>
 #include <torch/library.h>
 
-#include <algorithm>
-#include <array>
 #include <string>
 #include <tuple>
-#include <vector>
 
 #include "lmhead/base/error.h"
+#include "lmhead/kernels/cross_entropy_function.h"
 #include "lmhead/kernels/cross_entropy_operations.h"
 #include "lmhead/kernels/cross_entropy_rows.h"
-#include "lmhead/kernels/gradient_of_gradient.h"
-#include "lmhead/kernels/readable_tensor.h"
+#include "lmhead/kernels/find_operation.h"
 #include "lmhead/kernels/tile_sizes.h"
 
 namespace lmhead {
@@ -77,10 +71,6 @@ namespace {
 
 constexpr const char* kWho = "linear_cross_entropy";
 
-OptionalTensor optional_of(const at::Tensor& tensor) {
-  return tensor.defined() ? OptionalTensor(tensor) : std::nullopt;
-}
-
 Reduction reduction_named(c10::string_view name) {
   if (name == "mean") return Reduction::kMean;
   if (name == "sum") return Reduction::kSum;
@@ -102,104 +92,8 @@ CrossEntropySettings settings_of(Reduction reduction, std::int64_t ignore_index,
   return {{static_cast<std::int64_t>(reduction), ignore_index}, {label_smoothing, z_loss, logit_scale, logit_softcap}};
 }
 
-template <class Signature>
-c10::TypedOperatorHandle<Signature> find_operation(const char* name, Signature*) {
-  return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<Signature>();
-}
-/// Multiplies a gradient that was formed for an upstream of one, in place where nobody can see it a second time.
-at::Tensor scale_gradient(const at::Tensor& gradient, const at::Tensor& upstream) {
-  if (!is_readable(gradient)) return gradient * upstream.to(gradient.scalar_type());
-  const double factor = upstream.item().toDouble();
-  if (factor == 1) return gradient;
-  at::Tensor own = gradient;
-  if (!torch::autograd::get_current_graph_task_keep_graph()) return own.mul_(factor);
-  return own * factor;
-}
-
-struct LinearCrossEntropyFunction : torch::autograd::Function<LinearCrossEntropyFunction> {
-  static torch::autograd::variable_list forward(torch::autograd::AutogradContext* context, const at::Tensor& hidden,
-                                                const at::Tensor& weight, const at::Tensor& targets,
-                                                const OptionalTensor& bias, const OptionalTensor& class_weight,
-                                                const OptionalTensor& token_weight,
-                                                const CrossEntropySettings& settings, Wanted wanted, bool fast,
-                                                double filter_threshold, bool statistics) {
-    at::AutoDispatchBelowADInplaceOrView guard;
-    const CrossEntropyForwardResults results =
-        call_cross_entropy_forward({hidden, weight, targets, bias, class_weight, token_weight}, settings,
-                                   fast ? wanted : Wanted{}, filter_threshold, statistics);
-    // In fast mode hidden and weight are kept only to refuse a second differentiation by name; that costs nothing.
-    torch::autograd::variable_list saved{hidden, weight};
-    if (fast) {
-      saved.insert(saved.end(), results.gradients.begin(), results.gradients.end());
-    } else {
-      const auto value = [](const OptionalTensor& tensor) { return tensor.value_or(at::Tensor()); };
-      saved.insert(saved.end(), {targets, value(bias), value(class_weight), value(token_weight), results.row_sums});
-    }
-    context->save_for_backward(saved);
-    context->saved_data["fast"] = fast;
-    context->saved_data["wanted"] = std::vector<bool>(wanted.begin(), wanted.end());
-    context->saved_data["choices"] = std::vector<std::int64_t>(settings.choices.begin(), settings.choices.end());
-    context->saved_data["numbers"] = std::vector<double>(settings.numbers.begin(), settings.numbers.end());
-    context->mark_non_differentiable({results.filter, results.scores, results.token_gradients});
-    return {results.loss, results.filter, results.scores, results.token_gradients};
-  }
-
-  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
-                                                 const torch::autograd::variable_list& upstreams) {
-    torch::autograd::variable_list results(11);
-    const at::Tensor& upstream = upstreams[0];
-    if (!upstream.defined()) return results;
-    const auto saved = context->get_saved_variables();
-    const auto wanted_list = context->saved_data["wanted"].toBoolList();
-    const Wanted wanted{wanted_list[0], wanted_list[1], wanted_list[2]};
-    std::array<at::Tensor, 3> gradients;
-    {
-      at::AutoDispatchBelowADInplaceOrView guard;
-      if (context->saved_data["fast"].toBool()) {
-        for (int which = 0; which < 3; ++which)
-          if (wanted[which]) gradients[which] = scale_gradient(saved[2 + which], upstream);
-      } else {
-        CrossEntropySettings settings;
-        std::ranges::copy(context->saved_data["choices"].toIntVector(), settings.choices.begin());
-        std::ranges::copy(context->saved_data["numbers"].toDoubleVector(), settings.numbers.begin());
-        gradients = call_cross_entropy_backward(
-            upstream, {saved[0], saved[1], saved[2], optional_of(saved[3]), optional_of(saved[4]), optional_of(saved[5])},
-            saved[6], settings, wanted);
-      }
-    }
-    const std::array<int, 3> positions{0, 1, 3};
-    for (int which = 0; which < 3; ++which)
-      if (wanted[which])
-        results[positions[which]] = refuse_gradient_of_gradient(kWho, gradients[which], {saved[0], saved[1], upstream});
-    return results;
-  }
-};
-
 using TwoTensors = std::tuple<at::Tensor, at::Tensor>;
 using ThreeTensors = std::tuple<at::Tensor, at::Tensor, at::Tensor>;
-
-struct DifferentiableResults {
-  at::Tensor loss, filter, scores, token_gradients;
-};
-
-DifferentiableResults differentiable(const CrossEntropyTensors& tensors, const CrossEntropySettings& settings, bool fast,
-                                     double filter_threshold, bool statistics) {
-  const auto needs = [](const OptionalTensor& tensor) {
-    return tensor && tensor->defined() && tensor->requires_grad() && at::GradMode::is_enabled();
-  };
-  require(!needs(tensors.class_weight) && !needs(tensors.token_weight), kWho,
-          "class_weight and token_weight must not require gradients");
-  const Wanted wanted{needs(tensors.hidden), needs(tensors.weight), needs(tensors.bias)};
-  if (wanted == Wanted{}) {
-    at::AutoDispatchBelowADInplaceOrView guard;
-    const CrossEntropyForwardResults results = call_cross_entropy_forward(tensors, settings, wanted, 0, statistics);
-    return {results.loss, results.filter, results.scores, results.token_gradients};
-  }
-  auto results = LinearCrossEntropyFunction::apply(tensors.hidden, tensors.weight, tensors.targets, tensors.bias,
-                                                   tensors.class_weight, tensors.token_weight, settings, wanted, fast,
-                                                   filter_threshold, statistics);
-  return {results[0], results[1], results[2], results[3]};
-}
 
 bool forms_gradients_now(const at::Tensor& hidden, const at::Tensor& weight, Reduction reduction,
                          LinearCrossEntropyMode mode) {
@@ -218,7 +112,7 @@ at::Tensor autograd_kernel(const at::Tensor& hidden, const at::Tensor& weight, c
                            c10::string_view mode) {
   const Reduction how = reduction_named(reduction);
   const auto settings = settings_of(how, ignore_index, label_smoothing, z_loss, logit_scale, logit_softcap);
-  return differentiable({hidden, weight, targets, bias, class_weight, token_weight}, settings,
+  return differentiable_cross_entropy({hidden, weight, targets, bias, class_weight, token_weight}, settings,
                         forms_gradients_now(hidden, weight, how, mode_named(mode)), 0, false)
       .loss;
 }
@@ -230,8 +124,8 @@ ThreeTensors statistics_autograd_kernel(const at::Tensor& hidden, const at::Tens
                                         double logit_scale, double logit_softcap, c10::string_view mode) {
   const Reduction how = reduction_named(reduction);
   const auto settings = settings_of(how, ignore_index, label_smoothing, z_loss, logit_scale, logit_softcap);
-  const DifferentiableResults results =
-      differentiable({hidden, weight, targets, bias, class_weight, token_weight}, settings,
+  const DifferentiableCrossEntropy results =
+      differentiable_cross_entropy({hidden, weight, targets, bias, class_weight, token_weight}, settings,
                      forms_gradients_now(hidden, weight, how, mode_named(mode)), 0, true);
   return {results.loss, results.scores, results.token_gradients};
 }
@@ -300,8 +194,8 @@ TwoTensors filtered_autograd_kernel(const at::Tensor& hidden, const at::Tensor& 
   require(how != Reduction::kNone, kWho, "the filter needs reduction 'mean' or 'sum', got 'none'");
   require(threshold >= 0, kWho, "threshold must be at least 0, got ", threshold);
   const auto settings = settings_of(how, ignore_index, label_smoothing, z_loss, logit_scale, logit_softcap);
-  const DifferentiableResults results =
-      differentiable({hidden, weight, targets, bias, class_weight, token_weight}, settings, true, threshold, false);
+  const DifferentiableCrossEntropy results =
+      differentiable_cross_entropy({hidden, weight, targets, bias, class_weight, token_weight}, settings, true, threshold, false);
   return {results.loss, results.filter};
 }
 TwoTensors filtered_loss_kernel(const at::Tensor& hidden, const at::Tensor& weight, const at::Tensor& targets,
