@@ -114,6 +114,7 @@ class RowMajorProducts final : public TileProducts<float> {
       scratch(worker, columns, width, stride).copy_(weight_tile(tile));
       weight = scratch_data(worker);
     }
+    // What is there already is added to each product's sum, not summed up with it: one chain of V additions would err several times as much.
     row_major_product(block.rows, width, columns, gradient.const_data_ptr<float>(), columns, weight, stride,
                       hidden_sum(worker), width, has_hidden(worker));
     hidden_touched_[worker] = 1;
