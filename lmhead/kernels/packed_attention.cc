@@ -114,7 +114,7 @@ struct PackedAttentionFunction : torch::autograd::Function<PackedAttentionFuncti
 
 bool has_kernel(const at::Tensor& projected) {
   const at::ScalarType type = projected.scalar_type();
-  return is_readable(projected) && (type == at::kFloat || type == at::kDouble) &&
+  return is_readable(projected) && (type == at::kFloat || type == at::kDouble || type == at::kBFloat16) &&
          projected.size(3) <= tile_sizes::kNarrowHead && projected.size(1) <= tile_sizes::kShortSequence;
 }
 
@@ -125,8 +125,11 @@ at::Tensor packed_causal_attention(const at::Tensor& projected, std::int64_t hea
               heads % ((projected.size(2) - heads) / 2) == 0,
           "packed_causal_attention", "projected must be [B, T, H + 2 K, head_dim] with K a divisor of H = ", heads, ", got ",
           projected.sizes());
-  return has_kernel(projected) ? PackedAttentionFunction::apply(projected, heads, scale)
-                               : plain_packed_causal_attention(projected, heads, scale);
+  if (!has_kernel(projected)) return plain_packed_causal_attention(projected, heads, scale);
+  // Casting and computing in float32 is faster than bfloat16 products of this size.
+  const bool casts = projected.scalar_type() == at::kBFloat16;
+  const at::Tensor output = PackedAttentionFunction::apply(casts ? projected.to(at::kFloat) : projected, heads, scale);
+  return casts ? output.to(at::kBFloat16) : output;
 }
 
 at::Tensor plain_packed_causal_attention(const at::Tensor& projected, std::int64_t heads, double scale) {

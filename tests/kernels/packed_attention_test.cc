@@ -30,14 +30,17 @@ TEST(PackedAttention, IsAsExactAsPlain) {
   for (const std::int64_t length : {1, 3, 15, 16, 17, 64, 130})
     for (const std::int64_t width : {1, 6, 8, 16, 24, 33, 64})
       for (const auto& [heads, keys] : {std::pair<std::int64_t, std::int64_t>{3, 3}, std::pair<std::int64_t, std::int64_t>{4, 2}, std::pair<std::int64_t, std::int64_t>{2, 1}}) {
-        const at::Tensor projected = at::randn({2, length, heads + 2 * keys, width}, at::kFloat);
-        const at::Tensor upstream = at::randn({2 * length, heads * width}, at::kFloat);
+        // Numbers that every type holds, so that one exact result serves all.
+        const at::Tensor projected = at::randn({2, length, heads + 2 * keys, width}, at::kFloat).to(at::kBFloat16);
+        const at::Tensor upstream = at::randn({2 * length, heads * width}, at::kFloat).to(at::kBFloat16);
         const double scale = 1.5 / std::sqrt(double(width));
         const auto exact = run(plain_packed_causal_attention, projected.to(at::kDouble), heads, scale, upstream.to(at::kDouble));
         const std::string what = std::to_string(length) + " x " + std::to_string(width) + ", " + std::to_string(heads) + " heads";
-        for (const at::ScalarType type : {at::kFloat, at::kDouble}) {
+        for (const at::ScalarType type : {at::kFloat, at::kDouble, at::kBFloat16}) {
           const auto own = run(plain_packed_causal_attention, projected.to(type), heads, scale, upstream);
           const auto fast = run(packed_causal_attention, projected.to(type), heads, scale, upstream);
+          EXPECT_EQ(fast.output.scalar_type(), type);
+          EXPECT_EQ(fast.d_projected.scalar_type(), type);
           test::expect_as_good_as_plain(fast.output, own.output, exact.output, type, 0, what + " output");
           test::expect_as_good_as_plain(fast.d_projected, own.d_projected, exact.d_projected, type, 0, what + " gradient");
         }
