@@ -99,6 +99,8 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--compile", action="store_true", help="torch.compile as a third entrant (slow to start)")
+    parser.add_argument("--precisions", nargs="+", choices=["float32", "bfloat16"], default=["float32", "bfloat16"])
+    parser.add_argument("--no-measuring", dest="measuring", action="store_false", help="leave out what measuring gradient retention costs")
     parser.add_argument("--out", default=str(ROOT / "bench/results/training_step.jsonl"), help="rows are appended here")
     arguments = parser.parse_args()
     tokens = SEQUENCES * SHAPE["length"]
@@ -106,7 +108,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         inputs = make_inputs(folder)
-        for precision in ("float32", "bfloat16"):
+        for precision in arguments.precisions:
             entrants = {
                 "lmhead": lambda: run_lmhead(inputs, folder, precision, arguments.steps, arguments.threads),
                 "torch eager": lambda: run_torch(inputs, folder, precision, arguments.steps, arguments.threads, False),
@@ -140,7 +142,7 @@ def main() -> int:
                         "quantiles": [min(values), max(values)], "rounds": arguments.rounds, "threads": arguments.threads,
                     }
                 )
-        for precision in ("float32", "bfloat16"):
+        for precision in arguments.precisions if arguments.measuring else []:
             for chosen, words in ((0, "on every token"), (512, "on 512 evenly spaced tokens"), (256, "on 256")):
                 shares = [
                     share_of_measuring(

@@ -33,9 +33,13 @@ LogitTiling tiling_of(const LogitPass& pass, bool keeps_logits) {
   const at::ScalarType type = pass.hidden.scalar_type();
   tiling.rows = keeps_logits ? rows_per_kept_block(tiling.vocab_size, type) : tile_sizes::kRowsPerBlock;
   const bool packs = type == at::kBFloat16;
-  if (packs) {
+  // A block of all rows has narrower tiles where tiles are all that is kept of it.
+  const std::int64_t columns = !packs        ? tile_sizes::kColumnsPerTile
+                               : keeps_logits ? tile_sizes::kColumnsPerBfloat16Tile
+                                              : tile_sizes::kColumnsPerBfloat16Tile / 2;
+  if (packs && pass.wants_weight) {
     // One block leaves no products to add up, and takes no more memory than a small one and their float32 sums.
-    const std::int64_t row = 2 * (keeps_logits ? tiling.vocab_size : tiling.workers * tile_sizes::kColumnsPerBfloat16Tile);
+    const std::int64_t row = 2 * (keeps_logits ? tiling.vocab_size : tiling.workers * columns);
     const std::int64_t sums = tiling.vocab_size * tiling.width * std::int64_t{sizeof(float)};
     if (tiling.size * row <= tile_sizes::kBlockBytes + sums) tiling.rows = std::max(tiling.rows, tiling.size);
   }
@@ -47,7 +51,7 @@ LogitTiling tiling_of(const LogitPass& pass, bool keeps_logits) {
   tiling.rows = std::max<std::int64_t>(1, divide_up(tiling.size, tiling.slots * rounds));
   tiling.blocks = divide_up(tiling.size, tiling.rows);
 
-  tiling.tiles = divide_up(tiling.vocab_size, packs ? tile_sizes::kColumnsPerBfloat16Tile : tile_sizes::kColumnsPerTile);
+  tiling.tiles = divide_up(tiling.vocab_size, columns);
   if (!shares_rows) tiling.tiles = divide_up(tiling.tiles, tiling.workers) * tiling.workers;
   tiling.columns = divide_up(divide_up(tiling.vocab_size, tiling.tiles), tile_sizes::kColumnMultiple) * tile_sizes::kColumnMultiple;
   if (!packs && tiling.columns % tile_sizes::kCrowdedStride == 0) tiling.columns += tile_sizes::kColumnMultiple;
