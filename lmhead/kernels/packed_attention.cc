@@ -50,13 +50,20 @@ void for_each_key_head(const Shape& shape, const at::Tensor& like, const Work& w
   });
 }
 
+/// Where the vectors of one head begin in a sequence's first token.
+struct HeadPlace {
+  HeadPlace(const Shape& s, std::int64_t sequence, std::int64_t key_head, std::int64_t head)
+      : stride(s.all_heads * s.width),
+        query(sequence * s.length * stride + head * s.width),
+        key(sequence * s.length * stride + (s.heads + key_head) * s.width),
+        value(key + s.key_heads * s.width) {}
+  std::int64_t stride, query, key, value;
+};
+
 template <class T>
-vector::AttentionHead<T> head_at(const Shape& s, const T* projected, std::int64_t sequence, std::int64_t key_head,
-                                 std::int64_t head, double scale) {
-  const std::int64_t stride = s.all_heads * s.width;
-  const T* first = projected + sequence * s.length * stride;
-  return {first + head * s.width, first + (s.heads + key_head) * s.width,
-          first + (s.heads + s.key_heads + key_head) * s.width, stride, s.length, s.width, T(scale)};
+vector::AttentionHead<T> head_at(const Shape& s, const HeadPlace& place, const at::Tensor& projected, double scale) {
+  const T* first = projected.const_data_ptr<T>();
+  return {first + place.query, first + place.key, first + place.value, place.stride, s.length, s.width, T(scale)};
 }
 
 struct PackedAttentionFunction : torch::autograd::Function<PackedAttentionFunction> {
@@ -71,7 +78,7 @@ struct PackedAttentionFunction : torch::autograd::Function<PackedAttentionFuncti
       for_each_key_head<T>(s, projected, [&](std::int64_t sequence, std::int64_t key_head, T* workspace) {
         for (std::int64_t head = key_head * s.group; head < (key_head + 1) * s.group; ++head)
           attention_kernels<T>().forward(
-              head_at(s, projected.const_data_ptr<T>(), sequence, key_head, head, scale),
+              head_at<T>(s, {s, sequence, key_head, head}, projected, scale),
               output.mutable_data_ptr<T>() + (sequence * s.length * s.heads + head) * s.width, s.heads * s.width,
               log_sums.mutable_data_ptr<T>() + (sequence * s.heads + head) * s.length, workspace);
       });
@@ -96,13 +103,14 @@ struct PackedAttentionFunction : torch::autograd::Function<PackedAttentionFuncti
         using T = decltype(type);
         for_each_key_head<T>(s, projected, [&](std::int64_t sequence, std::int64_t key_head, T* workspace) {
           for (std::int64_t head = key_head * s.group; head < (key_head + 1) * s.group; ++head) {
-            const auto into = head_at(s, d_projected.const_data_ptr<T>(), sequence, key_head, head, scale);
+            const HeadPlace place(s, sequence, key_head, head);
+            T* into = d_projected.mutable_data_ptr<T>();
             const std::int64_t offset = (sequence * s.length * s.heads + head) * s.width;
             attention_kernels<T>().backward(
-                head_at(s, projected.const_data_ptr<T>(), sequence, key_head, head, scale),
+                head_at<T>(s, place, projected, scale),
                 saved[1].const_data_ptr<T>() + offset, d_output.const_data_ptr<T>() + offset, s.heads * s.width,
                 saved[2].const_data_ptr<T>() + (sequence * s.heads + head) * s.length,
-                {const_cast<T*>(into.query), const_cast<T*>(into.key), const_cast<T*>(into.value), into.stride}, workspace);
+                {into + place.query, into + place.key, into + place.value, place.stride}, workspace);
           }
         });
       });
