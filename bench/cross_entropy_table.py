@@ -52,3 +52,23 @@ def markdown(path: pathlib.Path) -> str:
                       f"{facts['gradient_error']:.1e}; bfloat16's own {facts['bfloat16_gradient_error']:.1e}."]
         lines.append("")
     return "\n".join(lines).rstrip()
+
+
+SUMMED_UP = {"plain": "eager", "compiled": "compiled", "three products": "products"}
+
+
+def summary(path: pathlib.Path) -> str:
+    """One line a shape: lmhead's time, and every peer's over it."""
+    dtypes = ["float32", "bfloat16"]
+    head = [f"lmhead, {dtype} | " + " | ".join(SUMMED_UP.values()) for dtype in dtypes]
+    lines = ["| shape | N | D | V | " + " | ".join(head) + " |", "|---" * (4 + len(dtypes) * (1 + len(SUMMED_UP))) + "|"]
+    for name, by_dtype in newest(path).items():
+        row = next(row for by_entrant in by_dtype.values() for metrics in by_entrant.values() for row in metrics.values())
+        values = []
+        for dtype in dtypes:
+            by_entrant = by_dtype.get(dtype, {})
+            values.append(cells(by_entrant.get("lmhead auto"))[0])
+            values += [cells(by_entrant.get(entrant))[1] for entrant in SUMMED_UP]
+        size = row["shape"]
+        lines.append(f"| {name} | {size['N']:,} | {size['D']:,} | {size['V']:,} | " + " | ".join(values) + " |")
+    return "\n".join(lines)

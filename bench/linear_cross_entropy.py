@@ -276,12 +276,16 @@ def main():
     parser.add_argument("--no-memory", dest="memory", action="store_false")
     parser.add_argument("--rows", type=int, help="N, in place of the shape's own")
     parser.add_argument("--markdown", action="store_true", help="print the newest rows of --out as tables, run nothing")
+    parser.add_argument("--summary", action="store_true", help="the same as one table, a line a shape")
     parser.add_argument("--memory-of", choices=[*ENTRANTS, FILTERED], help=argparse.SUPPRESS)
     parser.add_argument("--threshold", type=float, help=argparse.SUPPRESS)
     parser.add_argument("--out", default=str(ROOT / "bench/results/linear_cross_entropy.jsonl"))
     arguments = parser.parse_args()
     if arguments.markdown:
         print(cross_entropy_table.markdown(pathlib.Path(arguments.out)))
+        return
+    if arguments.summary:
+        print(cross_entropy_table.summary(pathlib.Path(arguments.out)))
         return
     torch.set_num_threads(arguments.threads)
     if arguments.memory_of:
