@@ -21,10 +21,10 @@ Json statistics_json(const PairedStatistics& statistics) {
           {"sign_flip_p", number_or_null(statistics.sign_flip_p)}};
 }
 
-Json compared_with_source(const StudyRows& study, const Comparison& pair, const PairedStatistics& statistics) {
-  const StudyArm &arm = study.study.arms[pair.arm], &baseline = study.study.arms[pair.baseline];
-  if (study.study.source.contains("reported"))
-    for (const Json& reported : study.study.source["reported"]) {
+Json compared_with_source(const StudyRows& confirmed, const Comparison& pair, const PairedStatistics& statistics) {
+  const StudyArm &arm = confirmed.study.arms[pair.arm], &baseline = confirmed.study.arms[pair.baseline];
+  if (confirmed.study.source.contains("reported"))
+    for (const Json& reported : confirmed.study.source["reported"]) {
       if (reported["arm"] != arm.choice || reported.value("baseline", baseline.choice) != baseline.choice)
         continue;
       const double difference = reported["difference"].get<double>();
@@ -36,10 +36,10 @@ Json compared_with_source(const StudyRows& study, const Comparison& pair, const 
               {"words", compare_with_source(statistics, difference, ends)}};
     }
   const Json signs =
-      study.study.source.is_object() ? study.study.source.value("expected_sign", Json::object()) : Json::object();
+      confirmed.study.source.is_object() ? confirmed.study.source.value("expected_sign", Json::object()) : Json::object();
   if (!signs.contains(arm.choice)) return nullptr;
   const char sign = signs[arm.choice].get<std::string>()[0];
-  return {{"sign", std::string(1, sign)}, {"words", compare_with_sign(statistics, sign, study.study.margin)}};
+  return {{"sign", std::string(1, sign)}, {"words", compare_with_sign(statistics, sign, confirmed.study.margin)}};
 }
 
 struct Compared {
@@ -49,12 +49,12 @@ struct Compared {
   std::optional<PairedStatistics> statistics;
 };
 
-Compared compare(const StudyRows& study, const Comparison& pair) {
+Compared compare(const StudyRows& confirmed, const Comparison& pair) {
   Compared compared{pair};
   std::vector<double> differences;
-  for (const auto& [seed, row] : study.rows[pair.baseline]) {
-    const auto other = study.rows[pair.arm].find(seed);
-    if (other == study.rows[pair.arm].end()) continue;
+  for (const auto& [seed, row] : confirmed.rows[pair.baseline]) {
+    const auto other = confirmed.rows[pair.arm].find(seed);
+    if (other == confirmed.rows[pair.arm].end()) continue;
     const double left = outcome_of(*row), right = outcome_of(*other->second);
     compared.seeds.push_back(seed);
     compared.diverged_baseline += !std::isfinite(left);
@@ -67,19 +67,19 @@ Compared compare(const StudyRows& study, const Comparison& pair) {
 
 /// Paired differences of the figures that the study asks for beside its outcome. They are looked at, not tested: they have
 /// intervals and take no part in Holm's correction.
-Json details_of(const StudyRows& study, const Comparison& pair) {
+Json details_of(const StudyRows& confirmed, const Comparison& pair) {
   struct Pairs {
     std::vector<double> baseline, arm, differences;
   };
   std::vector<std::pair<std::string, Pairs>> all;  // in the order of the rows
-  for (const auto& [seed, row] : study.rows[pair.baseline]) {
-    const auto other = study.rows[pair.arm].find(seed);
-    if (other == study.rows[pair.arm].end()) continue;
+  for (const auto& [seed, row] : confirmed.rows[pair.baseline]) {
+    const auto other = confirmed.rows[pair.arm].find(seed);
+    if (other == confirmed.rows[pair.arm].end()) continue;
     const auto theirs = figures_of(*other->second);
     for (const auto& [name, value] : figures_of(*row)) {
       const auto same = std::ranges::find(theirs, name, &std::pair<std::string, double>::first);
       const auto is_asked_for = [&](const std::string& pattern) { return ::fnmatch(pattern.c_str(), name.c_str(), 0) == 0; };
-      if (same == theirs.end() || std::ranges::none_of(study.study.details, is_asked_for)) continue;
+      if (same == theirs.end() || std::ranges::none_of(confirmed.study.details, is_asked_for)) continue;
       auto place = std::ranges::find(all, name, &std::pair<std::string, Pairs>::first);
       if (place == all.end()) place = all.insert(all.end(), {name, {}});
       place->second.baseline.push_back(value);
@@ -100,7 +100,8 @@ Json details_of(const StudyRows& study, const Comparison& pair) {
   return list;
 }
 
-std::string words_of(const StudyRows& study, const Compared& compared) {
+/// `verdict` where no run of the pair diverged and a pair is finished.
+std::string words_of(const StudyRows& confirmed, const Compared& compared, const std::optional<Verdict>& verdict) {
   const std::string of = " of " + std::to_string(compared.seeds.size()) + " seeds";
   if (compared.seeds.empty()) return "no pair is finished yet";
   std::string words;
@@ -110,9 +111,9 @@ std::string words_of(const StudyRows& study, const Compared& compared) {
     words += std::string(words.empty() ? "" : "; ") + "the baseline diverged on " +
              std::to_string(compared.diverged_baseline) + of;
   if (!words.empty()) return words;  // means over the seeds that survived would flatter
-  words = decide(*compared.statistics, {study.study.higher_is_better, study.study.margin}).words;
+  words = verdict->words;
   for (const std::size_t arm : {compared.pair.baseline, compared.pair.arm})
-    if (!edges_of(study.plan.arms[arm]).empty())
+    if (!edges_of(confirmed.plan.arms[arm]).empty())
       words += std::string("; ") + (arm == compared.pair.arm ? "the arm" : "the baseline") +
                " is tuned at an edge";
   return words;
@@ -120,18 +121,18 @@ std::string words_of(const StudyRows& study, const Compared& compared) {
 
 }  // namespace
 
-Json arm_comparisons(const StudyRows& study) {
+Json arm_comparisons(const StudyRows& confirmed) {
   std::vector<Compared> all;
   std::vector<double> p_values;
-  for (const Comparison& pair : study.study.comparisons) all.push_back(compare(study, pair));
+  for (const Comparison& pair : confirmed.study.comparisons) all.push_back(compare(confirmed, pair));
   for (const Compared& one : all)
     if (one.statistics && one.statistics->p_value) p_values.push_back(*one.statistics->p_value);
   const std::vector<double> adjusted = holm_adjusted(p_values);
   std::size_t next = 0;
   Json list = Json::array();
   for (Compared& one : all) {
-    Json json = {{"baseline", study.study.arms[one.pair.baseline].name},
-                 {"arm", study.study.arms[one.pair.arm].name},
+    Json json = {{"baseline", confirmed.study.arms[one.pair.baseline].name},
+                 {"arm", confirmed.study.arms[one.pair.arm].name},
                  {"seeds", one.seeds},
                  {"diverged", {{"baseline", one.diverged_baseline}, {"arm", one.diverged_arm}}}};
     if (one.statistics) {
@@ -140,18 +141,18 @@ Json arm_comparisons(const StudyRows& study) {
       json.update(statistics_json(*one.statistics));
       json["holm_p"] = number_or_null(one.statistics->holm_p);
     }
-    const bool whole = one.statistics && one.diverged_arm == 0 && one.diverged_baseline == 0;
-    if (whole) {
-      const Verdict verdict = decide(*one.statistics, {study.study.higher_is_better, study.study.margin});
-      json["finding"] = to_string(verdict.finding);
-      json["more_seeds"] = verdict.more_seeds ? Json(*verdict.more_seeds) : Json(nullptr);
-      json["source"] = compared_with_source(study, one.pair, *one.statistics);
+    std::optional<Verdict> verdict;
+    if (one.statistics && one.diverged_arm == 0 && one.diverged_baseline == 0) {
+      verdict = decide(*one.statistics, {confirmed.study.higher_is_better, confirmed.study.margin});
+      json["finding"] = to_string(verdict->finding);
+      json["more_seeds"] = verdict->more_seeds ? Json(*verdict->more_seeds) : Json(nullptr);
+      json["source"] = compared_with_source(confirmed, one.pair, *one.statistics);
     }
-    json["verdict"] = words_of(study, one);
+    json["verdict"] = words_of(confirmed, one, verdict);
     for (const auto& [cost, name] : kCosts)
       json[std::string("equal_") + name] =
-          difference_at_equal(cost, study.rows[one.pair.baseline], study.rows[one.pair.arm]);
-    if (!study.study.details.empty()) json["details"] = details_of(study, one.pair);
+          difference_at_equal(cost, confirmed.rows[one.pair.baseline], confirmed.rows[one.pair.arm]);
+    if (!confirmed.study.details.empty()) json["details"] = details_of(confirmed, one.pair);
     list.push_back(json);
   }
   return list;

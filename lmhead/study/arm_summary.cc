@@ -86,10 +86,10 @@ Json edges_of(const ArmPlan& plan) {
   return edges;
 }
 
-Json arm_summary(const StudyRows& study, std::size_t index) {
-  const StudyArm& arm = study.study.arms[index];
-  const ArmPlan& plan = study.plan.arms[index];
-  const RowsBySeed& rows = study.rows[index];
+Json arm_summary(const StudyRows& confirmed, std::size_t index) {
+  const StudyArm& arm = confirmed.study.arms[index];
+  const ArmPlan& plan = confirmed.plan.arms[index];
+  const RowsBySeed& rows = confirmed.rows[index];
   std::vector<double> finite;
   Json seeds = Json::array(), outcomes = Json::array();
   for (const auto& [seed, row] : rows) {
@@ -106,7 +106,7 @@ Json arm_summary(const StudyRows& study, std::size_t index) {
           {"search_finished", plan.searched},
           {"seeds", seeds},
           {"outcomes", outcomes},
-          {"missing", study.study.seeds.size() - rows.size()},
+          {"missing", confirmed.study.seeds.size() - rows.size()},
           {"diverged", rows.size() - finite.size()},
           {"mean", finite.empty() ? Json(nullptr) : number_or_null(mean(finite))},
           {"standard_deviation",
