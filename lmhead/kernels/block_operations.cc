@@ -75,8 +75,7 @@ void with_types(at::ScalarType in, at::ScalarType out, const Work& work) {
 }
 
 bool has_kernel(const at::Tensor& tensor) {
-  const at::ScalarType type = tensor.scalar_type();
-  return is_readable(tensor) && (type == at::kFloat || type == at::kDouble || type == at::kBFloat16);
+  return is_readable(tensor) && has_kernel_type(tensor);
 }
 
 std::int64_t rows_per_thread(std::int64_t width) {

@@ -63,9 +63,8 @@ LogitTiling tiling_of(const LogitPass& pass, bool keeps_logits) {
 template <class T>
 class Runner {
   using Wide = WideOf<T>;
-  static constexpr bool kSameType = std::is_same_v<T, Wide>;
-
   using Block = LogitBlock;
+  static constexpr bool kSameType = std::is_same_v<T, Wide>;
 
  public:
   explicit Runner(LogitPass& pass);
@@ -151,8 +150,7 @@ Runner<T>::Runner(LogitPass& pass)
 
 /// The line with bias, scale and soft-cap applied: `stored` itself where types agree, else the worker's scratch.
 template <class T>
-WideOf<T>* Runner<T>::finished_line(T* stored, std::int64_t tile, std::int64_t worker,
-                                                  bool finished_in_place) {
+WideOf<T>* Runner<T>::finished_line(T* stored, std::int64_t tile, std::int64_t worker, bool finished_in_place) {
   Wide* line;
   if constexpr (kSameType) {
     line = stored;

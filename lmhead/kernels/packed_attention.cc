@@ -121,9 +121,8 @@ struct PackedAttentionFunction : torch::autograd::Function<PackedAttentionFuncti
 };
 
 bool has_kernel(const at::Tensor& projected) {
-  const at::ScalarType type = projected.scalar_type();
-  return is_readable(projected) && (type == at::kFloat || type == at::kDouble || type == at::kBFloat16) &&
-         projected.size(3) <= tile_sizes::kNarrowHead && projected.size(1) <= tile_sizes::kShortSequence;
+  return is_readable(projected) && has_kernel_type(projected) && projected.size(3) <= tile_sizes::kNarrowHead &&
+         projected.size(1) <= tile_sizes::kShortSequence;
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-// Which tensors a hand-written CPU kernel may read.
+// Which tensors a hand-written CPU kernel may read, and which types it knows.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -8,6 +8,12 @@ namespace lmhead {
 /// True for values in the CPU's memory: no other device, no meta tensor, no tensor that Python traces.
 inline bool is_readable(const at::Tensor& tensor) {
   return tensor.is_cpu() && !tensor.is_meta() && !tensor.key_set().has(c10::DispatchKey::Python);
+}
+
+/// The types that the CPU kernels of this folder read.
+inline bool has_kernel_type(const at::Tensor& tensor) {
+  const at::ScalarType type = tensor.scalar_type();
+  return type == at::kFloat || type == at::kDouble || type == at::kBFloat16;
 }
 
 }  // namespace lmhead

@@ -8,6 +8,7 @@
 
 #include "lmhead/base/error.h"
 #include "lmhead/kernels/cross_entropy_rows.h"
+#include "lmhead/kernels/readable_tensor.h"
 
 namespace lmhead {
 namespace {
@@ -144,8 +145,7 @@ class RowStatistics {
 }  // namespace
 
 bool tiled_kernel_takes(const CrossEntropyArguments& arguments) {
-  const at::ScalarType type = arguments.hidden.scalar_type();
-  return arguments.hidden.is_cpu() && (type == at::kFloat || type == at::kDouble || type == at::kBFloat16);
+  return arguments.hidden.is_cpu() && has_kernel_type(arguments.hidden);
 }
 
 CrossEntropyForward tiled_forward(const CrossEntropyArguments& arguments, const WantedGradients& wanted,
