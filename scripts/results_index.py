@@ -2,7 +2,6 @@
 """Writes docs/results/README.md: every study, how far it is, what came of it. Run from the repository's environment after study-document."""
 
 import collections
-import json
 import sys
 from pathlib import Path
 
@@ -15,7 +14,7 @@ HEAD = """# Results
 
 What was run of the files in [studies/](../../studies), and how far. Each document ends with the command that makes it from the rows in
 `studies/rows/`, and that goes on where the rows stop; `make study STUDY=name` does both, `lmhead study STUDY.json --dry-run` says what is left and
-what it costs. Arms that two studies share were run once: rows of the same configuration were taken over. Read together in [dispute.md](../dispute.md).
+what it costs. Runs that two studies share were run once: a row counts for every study that asks for its configuration. Read together in [dispute.md](../dispute.md).
 
 | study | state | what came of it |
 |---|---|---|
@@ -46,12 +45,11 @@ def main() -> None:
     for study in sorted((ROOT / "studies").glob("*.json")):
         if study.stem == "demo":
             continue
-        rows = ROOT / "studies/rows" / f"{study.stem}.jsonl"
-        if not rows.is_file() or not (ROOT / "docs/results" / f"{study.stem}.md").is_file():
-            runs = sum(1 for line in rows.open() if json.loads(line)) if rows.is_file() else 0
+        statistics = compute_statistics(study, ROOT / "studies/rows", [])
+        if not (ROOT / "docs/results" / f"{study.stem}.md").is_file():
+            runs = statistics["runs"]["finished"]
             lines.append(f"| [{study.stem}](../../studies/{study.name}) | {f'begun, {runs} runs' if runs else 'not run'} | |")
             continue
-        statistics = compute_statistics(study, rows, [])
         lines.append(f"| [{study.stem}]({study.stem}.md) | {state_of(statistics)} | {words_of(statistics)} |")
     (ROOT / "docs/results/README.md").write_text(HEAD + "\n".join(lines) + "\n", encoding="utf-8")
 

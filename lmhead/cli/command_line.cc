@@ -41,8 +41,8 @@ Request parse_command_line(int argument_count, char** arguments) {
   study_app->add_option("--jobs", study.jobs, "runs at once, each in a process with one thread (default: 1, with all)")
       ->check(CLI::Range(1, 1024));
   study_app->add_option("--rows", study.rows,
-                        "file of finished runs, read and appended to; those in it need not run again "
-                        "(default: rows.jsonl in the folder)");
+                        "file of finished runs, read and appended to; those in it need not run again. Of a folder every file "
+                        "is read, so that studies share runs (default: rows.jsonl in the study's folder)");
   study_app->add_flag("--discard-runs", study.discard_runs, "delete a run's folder once its row is written");
   CLI::Option* dry_run =
       study_app->add_flag("--dry-run", study.dry_run, "print the runs, what is done of them and the cost; run nothing");

@@ -183,7 +183,7 @@ class Conductor {
 }  // namespace
 
 StudyProgress::StudyProgress(const Study& study, const fs::path& folder, const fs::path& rows)
-    : study_(study), folder_(folder), planner_(study), rows_(rows) {}
+    : study_(study), folder_(folder), planner_(study), rows_(study, rows) {}
 
 StudyPlan StudyProgress::plan() {
   return planner_.plan([&](const StudyRun& run) -> std::optional<double> {
@@ -197,18 +197,12 @@ const RunIdentity& StudyProgress::identity_of(const StudyRun& run) {
   if (identity.dataset) return identity;
   const auto known = absent_.find(run.folder);
   if (known != absent_.end()) return known->second;
-  RunIdentity assumed = identity;
   const auto path_of = [](const Json& configuration) { return configuration.at("data").at("path"); };
-  for (const StudyArm& arm : study_.arms) {
-    if (assumed.dataset || path_of(configuration_of(study_, arm, {}, run.seed)) != path_of(run.configuration))
-      continue;
-    for (const Json& row : rows_.rows())
-      if (row.value("study", Json()) == study_.name && row.value("arm", Json()) == arm.name &&
-          row.value("dataset", Json()).is_string()) {
-        assumed.dataset = row["dataset"].get<std::string>();
-        break;
-      }
-  }
+  std::vector<std::string> arms;
+  for (const StudyArm& arm : study_.arms)
+    if (path_of(configuration_of(study_, arm, {}, run.seed)) == path_of(run.configuration)) arms.push_back(arm.name);
+  RunIdentity assumed = identity;
+  assumed.dataset = rows_.dataset_of(identity.configuration, arms);
   return absent_.emplace(run.folder, std::move(assumed)).first->second;
 }
 

@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "lmhead/study/plan.h"
-#include "lmhead/study/rows.h"
+#include "lmhead/study/row_store.h"
 #include "lmhead/study/run_processes.h"
 
 namespace lmhead {
@@ -19,7 +19,7 @@ enum class RunState { kMissing, kStarted, kFinished };
 /// A study on disk: its folder, its rows, and what of its plan they make known.
 class StudyProgress {
  public:
-  /// `rows` holds the rows, those of other machines too. Nothing is written yet.
+  /// `rows` is a file or a folder of rows (RowStore), those of other machines too. Nothing is written yet.
   StudyProgress(const Study& study, const std::filesystem::path& folder, const std::filesystem::path& rows);
 
   const Study& study() const { return study_; }
@@ -29,7 +29,8 @@ class StudyProgress {
   RunState state_of(const StudyRun& run);
   /// Null where the run is not finished.
   const Json* row_of(const StudyRun& run) { return rows_.find(identity_of(run)); }
-  /// Where the data is not there, its content is taken to be what rows of arms with the same `data.path` say.
+  /// Where the data is not there, its content is taken to be what rows of arms with the same `data.path` say, or else rows of the
+  /// same configuration.
   const RunIdentity& identity_of(const StudyRun& run);
   void append(const Json& row) { rows_.append(row); }
   /// Training FLOPs of the run; 0 where they are not known.
@@ -40,7 +41,7 @@ class StudyProgress {
   std::filesystem::path folder_;
   StudyPlanner planner_;
   RunIdentities identities_;
-  RowFile rows_;
+  RowStore rows_;
   std::map<std::string, RunIdentity> absent_;  // by folder: runs whose data is not there
 };
 

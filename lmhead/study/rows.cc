@@ -180,43 +180,6 @@ const RunIdentity& RunIdentities::of(const StudyRun& run) {
   return runs_.emplace(run.folder, std::move(identity)).first->second;
 }
 
-RowFile::RowFile(const fs::path& path) : path_(path) {
-  if (!fs::exists(path)) return;
-  std::string text = read_file(path);
-  const std::size_t whole = text.rfind('\n') == std::string::npos ? 0 : text.rfind('\n') + 1;
-  if (whole < text.size()) write_file_atomic(path, std::string_view(text).substr(0, whole));
-  std::istringstream lines(text.substr(0, whole));
-  for (std::string line; std::getline(lines, line);) {
-    Json row = Json::parse(line, nullptr, /*allow_exceptions=*/false);
-    const bool usable = row.is_object() && row.contains("configuration") &&
-                        row["configuration"].is_string() && row.contains("outcome") &&
-                        (row["outcome"].is_number() || row["outcome"].is_null());
-    if (usable) add(std::move(row));
-  }
-}
-
-void RowFile::add(Json row) {
-  places_.emplace(row["configuration"].get<std::string>(), rows_.size());
-  rows_.push_back(std::move(row));
-}
-
-const Json* RowFile::find(const RunIdentity& identity) const {
-  const auto [first, last] = places_.equal_range(identity.configuration);
-  for (auto place = first; place != last; ++place) {
-    const Json& row = rows_[place->second];
-    if (identity.dataset && row.value("dataset", Json()) == *identity.dataset) return &row;
-  }
-  return nullptr;
-}
-
-void RowFile::append(const Json& row) {
-  if (path_.has_parent_path()) make_directory(path_.parent_path());
-  LineLog log(path_);
-  log.append(row.dump());
-  log.sync();
-  add(row);
-}
-
 Json make_row(const Study& study, const StudyRun& run, const RunIdentity& identity,
               const fs::path& run_folder) {
   const auto summary = read_summary(run_folder);

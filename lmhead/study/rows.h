@@ -10,7 +10,6 @@
 #include <string>
 #include <vector>
 
-#include "lmhead/base/files.h"
 #include "lmhead/study/plan.h"
 
 namespace lmhead {
@@ -37,25 +36,6 @@ class RunIdentities {
   std::map<std::string, RunIdentity> runs_;                               // by folder
   std::map<std::string, std::pair<std::string, std::int64_t>> datasets_;  // content hash, vocabulary
   std::map<std::string, double> flops_;
-};
-
-/// The rows of one file. A last line that a kill cut short is dropped; lines that are no rows are left alone.
-class RowFile {
- public:
-  /// Reads the file, if there is one. Throws where it cannot be read.
-  explicit RowFile(const std::filesystem::path& path);
-
-  /// The row of a finished run; null where there is none.
-  const Json* find(const RunIdentity& identity) const;
-  /// Adds a row; it is on the disk when this returns.
-  void append(const Json& row);
-  const std::vector<Json>& rows() const { return rows_; }
-
- private:
-  void add(Json row);
-  std::filesystem::path path_;
-  std::vector<Json> rows_;
-  std::multimap<std::string, std::size_t> places_;  // by configuration hash
 };
 
 /// The row of a run that is finished in `run_folder`: its figures, its validation curve, what observers said

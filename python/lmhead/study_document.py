@@ -309,16 +309,16 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("study", metavar="STUDY.json")
     parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="as lmhead study had them")
     parser.add_argument(
-        "--rows", metavar="FILE", help="the rows of finished runs (default: studies/rows/NAME.jsonl)"
+        "--rows", metavar="PATH", help="the rows of finished runs, a file or a folder of them (default: studies/rows)"
     )
     parser.add_argument("--out", metavar="FILE.md", help="where to write (default: docs/results/NAME.md)")
     arguments = parser.parse_args(argv)
     study = Path(arguments.study)
-    rows = Path(arguments.rows) if arguments.rows else Path("studies/rows") / f"{study.stem}.jsonl"
+    rows = Path(arguments.rows or "studies/rows")
     out = Path(arguments.out) if arguments.out else Path("docs/results") / f"{study.stem}.md"
     try:
-        if not rows.is_file():
-            raise DocumentError(f"the rows must be a file, got {str(rows)!r}, which is none")
+        if not rows.exists():
+            raise DocumentError(f"the rows must be a file or a folder, got {str(rows)!r}, which is neither")
         statistics = compute_statistics(study, rows, arguments.overrides)
         request = shlex.join([str(study), *arguments.overrides, "--rows", str(rows)])
         commands = [

@@ -212,4 +212,4 @@ def test_the_document_says_what_the_statistics_say_and_is_reproducible(folder, c
     assert "lmhead study study.json --rows rows.jsonl" in text
     assert not re.search(r"\d{4}-\d\d-\d\d", text)
     assert study_document.main(["study.json", "--rows", "nowhere.jsonl"]) == 2
-    assert "must be a file" in capsys.readouterr().err
+    assert "must be a file or a folder" in capsys.readouterr().err

@@ -186,7 +186,7 @@ def test_a_study_goes_from_a_folder_of_text_to_its_document(tiny_data, tmp_path)
     done = subprocess.run(run, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     (out,) = (tmp_path / "runs").glob("text-*")
-    rows = [json.loads(line) for line in (out / "head_update.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (out / "rows" / "head_update.jsonl").read_text().splitlines()]
     assert {row["arm"] for row in rows} == {arm["name"] for arm in study["arms"]}
     document = (out / "results" / "head_update.md").read_text()
     assert "Unfinished" not in document and str(tmp_path) not in document

@@ -106,6 +106,71 @@ TEST_F(StudyConduct, RunsWhatTwoArmsShareOnce) {
   EXPECT_EQ(compared["p_value"], 1);
 }
 
+TEST_F(StudyConduct, SharesRunsWithOtherStudiesInAFolderOfRows) {
+  const fs::path rows = scratch_ / "rows";
+  const auto conduct = [&](const Json& json, InlineWorkers& workers) {
+    const Study study = read_study(json, {});
+    StudyProgress progress(study, scratch_ / study.name, rows / "");
+    EXPECT_TRUE(run_study(progress, workers, workers.control()));
+    return study_statistics(progress);
+  };
+  InlineWorkers first;
+  conduct(study_json(), first);
+  EXPECT_EQ(RowFile(rows / "tiny.jsonl").rows().size(), 4u);
+
+  Json json = study_json();
+  json["name"] = "other";
+  json["arms"].push_back({{"name", "rank 3"}, {"set", {{"head.type", "low_rank"}, {"head.rank", 3}}}});
+  json["comparisons"] = {{{"baseline", "full"}}};
+  InlineWorkers second;
+  const Json statistics = conduct(json, second);
+  EXPECT_EQ(second.steps, 2 * 6);  // rank 3 alone, on two seeds
+  EXPECT_EQ(RowFile(rows / "other.jsonl").rows().size(), 2u);
+  EXPECT_EQ(statistics["comparisons"][0]["seeds"], Json({0, 3}));
+
+  // What the rows of others do not say cannot be had from them.
+  Json kept = json;
+  kept["name"] = "kept";
+  kept["keep"] = {"gradient_retention"};
+  InlineWorkers third;
+  conduct(kept, third);
+  EXPECT_EQ(third.steps, 6 * 6);
+  Json accuracy = json;
+  accuracy["name"] = "accuracy";
+  accuracy["outcome"] = "validation.top1_accuracy";
+  InlineWorkers fourth;
+  conduct(accuracy, fourth);
+  EXPECT_EQ(fourth.steps, 6 * 6);
+
+  // Without the data, rows of the same configuration tell what was read.
+  fs::remove_all(scratch_ / "data");
+  json["name"] = "absent";
+  json["arms"].erase(2);
+  const Study absent = read_study(json, {});
+  StudyProgress progress(absent, scratch_ / "absent", rows);
+  EXPECT_EQ(study_statistics(progress)["runs"]["finished"], 4);
+}
+
+TEST_F(StudyConduct, TakesRowsOfOtherStudiesOnlyWhereTheySayTheSame) {
+  Json json = study_json();
+  const Study loss = read_study(json, {});
+  json["outcome"] = "validation.top1_accuracy";
+  const Study accuracy = read_study(json, {});
+  const Json of_loss = {{"study", "another"}, {"outcome", 2.5}, {"final", {{"loss", 2.5}, {"top1_accuracy", 0.25}}}, {"curve", {{"loss", {2.5}}}}};
+  Json of_accuracy = of_loss;
+  of_accuracy["outcome"] = 0.25;
+  of_accuracy["curve"]["outcome"] = {0.25};
+  EXPECT_TRUE(serves(of_loss, loss));
+  EXPECT_FALSE(serves(of_loss, accuracy));
+  EXPECT_TRUE(serves(of_accuracy, accuracy));
+  EXPECT_FALSE(serves(of_accuracy, loss));
+  of_accuracy["outcome"] = 0.5;  // of another figure
+  EXPECT_FALSE(serves(of_accuracy, accuracy));
+  of_accuracy["study"] = "tiny";
+  EXPECT_TRUE(serves(of_accuracy, accuracy));
+  EXPECT_TRUE(serves({{"study", "another"}, {"outcome", nullptr}}, loss));
+}
+
 TEST_F(StudyConduct, AdoptsRunsThatFinishedWithoutARow) {
   const Study study = read_study(study_json(), {});
   InlineWorkers first, second;
