@@ -21,6 +21,15 @@ int print_keys() {
   return 0;
 }
 
+void tell_start(const RunStart& start) {
+  if (start.after_step == 0) return;
+  std::fprintf(stderr, "going on after step %lld\n", static_cast<long long>(start.after_step));
+  const std::int64_t before = start.checkpoint_threads.value_or(start.threads);
+  if (before != start.threads)
+    std::fprintf(stderr, "its checkpoint was written with %lld thread%s and this is %lld: the rest will differ in its last digits\n",
+                 static_cast<long long>(before), before == 1 ? "" : "s", static_cast<long long>(start.threads));
+}
+
 }  // namespace
 
 int run_train(const TrainRequest& request) {
@@ -47,9 +56,9 @@ int run_train(const TrainRequest& request) {
     finished = run_training(
         json, folder,
         {.on_start =
-             [&](std::int64_t first) {
-               if (first > 0) std::fprintf(stderr, "going on after step %lld\n", static_cast<long long>(first));
-               progress = std::make_unique<Progress>("", first, steps);
+             [&](const RunStart& start) {
+               tell_start(start);
+               progress = std::make_unique<Progress>("", start.after_step, steps);
              },
          .trainer = {.on_step = [&](const StepRecord& record) { progress->show(record); },
                      .should_stop = stop_requested}});

@@ -1,5 +1,6 @@
 #include "lmhead/study/run.h"
 
+#include <ATen/Parallel.h>
 #include <ATen/ops/arange.h>
 
 #include <algorithm>
@@ -125,7 +126,7 @@ bool run_training(const Json& json, const std::filesystem::path& folder, const R
   const auto configuration = read_options<RunConfiguration>(json);
   Trainer trainer(configuration.train, write_options(configuration), folder);
   add_observers(trainer, configuration);
-  control.on_start(trainer.resumed_step());
+  control.on_start({trainer.resumed_step(), at::get_num_threads(), trainer.resumed_threads()});
   bool finished = false;
   try {
     finished = trainer.run(control.trainer);

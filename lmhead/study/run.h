@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <functional>
 #include <map>
+#include <optional>
 #include <string>
 
 #include "lmhead/diagnose/diagnostic.h"
@@ -34,9 +35,16 @@ struct RunConfiguration {
   void visit_fields(FieldVisitor& visitor);
 };
 
+/// Where a run begins.
+struct RunStart {
+  std::int64_t after_step;  // 0, or that of the checkpoint it goes on from
+  std::int64_t threads;
+  std::optional<std::int64_t> checkpoint_threads;  // those that wrote the checkpoint
+};
+
 struct RunControl {
-  /// Called once the run is ready, with the step it starts after.
-  std::function<void(std::int64_t first_step)> on_start = [](std::int64_t) {};
+  /// Called once the run is ready.
+  std::function<void(const RunStart&)> on_start = [](const RunStart&) {};
   TrainerControl trainer;
 };
 

@@ -62,7 +62,7 @@ void train_and_tell(const Json& configuration, const fs::path& folder, int pipe)
   try {
     const bool finished =
         run_training(configuration, folder,
-                     {.on_start = [&](std::int64_t first) { say(pipe, {{"step", first}}); },
+                     {.on_start = [&](const RunStart& start) { say(pipe, {{"step", start.after_step}}); },
                       .trainer = {.on_step = on_step, .should_stop = [] { return child_stop != 0; }}});
     say(pipe, {{"end", finished ? "finished" : "stopped"}});
   } catch (const Divergence& error) {

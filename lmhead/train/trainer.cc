@@ -144,6 +144,7 @@ Trainer::Trainer(const TrainConfiguration& configuration, const Json& complete,
 void Trainer::restore() {
   if (const auto newest = checkpoints_.newest()) {
     state_ = checkpoints_.load(*newest, parameters_, *optimizer_, head_gradient_state());
+    resumed_threads_ = state_.threads;
     const std::string where = checkpoints_.path_of(*newest).string();
     require(state_.tokenizer_hash == batches_->tokenizer_hash(), "train", where,
             " must come from a dataset with the same tokenizer ", state_.tokenizer_hash, ", got ",

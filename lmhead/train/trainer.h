@@ -3,6 +3,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "lmhead/base/error.h"
@@ -78,6 +79,8 @@ class Trainer {
   const BatchSource& batches() const { return *batches_; }
   /// The step that `run` starts after: 0, or the newest checkpoint's.
   std::int64_t resumed_step() const { return state_.step; }
+  /// The threads that wrote that checkpoint; nothing where there is none. Another number adds up in another order.
+  std::optional<std::int64_t> resumed_threads() const { return resumed_threads_; }
   /// What summary.json says of a run in `state`, beside what the caller adds.
   Json summary(const std::string& state) const;
   RunFolder& folder() { return folder_; }
@@ -101,6 +104,7 @@ class Trainer {
   CheckpointFolder checkpoints_;
   std::optional<FrequencyBands> frequency_bands_;
   TrainingState state_;
+  std::optional<std::int64_t> resumed_threads_;
   std::vector<std::unique_ptr<Observer>> observers_;
   std::function<void(std::vector<at::Tensor>&)> exchange_ = [](std::vector<at::Tensor>&) {};
   std::vector<double> speeds_;  // tokens per second of the steps of this process

@@ -134,6 +134,20 @@ def test_killed_again_and_again_it_still_arrives_at_the_same_place(folder):
     assert_same_run(folder / "whole", folder / "killed")
 
 
+def test_going_on_with_other_threads_is_told(folder, monkeypatch):
+    (folder / "config.json").write_text(json.dumps(configuration(folder, threads=None)))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    process = start(folder, "config.json", "--run", "moved")
+    wait_for_lines(process, folder / "moved", 12)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    rest = train(folder, "moved")
+    assert rest.returncode == 0
+    told = "its checkpoint was written with 1 thread and this is 2: the rest will differ in its last digits\n"
+    assert told in rest.stderr_text
+
+
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
 def test_a_stop_signal_saves_and_says_how_to_go_on(folder, stop):
     assert train(folder, "config.json", "--run", "whole").returncode == 0

@@ -54,7 +54,7 @@ class InlineWorkers : public RunWorkers {
     try {
       const bool finished =
           run_training(run.configuration, run.folder,
-                       {.on_start = [&](std::int64_t first) { starts.emplace_back(run.folder, first); },
+                       {.on_start = [&](const RunStart& start) { starts.emplace_back(run.folder, start.after_step); },
                         .trainer = {.on_step = [this](const StepRecord&) { ++steps; },
                                     .should_stop = [this] { return should_stop(); }}});
       end(finished ? RunEnd::kFinished : RunEnd::kStopped);

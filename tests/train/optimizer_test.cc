@@ -182,13 +182,19 @@ TEST(Orthogonalise, ZeroStaysZero) {
   EXPECT_EQ(orthogonalise(at::zeros({3, 4})).abs().max().item<double>(), 0);
 }
 
-TEST(ParameterGroups, HaveTheirOwnRateAndDecayAndTheFirstMatchCounts) {
+/// Nothing but a rate of 0.1, so that what groups change is all there is to see.
+OptimizerOptions plain_descent() {
   OptimizerOptions options;
   options.type = "sgd";
   options.momentum = 0;
   options.nesterov = false;
   options.learning_rate = 0.1;
   options.weight_decay = 0;
+  return options;
+}
+
+TEST(ParameterGroups, HaveTheirOwnRateAndDecayAndTheFirstMatchCounts) {
+  OptimizerOptions options = plain_descent();
   options.groups = {{"lm_head.*", 0.5, std::nullopt}, {"*.weight", std::nullopt, 0.25}};
   expect_same_steps(
       options, make_parameters(),
@@ -201,12 +207,7 @@ TEST(ParameterGroups, HaveTheirOwnRateAndDecayAndTheFirstMatchCounts) {
 }
 
 TEST(ParameterGroups, MayScaleTheRateThatTheyHave) {
-  OptimizerOptions options;
-  options.type = "sgd";
-  options.momentum = 0;
-  options.nesterov = false;
-  options.learning_rate = 0.1;
-  options.weight_decay = 0;
+  OptimizerOptions options = plain_descent();
   options.groups = {{"lm_head.*", std::nullopt, std::nullopt, 3}, {"*norm*", 0.5, std::nullopt, 0.5}};
   const ParameterList parameters = make_parameters();
   expect_same_steps(
