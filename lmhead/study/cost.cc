@@ -3,6 +3,7 @@
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 
+#include "lmhead/heads/head_gradient_cost.h"
 #include "lmhead/models/causal_model.h"
 
 namespace lmhead {
@@ -36,8 +37,12 @@ double training_flops_per_token(const TrainConfiguration& configuration, std::in
   const double matrices = count_matrices(decoder.parameters()) + count_matrices(head->parameters()) +
                           (tied ? double(vocab_size) * double(model.hidden_size) : 0);
   const double width = double(model.num_attention_heads) * double(model.resolved_head_dim());
-  return 6 * matrices +
-         12 * double(model.num_hidden_layers) * double(configuration.data.sequence_length) * width;
+  const DataOptions& data = configuration.data;
+  const std::int64_t tokens = data.batch_size * data.sequence_length;
+  const double rules = head_gradient_flops(
+      configuration.head_gradient,
+      {.hidden_size = model.hidden_size, .vocab_size = vocab_size, .tokens = tokens, .micro_batches = data.micro_batches});
+  return 6 * matrices + 12 * double(model.num_hidden_layers) * double(data.sequence_length) * width + rules / double(tokens);
 }
 
 double training_tokens(const TrainConfiguration& configuration) {

@@ -169,8 +169,8 @@ const RunIdentity& RunIdentities::of(const StudyRun& run) {
     }
     identity.dataset = found->second.first;
     const std::int64_t vocab_size = configuration.model.vocab_size.value_or(found->second.second);
-    const std::string flops_key = run.configuration["model"].dump() + run.configuration["head"].dump() +
-                                  data["sequence_length"].dump() + std::to_string(vocab_size);
+    std::string flops_key = data.dump() + std::to_string(vocab_size);
+    for (const char* part : {"model", "head", "head_gradient"}) flops_key += run.configuration[part].dump();
     const auto flops = flops_.find(flops_key);
     identity.flops_per_token =
         flops != flops_.end() ? flops->second

@@ -68,5 +68,18 @@ TEST(TrainingFlops, AreSixAMatrixNumberAndTwelveAnAttendedPosition) {
             6 * (layers - 4 * 2 * 32 * 16 + 4 * (32 + 257)) + attention);
 }
 
+TEST(TrainingFlops, CountWhatRulesOnTheHeadsGradientsAdd) {
+  TrainConfiguration configuration;
+  configuration.model.hidden_size = 32;
+  configuration.model.num_attention_heads = 4;
+  configuration.data.batch_size = 8;
+  configuration.data.sequence_length = 64;
+  const double plain = training_flops_per_token(configuration, 257), tokens = 8 * 64;
+  configuration.head_gradient.hidden.rule = "whitened";
+  configuration.head_gradient.hidden.matrix = "gradient_covariance";
+  // The covariance and the product with its power, and eleven cubes for the power itself.
+  EXPECT_DOUBLE_EQ(training_flops_per_token(configuration, 257), plain + 4 * 32 * 32 + 11 * 32 * 32 * 32 / tokens);
+}
+
 }  // namespace
 }  // namespace lmhead
