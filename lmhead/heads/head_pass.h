@@ -23,7 +23,7 @@ struct HeadPass {
   at::Tensor feature_gradient;    // [N, D] float32 dL/dH at the features, once backward has come there
 };
 
-/// Calls `use(first, logits)` for blocks of rows; a block has at most 2^23 logits, or one row.
+/// Calls `use(first, logits)` for blocks of rows; a block has at most 2^19 logits, or one row.
 void for_each_logit_block(const HeadPass& pass, const std::function<void(std::int64_t, const at::Tensor&)>& use);
 
 /// Rows d_t = d loss_t / d u_t for `logits` [n, V] of rows `first`, ..., where u = W h + b lies before scale and soft-cap:
