@@ -30,9 +30,9 @@ def state_of(statistics: dict) -> str:
 
 
 def words_of(statistics: dict) -> str:
-    verdicts = [(one["arm"], one["verdict"]) for one in statistics["comparisons"] if one.get("verdict")]
+    verdicts = [(one["arm"], one["verdict"]) for one in statistics["comparisons"] if one["seeds"]]
     if not verdicts:
-        return "no comparison; figures over training"
+        return "no pair is finished yet" if statistics["comparisons"] else "no comparison; figures over training"
     words = "; ".join(f"{arm}: {verdict.split(';')[0]}" for arm, verdict in verdicts)
     if len(words) <= LONGEST:
         return words
