@@ -198,9 +198,11 @@ const RunIdentity& StudyProgress::identity_of(const StudyRun& run) {
   const auto known = absent_.find(run.folder);
   if (known != absent_.end()) return known->second;
   const auto path_of = [](const Json& configuration) { return configuration.at("data").at("path"); };
+  if (arm_paths_.empty())
+    for (const StudyArm& arm : study_.arms) arm_paths_.push_back(path_of(configuration_of(study_, arm, {}, run.seed)));
   std::vector<std::string> arms;
-  for (const StudyArm& arm : study_.arms)
-    if (path_of(configuration_of(study_, arm, {}, run.seed)) == path_of(run.configuration)) arms.push_back(arm.name);
+  for (std::size_t arm = 0; arm < arm_paths_.size(); ++arm)
+    if (arm_paths_[arm] == path_of(run.configuration)) arms.push_back(study_.arms[arm].name);
   RunIdentity assumed = identity;
   assumed.dataset = rows_.dataset_of(identity.configuration, arms);
   return absent_.emplace(run.folder, std::move(assumed)).first->second;
@@ -221,6 +223,7 @@ double StudyProgress::flops_of(const StudyRun& run) {
 
 bool run_study(StudyProgress& progress, RunWorkers& workers, const StudyControl& control) {
   make_directory(progress.folder() / "runs");
+  progress.drop_cut_line();
   write_file_atomic(progress.folder() / "study.json", progress.study().json.dump(2) + "\n");
   return Conductor(progress, workers, control).conduct();
 }

@@ -32,6 +32,8 @@ class StudyProgress {
   /// Where the data is not there, its content is taken to be what rows of arms with the same `data.path` say, or else rows of the
   /// same configuration.
   const RunIdentity& identity_of(const StudyRun& run);
+  /// Makes the rows ready for `append`.
+  void drop_cut_line() const { rows_.drop_cut_line(); }
   void append(const Json& row) { rows_.append(row); }
   /// Training FLOPs of the run; 0 where they are not known.
   double flops_of(const StudyRun& run);
@@ -43,6 +45,7 @@ class StudyProgress {
   RunIdentities identities_;
   RowStore rows_;
   std::map<std::string, RunIdentity> absent_;  // by folder: runs whose data is not there
+  std::vector<Json> arm_paths_;                // data.path of every arm, once data was not there
 };
 
 /// What there is to tell while a study runs.

@@ -22,16 +22,24 @@ bool is_row(const Json& json) {
          (json["outcome"].is_number() || json["outcome"].is_null());
 }
 
+std::string whole_lines(const std::string& text) {
+  const std::size_t last = text.rfind('\n');
+  return last == std::string::npos ? "" : text.substr(0, last + 1);
+}
+
 }  // namespace
 
 RowFile::RowFile(const fs::path& path) : path_(path) {
   if (!fs::exists(path)) return;
-  std::string text = read_file(path);
-  const std::size_t whole = text.rfind('\n') == std::string::npos ? 0 : text.rfind('\n') + 1;
-  if (whole < text.size()) write_file_atomic(path, std::string_view(text).substr(0, whole));
-  std::istringstream lines(text.substr(0, whole));
+  std::istringstream lines(whole_lines(read_file(path)));
   for (std::string line; std::getline(lines, line);)
     if (Json row = Json::parse(line, nullptr, /*allow_exceptions=*/false); is_row(row)) add(std::move(row));
+}
+
+void RowFile::drop_cut_line() const {
+  if (!fs::exists(path_)) return;
+  const std::string text = read_file(path_), whole = whole_lines(text);
+  if (whole.size() < text.size()) write_file_atomic(path_, whole);
 }
 
 void RowFile::add(Json row) {

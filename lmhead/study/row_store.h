@@ -10,12 +10,14 @@
 
 namespace lmhead {
 
-/// The rows of one file. A last line that a kill cut short is dropped; lines that are no rows are left alone.
+/// The rows of one file. A last line that a kill cut short, or that another process is writing, is no row yet.
 class RowFile {
  public:
   /// Reads the file, if there is one. Throws where it cannot be read.
   explicit RowFile(const std::filesystem::path& path);
 
+  /// Takes a last line that a kill cut short out of the file, for whoever is the only one to append to it.
+  void drop_cut_line() const;
   /// Every row of that run.
   std::vector<const Json*> find_all(const RunIdentity& identity) const;
   /// Adds a row; it is on the disk when this returns.
@@ -46,6 +48,8 @@ class RowStore {
   /// rows of one of `arms`, those that read the same; where these are all arms there are, else the only one that rows of this
   /// configuration have.
   std::optional<std::string> dataset_of(const std::string& configuration, const std::vector<std::string>& arms) const;
+  /// Before the first `append`.
+  void drop_cut_line() const { files_.front().drop_cut_line(); }
   void append(const Json& row) { files_.front().append(row); }
 
  private:

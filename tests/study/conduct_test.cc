@@ -128,6 +128,14 @@ TEST_F(StudyConduct, SharesRunsWithOtherStudiesInAFolderOfRows) {
   EXPECT_EQ(RowFile(rows / "other.jsonl").rows().size(), 2u);
   EXPECT_EQ(statistics["comparisons"][0]["seeds"], Json({0, 3}));
 
+  // A line that another process is writing is left to it.
+  write_text(rows / "tiny.jsonl", read_file(rows / "tiny.jsonl") + "{\"study\":\"ti");
+  const std::string being_written = read_file(rows / "tiny.jsonl");
+  InlineWorkers again;
+  conduct(json, again);
+  EXPECT_EQ(again.steps, 0);
+  EXPECT_EQ(read_file(rows / "tiny.jsonl"), being_written);
+
   // What the rows of others do not say cannot be had from them.
   Json kept = json;
   kept["name"] = "kept";
