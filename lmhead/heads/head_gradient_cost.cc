@@ -32,9 +32,9 @@ class StepCost {
     const bool has_rank = options.rank.has_value();
     if (rule == "exact" || rule == "row_normalized" || (has_rank && rank == size_)) return 0;
     if (rule == "fixed_feedback") return 2 * logits();
-    const double applied = 2 * tokens_ * size_ * size_, projection = 2 * size_ * size_ * rank;
+    const double applied = with_features(tokens_), projection = 2 * size_ * size_ * rank;
     if (rule == "top_subspace" || rule == "noise")
-      return (rule == "noise" ? 2 : 1) * applied + a_step(options, gram_of_head() + 9 * cube(size_) + projection);
+      return (rule == "noise" ? 2 : 1) * applied + a_step(options, with_head() + 9 * cube(size_) + projection);
     if (rule == "random_subspace") return applied + a_step(options, basis_flops(size_, rank) + projection);
     require(rule == "whitened", kWho, "the cost of every rule must be known, got ", rule);
     return options.changes_something() ? applied + whitening(options) : 0;
@@ -43,22 +43,25 @@ class StepCost {
   double weight(const WeightGradientOptions& options) const {
     if (options.rule == "exact") return 0;
     if (options.rule == "parallel" || options.rule == "perpendicular")
-      return gram_of_head() + 4 * vocab_ * size_ * size_ + power_flops(size_) + 2 * cube(size_);
+      return 3 * with_head() + power_flops(size_) + 2 * cube(size_);
     require(options.rule == "whitened", kWho, "the cost of every rule must be known, got ", options.rule);
-    return options.changes_something() ? 2 * vocab_ * size_ * size_ + whitening(options) : 0;
+    return options.changes_something() ? with_head() + whitening(options) : 0;
   }
 
   double penalties(const HeadPenaltyOptions& options) const {
     double flops = 0;
-    if (options.orthogonality > 0) flops += gram_of_head() + 2 * vocab_ * size_ * size_;
+    if (options.orthogonality > 0) flops += 2 * with_head();
     if (options.alignment > 0)
-      flops += 3 * logits() + 2 * tokens_ * size_ * size_ + parts_ * (gram_of_head() + 4 * vocab_ * size_ * size_);
+      flops += 3 * logits() + with_features(tokens_) + parts_ * 3 * with_head();
     return flops;
   }
 
  private:
   double logits() const { return 2 * tokens_ * vocab_ * size_; }
-  double gram_of_head() const { return 2 * vocab_ * size_ * size_; }
+  /// W^T W, or the product of a V x D with a D x D matrix.
+  double with_head() const { return with_features(vocab_); }
+  /// The same of so many rows of features.
+  double with_features(double rows) const { return 2 * rows * size_ * size_; }
   static double a_step(const WhiteningOptions& options, double refresh) {
     return options.refresh_every ? refresh / double(*options.refresh_every) : 0;
   }
@@ -67,9 +70,9 @@ class StepCost {
     return a_step(options, matrix(options.matrix) + power_flops(size_));
   }
   double matrix(const std::string& name) const {
-    const double covariance = 2 * tokens_ / parts_ * size_ * size_;
-    if (name == "head" || name == "centered_head") return gram_of_head();
-    if (name == "fisher") return gram_of_head() + logits() / parts_ + covariance;
+    const double covariance = with_features(tokens_ / parts_);
+    if (name == "head" || name == "centered_head") return with_head();
+    if (name == "fisher") return with_head() + logits() / parts_ + covariance;
     if (name == "gradient_covariance" || name == "feature_covariance") return covariance;
     require(name == "random", kWho, "the cost of every matrix must be known, got ", name);
     return covariance + 4 * cube(size_) / 3 + basis_flops(size_, size_) + 2 * cube(size_);

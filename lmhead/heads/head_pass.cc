@@ -10,7 +10,8 @@
 namespace lmhead {
 namespace {
 
-constexpr std::int64_t kBlockElements = std::int64_t(1) << 19;  // 2 MiB of float32 stay in the caches, and are no new pages from the system each time
+/// 2 MiB of float32 stay in the caches, and are no new pages from the system each time.
+constexpr std::int64_t kBlockElements = std::int64_t(1) << 19;
 
 }  // namespace
 
