@@ -1,6 +1,5 @@
 #include "lmhead/heads/head_gradient_cost.h"
 
-#include <algorithm>
 #include <string>
 
 #include "lmhead/base/error.h"
@@ -28,16 +27,15 @@ class StepCost {
 
   double hidden(const HiddenGradientOptions& options) const {
     const std::string& rule = options.rule;
-    const double rank = std::min(double(options.rank.value_or(0)), size_);
-    const bool has_rank = options.rank.has_value();
-    if (rule == "exact" || rule == "row_normalized" || (has_rank && rank == size_)) return 0;
+    const double rank = double(options.rank.value_or(0));
+    if (options.is_exact(std::int64_t(size_)) || rule == "row_normalized") return 0;
     if (rule == "fixed_feedback") return 2 * logits();
     const double applied = with_features(tokens_), projection = 2 * size_ * size_ * rank;
     if (rule == "top_subspace" || rule == "noise")
       return (rule == "noise" ? 2 : 1) * applied + a_step(options, with_head() + 9 * cube(size_) + projection);
     if (rule == "random_subspace") return applied + a_step(options, basis_flops(size_, rank) + projection);
     require(rule == "whitened", kWho, "the cost of every rule must be known, got ", rule);
-    return options.changes_something() ? applied + whitening(options) : 0;
+    return applied + whitening(options);
   }
 
   double weight(const WeightGradientOptions& options) const {

@@ -13,6 +13,10 @@ void WhiteningOptions::visit_whitening_fields(FieldVisitor& visitor) {
                 at_least(1));
 }
 
+bool HiddenGradientOptions::is_exact(std::int64_t hidden_size) const {
+  return rule == "exact" || (rank && *rank >= hidden_size) || (rule == "whitened" && !changes_something());
+}
+
 void HiddenGradientOptions::visit_fields(FieldVisitor& visitor) {
   visitor.field("rule", rule, "what the backbone receives in place of dL/dH",
                 {"exact", "top_subspace", "random_subspace", "noise", "fixed_feedback", "whitened", "row_normalized"});

@@ -27,6 +27,8 @@ struct HiddenGradientOptions : WhiteningOptions {
   std::optional<std::int64_t> rank;
   bool match_rms = true;
   std::string at = "features";
+  /// The options' own ways of saying "exact" for features of that width.
+  bool is_exact(std::int64_t hidden_size) const;
   void visit_fields(FieldVisitor& visitor);
 };
 

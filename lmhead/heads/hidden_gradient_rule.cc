@@ -163,8 +163,7 @@ std::unique_ptr<HiddenGradientRule> make_hidden_gradient_rule(const HiddenGradie
                 !(rule.needs_linear_map || (whitens && matrix_needs_linear_map(options.matrix))),
             kWho, "head_gradient.hidden.rule ", options.rule, whitens ? " with matrix " + options.matrix : "",
             " must have a head that is one linear map, got one that is not");
-    if ((rule.has_rank && *options.rank >= context.hidden_size) || (whitens && !options.changes_something()))
-      return std::make_unique<Unchanged>();
+    if (options.is_exact(context.hidden_size)) return std::make_unique<Unchanged>();
     return rule.make(options, context);
   }
   return nullptr;
