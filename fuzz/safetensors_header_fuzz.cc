@@ -28,8 +28,7 @@ void check_promises(const lmhead::SafetensorsHeader& header, std::uint64_t data_
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   try {
-    const auto header =
-        lmhead::parse_safetensors_header({reinterpret_cast<const std::byte*>(data), size}, "input");
+    const auto header = lmhead::parse_safetensors_header({reinterpret_cast<const std::byte*>(data), size}, "input");
     check_promises(header, size - header.data_start);
   } catch (const lmhead::Error&) {
   }

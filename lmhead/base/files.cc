@@ -23,7 +23,8 @@ namespace fs = std::filesystem;
 /// A descriptor that is closed on every way out.
 class Descriptor {
  public:
-  Descriptor(const fs::path& path, int flags, const char* must) : value_(::open(path.c_str(), flags | O_CLOEXEC, 0666)) {
+  Descriptor(const fs::path& path, int flags, const char* must)
+      : value_(::open(path.c_str(), flags | O_CLOEXEC, 0666)) {
     if (value_ < 0) fail_system(must, path, errno);
   }
   ~Descriptor() {
@@ -62,7 +63,7 @@ void sync_directory(const fs::path& directory) {
 
 std::string read_file(const fs::path& path) {
   Descriptor descriptor(path, O_RDONLY, "readable");
-  struct stat status {};
+  struct stat status{};
   if (::fstat(descriptor.get(), &status) != 0) fail_system("readable", path, errno);
   require(!S_ISDIR(status.st_mode), "files", path.string(), " must be a file, got a folder");
   std::string content;
@@ -139,7 +140,7 @@ void LineLog::sync() {
 
 std::shared_ptr<const MappedFile> MappedFile::open(const fs::path& path) {
   Descriptor descriptor(path, O_RDONLY, "readable");
-  struct stat status {};
+  struct stat status{};
   if (::fstat(descriptor.get(), &status) != 0) fail_system("readable", path, errno);
   require(S_ISREG(status.st_mode), "files", path.string(), " must be a regular file, got something else");
   const auto size = std::size_t(status.st_size);

@@ -32,8 +32,8 @@ std::optional<fs::path> find_program(const std::string& name, const fs::path& fi
 
 LineProcess::LineProcess(const fs::path& program, const std::vector<std::string>& arguments) : program_(program) {
   int ends[2];  // a socket and not two pipes: writing to a program that has ended is then an error, not a signal
-  require(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) == 0, "process", "a socket must be had, got: ",
-          std::strerror(errno));
+  require(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) == 0, "process",
+          "a socket must be had, got: ", std::strerror(errno));
   std::vector<std::string> texts = {program.string()};
   texts.insert(texts.end(), arguments.begin(), arguments.end());
   std::vector<char*> pointers;
@@ -57,9 +57,7 @@ LineProcess::~LineProcess() {
   ::waitpid(process_, nullptr, 0);
 }
 
-void LineProcess::fail_ended() const {
-  fail("process", program_.string(), " must answer, got the end of its output");
-}
+void LineProcess::fail_ended() const { fail("process", program_.string(), " must answer, got the end of its output"); }
 
 std::string LineProcess::ask(const std::string& line) {
   const std::string text = line + "\n";

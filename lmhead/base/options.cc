@@ -220,8 +220,7 @@ class Describer : public PathVisitor {
   void field(const char* name, double& value, const char* doc, Range range) override {
     add(name, describe_range("a number", range), value, doc);
   }
-  void field(const char* name, std::string& value, const char* doc,
-             const std::vector<std::string>& choices) override {
+  void field(const char* name, std::string& value, const char* doc, const std::vector<std::string>& choices) override {
     add(name, describe_choices(choices), value, doc);
   }
   void field(const char* name, std::vector<double>& value, const char* doc, Range range) override {

@@ -77,9 +77,8 @@ class AnyOptions {  // one visit through a function pointer keeps the visitors o
  public:
   template <class Options>
   explicit AnyOptions(Options& options)
-      : object_(&options), visit_([](void* object, FieldVisitor& visitor) {
-          static_cast<Options*>(object)->visit_fields(visitor);
-        }) {}
+      : object_(&options),
+        visit_([](void* object, FieldVisitor& visitor) { static_cast<Options*>(object)->visit_fields(visitor); }) {}
   void visit_fields(FieldVisitor& visitor) { visit_(object_, visitor); }
 
  private:

@@ -40,13 +40,16 @@ Request parse_command_line(int argument_count, char** arguments) {
   study_app->add_option("--out", study.out, "folder of the study (default: runs/NAME-OF-THE-STUDY)");
   study_app->add_option("--jobs", study.jobs, "runs at once, each in a process with one thread (default: 1, with all)")
       ->check(CLI::Range(1, 1024));
-  study_app->add_option("--rows", study.rows,
-                        "file of finished runs, read and appended to; those in it need not run again. Of a folder every file "
-                        "is read, so that studies share runs (default: rows.jsonl in the study's folder)");
+  study_app->add_option(
+      "--rows", study.rows,
+      "file of finished runs, read and appended to; those in it need not run again. Of a folder every file "
+      "is read, so that studies share runs (default: rows.jsonl in the study's folder)");
   study_app->add_flag("--discard-runs", study.discard_runs, "delete a run's folder once its row is written");
   CLI::Option* dry_run =
       study_app->add_flag("--dry-run", study.dry_run, "print the runs, what is done of them and the cost; run nothing");
-  study_app->add_flag("--statistics-only", study.statistics_only, "compute the statistics of the rows there are; run nothing")
+  study_app
+      ->add_flag("--statistics-only", study.statistics_only,
+                 "compute the statistics of the rows there are; run nothing")
       ->excludes(dry_run);
 
   HeadsRequest heads;
@@ -56,18 +59,22 @@ Request parse_command_line(int argument_count, char** arguments) {
   MeasureRequest measure;
   CLI::App* measure_app = app.add_subcommand("measure", "measure what a model's head does to the gradient, on text");
   measure_app
-      ->add_option("MODEL", measure.models,
-                   "folder in the Hugging Face layout, run or checkpoint, .safetensors file of features, hub name; several "
-                   "give one table")
+      ->add_option(
+          "MODEL", measure.models,
+          "folder in the Hugging Face layout, run or checkpoint, .safetensors file of features, hub name; several "
+          "give one table")
       ->required();
   measure_app->add_option("--text", measure.texts, "text files, each a document; a line of a .jsonl file is one too");
   measure_app->add_option("--tokens", measure.tokens, "file of token ids instead")->excludes("--text");
-  measure_app->add_option("--max-tokens", measure.max_tokens, "tokens to score (default: all)")->check(CLI::PositiveNumber);
+  measure_app->add_option("--max-tokens", measure.max_tokens, "tokens to score (default: all)")
+      ->check(CLI::PositiveNumber);
   measure_app
-      ->add_option("--sequence-length", measure.sequence_length, "tokens of a window (default: the model's, at most 1024)")
+      ->add_option("--sequence-length", measure.sequence_length,
+                   "tokens of a window (default: the model's, at most 1024)")
       ->check(CLI::PositiveNumber);
   measure_app->add_flag("--by-document", measure.by_document, "no window crosses a document (always so for --text)");
-  measure_app->add_flag("--all-checkpoints", measure.all_checkpoints, "every checkpoint of a run, not the newest alone");
+  measure_app->add_flag("--all-checkpoints", measure.all_checkpoints,
+                        "every checkpoint of a run, not the newest alone");
   measure_app->add_flag("--best-checkpoint", measure.best_checkpoint, "the checkpoint of lowest validation loss")
       ->excludes("--all-checkpoints");
   measure_app->add_option("--only", measure.only, "diagnostics to run (default: all), such as gradient_retention");
@@ -75,7 +82,8 @@ Request parse_command_line(int argument_count, char** arguments) {
       ->add_option("--sample", measure.sample_tokens,
                    "tokens for spectrum and steps (default: 4096); beyond 32768 the spectrum is sketched, with bounds")
       ->check(CLI::Range(std::int64_t(2), std::int64_t(1) << 40));
-  measure_app->add_option("--sketch-memory", measure.sketch_gib, "GiB of that sketch (default: 1)")->check(CLI::PositiveNumber);
+  measure_app->add_option("--sketch-memory", measure.sketch_gib, "GiB of that sketch (default: 1)")
+      ->check(CLI::PositiveNumber);
   measure_app->add_flag("--float64", measure.float64, "the head's arithmetic in float64: slower, more digits");
   measure_app->add_flag("--center-weight", measure.center_weight, "measure the head less its mean row");
   measure_app->add_option("--json", measure.json, "file for every figure");
@@ -90,8 +98,7 @@ Request parse_command_line(int argument_count, char** arguments) {
   CLI::App* export_app = app.add_subcommand("export", "write a run as a folder that Hugging Face transformers loads");
   export_app->add_option("run", export_request.run, "folder of a run (its newest checkpoint) or of a checkpoint")
       ->required();
-  export_app->add_option("folder", export_request.folder, "folder to write; an earlier export is replaced")
-      ->required();
+  export_app->add_option("folder", export_request.folder, "folder to write; an earlier export is replaced")->required();
 
   SampleRequest sample;
   CLI::App* sample_app = app.add_subcommand("sample", "let a model go on with a text");
@@ -111,8 +118,7 @@ Request parse_command_line(int argument_count, char** arguments) {
 
   try {
     app.parse(argument_count, arguments);
-    if (train_app->parsed() && !train.keys && train.configuration.empty())
-      throw CLI::RequiredError("config");
+    if (train_app->parsed() && !train.keys && train.configuration.empty()) throw CLI::RequiredError("config");
     if (sample_app->parsed() && sample.prompt.has_value() == !sample.prompt_ids.empty())
       throw CLI::RequiredError("one of --prompt and --prompt-ids");
   } catch (const CLI::ParseError& error) {

@@ -32,7 +32,7 @@ struct HeadsRequest {
 struct MeasureRequest {
   std::vector<std::string> models;  // folders, runs, .safetensors files, names on the hub
   std::vector<std::string> texts;
-  std::string tokens;  // a file of ids; this or texts, or neither where every model is a file of features
+  std::string tokens;                // a file of ids; this or texts, or neither where every model is a file of features
   std::int64_t max_tokens = 0;       // 0: all
   std::int64_t sequence_length = 0;  // 0: the model's own, at most 1024
   std::int64_t sample_tokens = 0;    // 0: the default of the diagnostics that keep a sample
@@ -67,7 +67,8 @@ struct SampleRequest {
 using Request = std::variant<TrainRequest, StudyRequest, HeadsRequest, MeasureRequest, InspectRequest, ExportRequest,
                              SampleRequest>;
 
-/// Parses a native verb's arguments. Prints help or a one-line error and ends the process where there is nothing to run.
+/// Parses a native verb's arguments. Prints help or a one-line error and ends the process where there is nothing to
+/// run.
 Request parse_command_line(int argument_count, char** arguments);
 
 /// The verbs that the runner has; all others are programs called lmhead-VERB.

@@ -1,5 +1,5 @@
-// The command `lmhead`: answers help and mistakes at once, finds verbs that are programs of their own, the way git does, and
-// hands everything else to the runner, which takes 0.3 s to load libtorch.
+// The command `lmhead`: answers help and mistakes at once, finds verbs that are programs of their own, the way git
+// does, and hands everything else to the runner, which takes 0.3 s to load libtorch.
 #include <unistd.h>
 
 #include <algorithm>
@@ -54,7 +54,8 @@ int main(int argument_count, char** arguments) {
     verbs.insert(verbs.end(), {"prepare", "report", "study-document", "tensorboard"});
     const std::string nearest = lmhead::nearest_word(verb, verbs);
     std::cerr << "[lmhead] the verb must be one that `lmhead --help` lists or a program lmhead-" << verb
-              << " on the path, got \"" << verb << '"' << (nearest.empty() ? "" : ", did you mean " + nearest + "?") << '\n';
+              << " on the path, got \"" << verb << '"' << (nearest.empty() ? "" : ", did you mean " + nearest + "?")
+              << '\n';
     return 2;
   }
   lmhead::parse_command_line(argument_count, arguments);

@@ -57,8 +57,12 @@ int run_inspect(const InspectRequest& request) {
   }
   const Json configuration = fs::is_directory(path) ? configuration_of(path) : Json();
   if (request.json) {
-    const Json all = {{"model", path.string()},  {"configuration", configuration}, {"metadata", tensors.metadata()},
-                      {"tensors", list},         {"numbers", numbers},             {"bytes", bytes}};
+    const Json all = {{"model", path.string()},
+                      {"configuration", configuration},
+                      {"metadata", tensors.metadata()},
+                      {"tensors", list},
+                      {"numbers", numbers},
+                      {"bytes", bytes}};
     std::printf("%s\n", all.dump(2, ' ', false, Json::error_handler_t::replace).c_str());
     return 0;
   }
@@ -72,7 +76,8 @@ int run_inspect(const InspectRequest& request) {
   std::printf("\n%-*s  %-7s %-*s %14s\n", int(name_width), "name", "dtype", int(shape_width), "shape", "bytes");
   for (const Json& tensor : list)
     std::printf("%-*s  %-7s %-*s %14llu\n", int(name_width), tensor["name"].get_ref<const std::string&>().c_str(),
-                tensor["dtype"].get_ref<const std::string&>().c_str(), int(shape_width), shape_text(tensor["shape"]).c_str(),
+                tensor["dtype"].get_ref<const std::string&>().c_str(), int(shape_width),
+                shape_text(tensor["shape"]).c_str(),
                 static_cast<unsigned long long>(tensor["bytes"].get<std::uint64_t>()));
   std::printf("%zu tensors, %lld numbers, %llu bytes\n", list.size(), static_cast<long long>(numbers),
               static_cast<unsigned long long>(bytes));

@@ -27,7 +27,7 @@ struct Entry {
 };
 
 std::vector<Entry> entries_of(const MeasureRequest& request) {
-  const CheckpointChoice choice = request.all_checkpoints  ? CheckpointChoice::kAll
+  const CheckpointChoice choice = request.all_checkpoints   ? CheckpointChoice::kAll
                                   : request.best_checkpoint ? CheckpointChoice::kBest
                                                             : CheckpointChoice::kNewest;
   std::vector<Entry> entries;
@@ -119,7 +119,8 @@ int run_measure(const MeasureRequest& request) {
   if (!request.html.empty()) {
     const ScratchFolder scratch;
     write_file_atomic(scratch.path() / "measurement.json", text);
-    run_python_program("lmhead-measurement-report", {(scratch.path() / "measurement.json").string(), "--out", request.html});
+    run_python_program("lmhead-measurement-report",
+                       {(scratch.path() / "measurement.json").string(), "--out", request.html});
   }
   print_measurements(measured["models"]);
   return 0;

@@ -28,9 +28,12 @@ const std::vector<Row> kRows = {
     {"/quality/perplexity", "perplexity", "%.5g", ""},
     {"/quality/bits_per_byte", "bits_per_byte", "%.4f", ""},
     {"/quality/top1_accuracy", "top1_accuracy", "%.4f", ""},
-    {"/gradient_retention/destroyed_ratio", "destroyed_ratio", "%.6f", "share of the logit gradient's norm outside the head"},
-    {"/gradient_retention/null_destroyed_ratio", "null_destroyed_ratio", "%.6f", "the same for a random subspace of its rank"},
-    {"/gradient_retention/destroyed_excess", "destroyed_excess", "%+.6f", "the difference: below 0 is better than chance"},
+    {"/gradient_retention/destroyed_ratio", "destroyed_ratio", "%.6f",
+     "share of the logit gradient's norm outside the head"},
+    {"/gradient_retention/null_destroyed_ratio", "null_destroyed_ratio", "%.6f",
+     "the same for a random subspace of its rank"},
+    {"/gradient_retention/destroyed_excess", "destroyed_excess", "%+.6f",
+     "the difference: below 0 is better than chance"},
     {"/token_breakdown/standard_error/destroyed_ratio", "  standard error", "%.6f", "over documents"},
     {"/gradient_retention/retained_energy", "retained_energy", "%.6f", "share of the squared norm that is kept"},
     {"/token_breakdown/mean", "  mean over tokens", "%.6f", "the same share of each token, counted once"},
@@ -40,13 +43,16 @@ const std::vector<Row> kRows = {
     {"/gradient_retention/head_condition", "head_condition", "%.4g", ""},
     {"/gradient_spectrum/tokens", "spectrum: tokens", nullptr, "the first so many"},
     {"/gradient_spectrum/method", "  method", nullptr, ""},
-    {"/gradient_spectrum/unresolved_energy", "  unresolved_energy", "%.6f", "what the sketch did not see: the width of the bounds"},
+    {"/gradient_spectrum/unresolved_energy", "  unresolved_energy", "%.6f",
+     "what the sketch did not see: the width of the bounds"},
     {"/gradient_spectrum/effective_rank", "  effective_rank", "%.1f", ""},
     {"/gradient_spectrum/components_for_norm/0.7", "  for 70 % of norm", nullptr, "components"},
     {"/gradient_spectrum/components_for_norm/0.99", "  for 99 % of norm", nullptr, "components"},
-    {"/gradient_spectrum/best_retained_energy", "  best for any head", "%.6f", "retained_energy; optimistic, see the next but one"},
+    {"/gradient_spectrum/best_retained_energy", "  best for any head", "%.6f",
+     "retained_energy; optimistic, see the next but one"},
     {"/gradient_spectrum/avoidable_energy", "  avoidable_energy", "%+.6f", "that less the head's own"},
-    {"/gradient_spectrum/cross_validated_avoidable_energy", "  cross-validated", "%+.6f", "the same on tokens not fitted to"},
+    {"/gradient_spectrum/cross_validated_avoidable_energy", "  cross-validated", "%+.6f",
+     "the same on tokens not fitted to"},
 };
 
 std::string formatted(const Json& value, const char* pattern) {
@@ -100,13 +106,15 @@ void print_measurements(const Json& models) {
     for (const Json& model : models) cells.push_back(cell(model, row));
     if (std::all_of(cells.begin(), cells.end(), [](const std::string& text) { return text == "-"; })) continue;
     std::printf("%-22s", row.label);
-    for (std::size_t index = 0; index < cells.size(); ++index) std::printf("  %*s", int(widths[index]), cells[index].c_str());
+    for (std::size_t index = 0; index < cells.size(); ++index)
+      std::printf("  %*s", int(widths[index]), cells[index].c_str());
     std::printf(row.note[0] ? "   %s\n" : "%s\n", row.note);
   }
   for (const Json& model : models)
     if (model.contains("left_out"))
       std::printf("%s: %s left out, since %s\n", heading(model["model"].get<std::string>()).c_str(),
-                  listed(model["left_out"]["diagnostics"]).c_str(), model["left_out"]["why"].get<std::string>().c_str());
+                  listed(model["left_out"]["diagnostics"]).c_str(),
+                  model["left_out"]["why"].get<std::string>().c_str());
   std::printf("What each figure means, and how it can mislead: docs/measuring.md\n");
 }
 

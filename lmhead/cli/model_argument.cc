@@ -13,9 +13,9 @@ namespace fs = std::filesystem;
 
 /// [A-Za-z0-9._-]+ that does not open like a path.
 bool is_name(const std::string& text) {
-  return !text.empty() && text[0] != '.' && text[0] != '-' && std::all_of(text.begin(), text.end(), [](unsigned char c) {
-    return std::isalnum(c) || c == '.' || c == '_' || c == '-';
-  });
+  return !text.empty() && text[0] != '.' && text[0] != '-' &&
+         std::all_of(text.begin(), text.end(),
+                     [](unsigned char c) { return std::isalnum(c) || c == '.' || c == '_' || c == '-'; });
 }
 
 bool is_hub_name(const std::string& given) {

@@ -40,10 +40,8 @@ bool stop_requested() { return stop_flag != 0; }
 std::string format_duration(double seconds) {
   const auto whole = static_cast<long long>(seconds + 0.5);
   char text[48];
-  if (whole >= 3600)
-    std::snprintf(text, sizeof text, "%lld:%02lld:%02lld", whole / 3600, whole / 60 % 60, whole % 60);
-  else
-    std::snprintf(text, sizeof text, "%lld:%02lld", whole / 60, whole % 60);
+  if (whole >= 3600) std::snprintf(text, sizeof text, "%lld:%02lld:%02lld", whole / 3600, whole / 60 % 60, whole % 60);
+  else std::snprintf(text, sizeof text, "%lld:%02lld", whole / 60, whole % 60);
   return text;
 }
 
@@ -83,7 +81,8 @@ void TokenProgress::show(std::int64_t done, std::int64_t of) {
   if (!line_.is_due() || done <= 0) return;
   const double speed = double(done) / std::max(line_.seconds(), 1e-9);
   line_.write(prefix_ + std::to_string(done) + "/" + std::to_string(of) + " tokens  left " +
-              format_duration(double(std::max<std::int64_t>(of - done, 0)) / speed) + "  " + format("%.0f", speed) + " tokens/s");
+              format_duration(double(std::max<std::int64_t>(of - done, 0)) / speed) + "  " + format("%.0f", speed) +
+              " tokens/s");
 }
 
 Progress::Progress(std::string prefix, std::int64_t first_step, std::int64_t steps)

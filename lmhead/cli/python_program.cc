@@ -68,8 +68,8 @@ std::string run_python_program(const std::string& program, const std::vector<std
 
 ScratchFolder::ScratchFolder() {
   std::string pattern = (fs::temp_directory_path() / "lmhead-XXXXXX").string();
-  require(::mkdtemp(pattern.data()) != nullptr, "lmhead", "a folder for temporary files must be writable, got: ",
-          std::strerror(errno), " for ", pattern);
+  require(::mkdtemp(pattern.data()) != nullptr, "lmhead",
+          "a folder for temporary files must be writable, got: ", std::strerror(errno), " for ", pattern);
   path_ = pattern;
 }
 

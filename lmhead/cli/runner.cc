@@ -22,8 +22,8 @@ int dispatch(const lmhead::SampleRequest& request) { return lmhead::run_sample(r
 }  // namespace
 
 int main(int argument_count, char** arguments) {
-  // Tensors of a few megabytes come and go every step. Left to itself the C library gives their pages back each time, and a small
-  // model spends a tenth of its step on getting them again.
+  // Tensors of a few megabytes come and go every step. Left to itself the C library gives their pages back each time,
+  // and a small model spends a tenth of its step on getting them again.
   ::mallopt(M_MMAP_THRESHOLD, 32 << 20);
   ::mallopt(M_TRIM_THRESHOLD, 256 << 20);
   const lmhead::Request request = lmhead::parse_command_line(argument_count, arguments);

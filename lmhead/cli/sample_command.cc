@@ -58,10 +58,10 @@ class TokenizerCodec : public TextCodec {
  private:
   Json ask(const Json& request) {
     // An argument that is no UTF-8 gets U+FFFD, as a document does that is prepared.
-    const Json answer = parse_json(process_.ask(request.dump(-1, ' ', true, Json::error_handler_t::replace)),
-                                   "lmhead-tokenizer");
-    require(!answer.contains("error"), "sample", "the tokenizer must serve, got: ",
-            answer.value("error", std::string()));
+    const Json answer =
+        parse_json(process_.ask(request.dump(-1, ' ', true, Json::error_handler_t::replace)), "lmhead-tokenizer");
+    require(!answer.contains("error"), "sample",
+            "the tokenizer must serve, got: ", answer.value("error", std::string()));
     return answer;
   }
 
@@ -151,17 +151,16 @@ int run_sample(const SampleRequest& request) {
     std::fflush(stdout);
   };
   bool first = true;
-  const Ids generated = generate(
-      *model.decoder, model.logits, prompt,
-      {.sampling = {request.temperature, request.top_k, request.top_p},
-       .max_new_tokens = request.max_new_tokens,
-       .seed = request.seed,
-       .end_tokens = model.end_tokens},
-      [&](std::int64_t id) {
-        print(prints_ids ? (first ? "" : ",") + std::to_string(id) : codec->decode(id));
-        first = false;
-        return !stop_requested();
-      });
+  const Ids generated = generate(*model.decoder, model.logits, prompt,
+                                 {.sampling = {request.temperature, request.top_k, request.top_p},
+                                  .max_new_tokens = request.max_new_tokens,
+                                  .seed = request.seed,
+                                  .end_tokens = model.end_tokens},
+                                 [&](std::int64_t id) {
+                                   print(prints_ids ? (first ? "" : ",") + std::to_string(id) : codec->decode(id));
+                                   first = false;
+                                   return !stop_requested();
+                                 });
   print(prints_ids ? "\n" : codec->finish() + "\n");
   if (prints_ids && !request.ids)
     std::fprintf(stderr, "[sample] these are ids: %s\n",

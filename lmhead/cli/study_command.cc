@@ -22,14 +22,12 @@ const char* name_of(RunState state) {
 /// Every run that is known now, and what they cost.
 void print_plan(StudyProgress& progress, std::size_t jobs) {
   const StudyPlan plan = progress.plan();
-  for (const StudyRun& run : plan.runs)
-    std::printf("%-9s %s\n", name_of(progress.state_of(run)), run.folder.c_str());
+  for (const StudyRun& run : plan.runs) std::printf("%-9s %s\n", name_of(progress.state_of(run)), run.folder.c_str());
   std::printf("%zu runs in %s", plan.runs.size(), progress.folder().c_str());
   if (plan.to_come > 0)
     std::printf(", and %lld that depend on what the search finds", static_cast<long long>(plan.to_come));
   const RemainingCost cost = remaining_cost(progress, plan);
-  if (cost.unknown > 0)
-    std::printf("\n%zu runs of unknown cost, because their data cannot be read", cost.unknown);
+  if (cost.unknown > 0) std::printf("\n%zu runs of unknown cost, because their data cannot be read", cost.unknown);
   std::printf("\n%.3g training FLOPs to go in the runs known so far", cost.flops);
   if (std::isfinite(cost.seconds))
     std::printf(", about %s with %zu at once, going by the rows there are",
@@ -40,11 +38,10 @@ void print_plan(StudyProgress& progress, std::size_t jobs) {
 std::string status_line(const StudyStatus& status) {
   std::string line = std::to_string(status.done) + "/" + std::to_string(status.known) + " runs";
   if (status.failed > 0) line += ", " + std::to_string(status.failed) + " failed";
-  line += "  left " +
-          (std::isfinite(status.seconds_left) ? format_duration(status.seconds_left) : std::string("?"));
+  line += "  left " + (std::isfinite(status.seconds_left) ? format_duration(status.seconds_left) : std::string("?"));
   for (const StudyStatus::Going& going : status.going)
-    line += "  " + going.run->arm_name + " seed " + std::to_string(going.run->seed) + " " +
-            std::to_string(going.step) + "/" + std::to_string(going.steps);
+    line += "  " + going.run->arm_name + " seed " + std::to_string(going.run->seed) + " " + std::to_string(going.step) +
+            "/" + std::to_string(going.steps);
   return line;
 }
 

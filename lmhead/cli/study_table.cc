@@ -67,23 +67,20 @@ std::string arms_table(const Json& statistics) {
   for (const Json& arm : arms)
     width = std::max(width, arm["arm"].get_ref<const std::string&>().size() + arm["at_an_edge"].size());
   for (const Column& column : kColumnsOfArms)
-    if (column.key != outcome && std::any_of(arms.begin(), arms.end(), [&](const Json& arm) {
-          return arm["figures"].contains(column.key);
-        }))
+    if (column.key != outcome &&
+        std::any_of(arms.begin(), arms.end(), [&](const Json& arm) { return arm["figures"].contains(column.key); }))
       columns.push_back(column);
   const std::string title = outcome.substr(outcome.rfind('.') + 1);
   const int outcome_width = int(std::max<std::size_t>(10, title.size() + 1));
-  std::string text = "\n" + padded("arm", width) + " seeds" + std::string(outcome_width - title.size(), ' ') +
-                     title + "      s.d.";
-  for (const Column& column : columns)
-    text += std::string(10 - std::string(column.title).size(), ' ') + column.title;
+  std::string text =
+      "\n" + padded("arm", width) + " seeds" + std::string(outcome_width - title.size(), ' ') + title + "      s.d.";
+  for (const Column& column : columns) text += std::string(10 - std::string(column.title).size(), ' ') + column.title;
   text += "  tokens/s\n";
   for (const Json& arm : arms) {
     const std::string mark(arm["at_an_edge"].size(), '*');
     text += padded(arm["arm"].get<std::string>() + mark, width) + cell(6, "%.0f", arm["seeds"].size()) +
             cell(outcome_width, "%.4f", arm["mean"]) + cell(10, "%.4f", arm["standard_deviation"]);
-    for (const Column& column : columns)
-      text += cell(10, column.pattern, arm["figures"].value(column.key, Json()));
+    for (const Column& column : columns) text += cell(10, column.pattern, arm["figures"].value(column.key, Json()));
     text += cell(10, "%.0f", arm["tokens_per_second"]) + "\n";
     if (arm["diverged"] > 0)
       text += folded("diverged on " + arm["diverged"].dump() + " seeds, which the mean leaves out");
@@ -119,26 +116,21 @@ std::string comparisons_table(const Json& statistics) {
       "\n" + padded("difference", width) + " seeds  mean [95 % interval]            p      Holm    effect\n";
   for (const Json& one : comparisons) {
     const bool known = one.contains("mean_difference") && one["mean_difference"].is_number();
-    text +=
-        padded(name_of(one), width) + cell(6, "%.0f", one["seeds"].size()) + "  " +
-        padded(known ? format_difference(one["mean_difference"].get<double>(), interval_of(one["interval"]))
-                     : "-",
-               26) +
-        cell(8, "%.4f", one.value("p_value", Json())) + cell(8, "%.4f", one.value("holm_p", Json())) +
-        cell(9, "%+.2f", one.value("effect_size", Json())) + "\n";
+    text += padded(name_of(one), width) + cell(6, "%.0f", one["seeds"].size()) + "  " +
+            padded(known ? format_difference(one["mean_difference"].get<double>(), interval_of(one["interval"])) : "-",
+                   26) +
+            cell(8, "%.4f", one.value("p_value", Json())) + cell(8, "%.4f", one.value("holm_p", Json())) +
+            cell(9, "%+.2f", one.value("effect_size", Json())) + "\n";
     std::string words = one["verdict"];
-    if (one.contains("source") && one["source"].is_object())
-      words += "; " + one["source"]["words"].get<std::string>();
+    if (one.contains("source") && one["source"].is_object()) words += "; " + one["source"]["words"].get<std::string>();
     text += folded(words);
   }
-  return text +
-         "paired by seed; interval and p by Student's t; effect: Hedges' g of the paired differences\n";
+  return text + "paired by seed; interval and p by Student's t; effect: Hedges' g of the paired differences\n";
 }
 
 /// What several correlations have in common: "final against the figure at step 64, given a, within b".
 std::string request_of(const Json& one) {
-  std::string text =
-      one["outcome"].get<std::string>() + " against the figure at step " + one["at_step"].dump();
+  std::string text = one["outcome"].get<std::string>() + " against the figure at step " + one["at_step"].dump();
   for (const char* key : {"given", "within"})
     for (std::size_t index = 0; index < one[key].size(); ++index)
       text += (index > 0 ? ", " : std::string(", ") + key + " ") + one[key][index].get<std::string>();
@@ -149,8 +141,7 @@ std::string correlations_table(const Json& statistics) {
   const Json& correlations = statistics["correlations"];
   if (correlations.empty()) return "";
   std::size_t width = 0;
-  for (const Json& one : correlations)
-    width = std::max(width, one["predictor"].get_ref<const std::string&>().size());
+  for (const Json& one : correlations) width = std::max(width, one["predictor"].get_ref<const std::string&>().size());
   std::string text, last;
   for (const Json& one : correlations) {
     const std::string request = request_of(one);
@@ -161,14 +152,13 @@ std::string correlations_table(const Json& statistics) {
     const auto ends = interval_of(one["partial_interval"]);
     char interval[40] = "-";
     if (ends)
-      std::snprintf(interval, sizeof interval, "%+.2f [%.2f, %.2f]", one["partial_rho"].get<double>(),
-                    ends->low, ends->high);
+      std::snprintf(interval, sizeof interval, "%+.2f [%.2f, %.2f]", one["partial_rho"].get<double>(), ends->low,
+                    ends->high);
     text += padded(one["predictor"].get<std::string>(), width) + cell(9, "%.0f", one["settings"]) +
-            cell(8, "%+.2f", one["rho"]) + "   " + padded(interval, 22) +
-            cell(8, "%.4f", one["p_value"]) + cell(8, "%.4f", one["holm_p"]) + "\n" + folded(one["verdict"]);
+            cell(8, "%+.2f", one["rho"]) + "   " + padded(interval, 22) + cell(8, "%.4f", one["p_value"]) +
+            cell(8, "%.4f", one["holm_p"]) + "\n" + folded(one["verdict"]);
   }
-  return text +
-         "Spearman's rho over settings, each the mean of its seeds: plain, and given what is held fixed\n";
+  return text + "Spearman's rho over settings, each the mean of its seeds: plain, and given what is held fixed\n";
 }
 
 }  // namespace

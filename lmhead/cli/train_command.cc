@@ -26,8 +26,10 @@ void tell_start(const RunStart& start) {
   std::fprintf(stderr, "going on after step %lld\n", static_cast<long long>(start.after_step));
   const std::int64_t before = start.checkpoint_threads.value_or(start.threads);
   if (before != start.threads)
-    std::fprintf(stderr, "its checkpoint was written with %lld thread%s and this is %lld: the rest will differ in its last digits\n",
-                 static_cast<long long>(before), before == 1 ? "" : "s", static_cast<long long>(start.threads));
+    std::fprintf(
+        stderr,
+        "its checkpoint was written with %lld thread%s and this is %lld: the rest will differ in its last digits\n",
+        static_cast<long long>(before), before == 1 ? "" : "s", static_cast<long long>(start.threads));
 }
 
 }  // namespace
@@ -40,9 +42,9 @@ int run_train(const TrainRequest& request) {
   const fs::path file = is_run ? given / "config.json" : given;
   Json json = parse_json(read_file(file), file.string());
   for (const std::string& assignment : request.overrides) apply_override(json, assignment);
-  const fs::path folder = is_run                  ? given
+  const fs::path folder = is_run                 ? given
                           : !request.run.empty() ? fs::path(request.run)
-                                                  : fs::path("runs") / given.stem();
+                                                 : fs::path("runs") / given.stem();
 
   if (is_finished(folder, complete_configuration(json))) {
     std::printf("%s is finished already\n", folder.c_str());
@@ -53,15 +55,14 @@ int run_train(const TrainRequest& request) {
   const std::int64_t steps = read_options<RunConfiguration>(json).train.training.steps;
   bool finished = false;
   try {
-    finished = run_training(
-        json, folder,
-        {.on_start =
-             [&](const RunStart& start) {
-               tell_start(start);
-               progress = std::make_unique<Progress>("", start.after_step, steps);
-             },
-         .trainer = {.on_step = [&](const StepRecord& record) { progress->show(record); },
-                     .should_stop = stop_requested}});
+    finished = run_training(json, folder,
+                            {.on_start =
+                                 [&](const RunStart& start) {
+                                   tell_start(start);
+                                   progress = std::make_unique<Progress>("", start.after_step, steps);
+                                 },
+                             .trainer = {.on_step = [&](const StepRecord& record) { progress->show(record); },
+                                         .should_stop = stop_requested}});
   } catch (...) {
     if (progress) progress->finish();
     throw;

@@ -32,8 +32,7 @@ Batch BatchSource::validation_batch(std::int64_t index) const {
   require(index >= 0 && index < validation_batches(), "data", "a validation batch must be from 0 to ",
           validation_batches() - 1, ", got ", index);
   const std::int64_t sequences = options_.batch_size / options_.micro_batches;
-  return validation_sequences(index * sequences,
-                              std::min(sequences, validation_sequence_count() - index * sequences));
+  return validation_sequences(index * sequences, std::min(sequences, validation_sequence_count() - index * sequences));
 }
 
 std::unique_ptr<BatchSource> open_batches(const DataOptions& options, std::uint64_t seed,
@@ -41,12 +40,11 @@ std::unique_ptr<BatchSource> open_batches(const DataOptions& options, std::uint6
   if (options.seed) seed = std::uint64_t(*options.seed);
   if (options.kind == "spamlang") {
     require(vocab_size.value_or(options.spamlang.vocab_size) >= options.spamlang.vocab_size, "data",
-            "model.vocab_size must be at least the ", options.spamlang.vocab_size,
-            " of spamlang.vocab_size, got ", vocab_size.value_or(0));
+            "model.vocab_size must be at least the ", options.spamlang.vocab_size, " of spamlang.vocab_size, got ",
+            vocab_size.value_or(0));
     return std::make_unique<SpamlangBatches>(options, seed);
   }
-  require(options.kind == "tokens", "data", "kind must be one of tokens, spamlang, got \"", options.kind,
-          "\"");
+  require(options.kind == "tokens", "data", "kind must be one of tokens, spamlang, got \"", options.kind, "\"");
   return std::make_unique<TokenBatches>(open_dataset(options.path, vocab_size), options, seed);
 }
 

@@ -32,10 +32,9 @@ class SidecarObject {
   }
   std::int64_t integer(const char* key, std::int64_t low, std::int64_t high) const {
     const Json& value = find(key);
-    const bool fits =
-        value.is_number_integer() &&
-        (!value.is_number_unsigned() || value.get<std::uint64_t>() <= std::uint64_t(INT64_MAX)) &&
-        value.get<std::int64_t>() >= low && value.get<std::int64_t>() <= high;
+    const bool fits = value.is_number_integer() &&
+                      (!value.is_number_unsigned() || value.get<std::uint64_t>() <= std::uint64_t(INT64_MAX)) &&
+                      value.get<std::int64_t>() >= low && value.get<std::int64_t>() <= high;
     if (!fits) reject(key, "an integer from " + std::to_string(low) + " to " + std::to_string(high), value);
     return value.get<std::int64_t>();
   }
@@ -43,8 +42,8 @@ class SidecarObject {
   /// The path of a file in the sidecar's own folder: a name with a way out of it is refused.
   fs::path file(const char* key) const {
     const std::string name = text(key);
-    const bool plain = !name.empty() && name != "." && name != ".." &&
-                       name.find_first_of(std::string("/\\\0", 3)) == name.npos;
+    const bool plain =
+        !name.empty() && name != "." && name != ".." && name.find_first_of(std::string("/\\\0", 3)) == name.npos;
     if (!plain) reject(key, "the plain name of a file beside it", find(key));
     return fs::path(file_).parent_path() / name;
   }
@@ -85,8 +84,7 @@ Dataset read_sidecar(const fs::path& path, std::optional<std::int64_t> model_voc
   const Json json = Json::parse(read_file(path), nullptr, /*allow_exceptions=*/false);
   require(!json.is_discarded(), "data", path.string(), " must be valid JSON, got something else");
   const SidecarObject sidecar(json, path.string(), "");
-  if (sidecar.text("format") != "lmhead-dataset")
-    sidecar.reject("format", "\"lmhead-dataset\"", json["format"]);
+  if (sidecar.text("format") != "lmhead-dataset") sidecar.reject("format", "\"lmhead-dataset\"", json["format"]);
   sidecar.integer("version", 1, 1);
   const std::int64_t vocab_size = sidecar.integer("vocab_size", 1, std::int64_t(1) << 32);
   const std::string type_name = sidecar.text("token_type");
@@ -94,13 +92,11 @@ Dataset read_sidecar(const fs::path& path, std::optional<std::int64_t> model_voc
     sidecar.reject("token_type", "\"uint16\" or \"uint32\"", json["token_type"]);
   const TokenType type = type_name == "uint16" ? TokenType::kUint16 : TokenType::kUint32;
   std::optional<std::int64_t> end_of_document;
-  if (!sidecar.is_null("end_of_document"))
-    end_of_document = sidecar.integer("end_of_document", 0, vocab_size - 1);
+  if (!sidecar.is_null("end_of_document")) end_of_document = sidecar.integer("end_of_document", 0, vocab_size - 1);
   std::optional<fs::path> tokenizer;
   if (!sidecar.is_null("tokenizer")) tokenizer = sidecar.file("tokenizer");
-  require(model_vocab_size.value_or(vocab_size) >= vocab_size, "data",
-          "model.vocab_size must be at least the ", vocab_size, " of ", path.string(), ", got ",
-          model_vocab_size.value_or(0));
+  require(model_vocab_size.value_or(vocab_size) >= vocab_size, "data", "model.vocab_size must be at least the ",
+          vocab_size, " of ", path.string(), ", got ", model_vocab_size.value_or(0));
   const SidecarObject splits = sidecar.object("splits");
   return {model_vocab_size.value_or(vocab_size),
           end_of_document,
@@ -158,14 +154,13 @@ Dataset without_sidecar(const fs::path& folder, std::optional<std::int64_t> mode
   const bool headerless = fs::exists(folder / "train.bin") || fs::exists(folder / "val.bin");
   const auto open = [&](const char* split, std::int64_t vocab_size) {
     if (!headerless) return open_llm_c_split(folder, split, vocab_size);
-    return TokenSequence({TokenShard::open_headerless(folder / (split + std::string(".bin")),
-                                                      TokenType::kUint16, vocab_size)});
+    return TokenSequence(
+        {TokenShard::open_headerless(folder / (split + std::string(".bin")), TokenType::kUint16, vocab_size)});
   };
   const std::int64_t vocab_size = model_vocab_size.value_or(0);
   TokenSequence train = open("train", vocab_size), validation = open("val", vocab_size);
   require(model_vocab_size.has_value(), "data",
-          "model.vocab_size must be given where the data has no dataset.json, got ", "none for ",
-          folder.string());
+          "model.vocab_size must be given where the data has no dataset.json, got ", "none for ", folder.string());
   const std::uint64_t hash = fingerprint(validation, fingerprint(train, 0));
   return {vocab_size,
           std::nullopt,
@@ -180,10 +175,9 @@ Dataset without_sidecar(const fs::path& folder, std::optional<std::int64_t> mode
 
 Dataset open_dataset(const fs::path& folder, std::optional<std::int64_t> vocab_size) {
   std::error_code error;
-  require(fs::is_directory(folder, error), "data", "path must be the folder of a dataset, got \"",
-          folder.string(), "\"");
-  require(vocab_size.value_or(1) >= 1, "data", "model.vocab_size must be at least 1, got ",
-          vocab_size.value_or(1));
+  require(fs::is_directory(folder, error), "data", "path must be the folder of a dataset, got \"", folder.string(),
+          "\"");
+  require(vocab_size.value_or(1) >= 1, "data", "model.vocab_size must be at least 1, got ", vocab_size.value_or(1));
   if (fs::exists(folder / "dataset.json")) return read_sidecar(folder / "dataset.json", vocab_size);
   return without_sidecar(folder, vocab_size);
 }

@@ -38,7 +38,6 @@ struct Dataset {
 /// is no sidecar. Throws, naming file and key, on a sidecar with a missing key, a wrong type or a
 /// contradiction, and on files whose sizes are not those of the token counts. Ids are checked when they are
 /// read, SHA-256 sums are not.
-Dataset open_dataset(const std::filesystem::path& folder,
-                     std::optional<std::int64_t> vocab_size = std::nullopt);
+Dataset open_dataset(const std::filesystem::path& folder, std::optional<std::int64_t> vocab_size = std::nullopt);
 
 }  // namespace lmhead

@@ -18,11 +18,10 @@ std::uint64_t scramble(std::uint64_t value) {
 
 }  // namespace
 
-KeyedPermutation::KeyedPermutation(std::uint64_t seed, std::string_view name, std::uint64_t index,
-                                   std::uint64_t size)
+KeyedPermutation::KeyedPermutation(std::uint64_t seed, std::string_view name, std::uint64_t index, std::uint64_t size)
     : size_(size) {
-  require(size >= 1 && size <= (std::uint64_t(1) << 62), "data",
-          "a permutation must be of 1 to 2^62 things, got ", size);
+  require(size >= 1 && size <= (std::uint64_t(1) << 62), "data", "a permutation must be of 1 to 2^62 things, got ",
+          size);
   // At least 4 bits a half: a network on very few bits reaches only some of the orders.
   half_bits_ = std::max(4U, unsigned(std::bit_width(size - 1) + 1) / 2);
   RandomStream stream(seed, name, index);

@@ -15,15 +15,13 @@ namespace lmhead {
 
 SpamlangBatches::SpamlangBatches(const DataOptions& options, std::uint64_t seed)
     : BatchSource(options), seed_(seed), vocab_size_(options.spamlang.vocab_size) {
-  validation_sequences_ =
-      std::clamp<std::int64_t>(options.validation_tokens / options.sequence_length, 1, vocab_size_);
+  validation_sequences_ = std::clamp<std::int64_t>(options.validation_tokens / options.sequence_length, 1, vocab_size_);
   if (!options.spamlang.shuffled_map) return;
   // Fisher-Yates: every permutation is as likely as any other.
   map_.resize(std::size_t(vocab_size_));
   std::iota(map_.begin(), map_.end(), 0);
   RandomStream stream(seed_, "spamlang.map");
-  for (std::size_t last = map_.size() - 1; last > 0; --last)
-    std::swap(map_[last], map_[stream.below(last + 1)]);
+  for (std::size_t last = map_.size() - 1; last > 0; --last) std::swap(map_[last], map_[stream.below(last + 1)]);
 }
 
 std::int64_t SpamlangBatches::symbol(std::int64_t sequence) const {
@@ -56,16 +54,13 @@ Batch SpamlangBatches::training_sequences(std::int64_t first, std::int64_t count
 }
 
 Batch SpamlangBatches::validation_sequences(std::int64_t first, std::int64_t count) const {
-  if (validation_sequences_ == vocab_size_)
-    return make_batch(first, count, [](std::int64_t symbol) { return symbol; });
+  if (validation_sequences_ == vocab_size_) return make_batch(first, count, [](std::int64_t symbol) { return symbol; });
   const KeyedPermutation chosen(seed_, "spamlang.validation", 0, std::uint64_t(vocab_size_));
-  return make_batch(first, count,
-                    [&](std::int64_t index) { return std::int64_t(chosen(std::uint64_t(index))); });
+  return make_batch(first, count, [&](std::int64_t index) { return std::int64_t(chosen(std::uint64_t(index))); });
 }
 
 std::optional<Coverage> SpamlangBatches::coverage(std::int64_t steps) const {
-  require(steps >= 0 && steps <= INT64_MAX / options().batch_size, "data", "steps must be at least 0, got ",
-          steps);
+  require(steps >= 0 && steps <= INT64_MAX / options().batch_size, "data", "steps must be at least 0, got ", steps);
   Coverage coverage{steps * options().batch_size, 0, 0, at::zeros({vocab_size_}, at::kBool)};
   auto* seen = coverage.seen_targets.mutable_data_ptr<bool>();
   std::int64_t distinct = 0;

@@ -57,8 +57,8 @@ TokenBatches::TokenBatches(Dataset dataset, const DataOptions& options, std::uin
   const std::int64_t size = dataset_.train.tokens.size();
   windows_ = std::max<std::int64_t>(1, (options.shift_windows ? size - length : size - 1) / length);
   largest_offset_ = options.shift_windows ? std::min(length - 1, size - 1 - windows_ * length) : 0;
-  validation_windows_ = std::max<std::int64_t>(
-      1, std::min(options.validation_tokens, dataset_.validation.tokens.size() - 1) / length);
+  validation_windows_ =
+      std::max<std::int64_t>(1, std::min(options.validation_tokens, dataset_.validation.tokens.size() - 1) / length);
 }
 
 Batch TokenBatches::training_sequences(std::int64_t first, std::int64_t count) const {
@@ -73,8 +73,7 @@ Batch TokenBatches::training_sequences(std::int64_t first, std::int64_t count) c
         RandomStream(seed_, "data.offset", std::uint64_t(epoch)).below(std::uint64_t(largest_offset_) + 1));
     const KeyedPermutation order(seed_, "data.order", std::uint64_t(epoch), std::uint64_t(windows_));
     for (; sequence < end; ++sequence)
-      builder.add(dataset_.train.tokens,
-                  offset + std::int64_t(order(std::uint64_t(sequence % windows_))) * length);
+      builder.add(dataset_.train.tokens, offset + std::int64_t(order(std::uint64_t(sequence % windows_))) * length);
   }
   return builder.take();
 }

@@ -16,9 +16,7 @@ class TokenBatches : public BatchSource {
   TokenBatches(Dataset dataset, const DataOptions& options, std::uint64_t seed);
 
   Batch training_sequences(std::int64_t first, std::int64_t count) const override;
-  std::optional<double> validation_bytes_per_token() const override {
-    return dataset_.validation.bytes_per_token;
-  }
+  std::optional<double> validation_bytes_per_token() const override { return dataset_.validation.bytes_per_token; }
   std::optional<at::Tensor> token_counts() const override;
   std::int64_t vocab_size() const override { return dataset_.vocab_size; }
   std::string content_hash() const override { return dataset_.content_hash; }

@@ -18,8 +18,7 @@ std::size_t width_of(TokenType type) { return type == TokenType::kUint16 ? 2 : 4
 
 /// Copies ids and returns the position of the first that is not below the vocabulary size, or `count`.
 template <class Stored>
-std::int64_t copy_checked(const std::byte* stored, std::int64_t count, std::int64_t vocab_size,
-                          std::int64_t* out) {
+std::int64_t copy_checked(const std::byte* stored, std::int64_t count, std::int64_t vocab_size, std::int64_t* out) {
   for (std::int64_t index = 0; index < count; ++index) {
     Stored id;
     std::memcpy(&id, stored + std::size_t(index) * sizeof id, sizeof id);
@@ -30,8 +29,7 @@ std::int64_t copy_checked(const std::byte* stored, std::int64_t count, std::int6
 
 }  // namespace
 
-TokenShard TokenShard::open_headerless(const std::filesystem::path& path, TokenType type,
-                                       std::int64_t vocab_size) {
+TokenShard TokenShard::open_headerless(const std::filesystem::path& path, TokenType type, std::int64_t vocab_size) {
   auto file = MappedFile::open(path);
   const std::size_t width = width_of(type);
   require(file->size() > 0, "data", path.string(), " must hold at least one token, got an empty file");
@@ -50,10 +48,8 @@ TokenShard TokenShard::open_llm_c(const std::filesystem::path& path, std::int64_
   const auto [magic, version, count] = header;
   const bool uint16 = magic == 20240520 && version == 1, uint32 = magic == 20240801 && version == 7;
   require(uint16 || uint32, "data", path.string(),
-          " must open with llm.c's magic and version, 20240520 and 1 or 20240801 and 7, got ", magic, " and ",
-          version);
-  require(count > 0, "data", path.string(), " must hold at least one token, got a count of ", count,
-          " in its header");
+          " must open with llm.c's magic and version, 20240520 and 1 or 20240801 and 7, got ", magic, " and ", version);
+  require(count > 0, "data", path.string(), " must hold at least one token, got a count of ", count, " in its header");
   const TokenType type = uint16 ? TokenType::kUint16 : TokenType::kUint32;
   const std::size_t wanted = kLlmCHeaderBytes + std::size_t(count) * width_of(type);
   require(file->size() == wanted, "data", path.string(), " must have ", wanted, " bytes for the ", count,
@@ -68,19 +64,16 @@ std::int64_t TokenShard::at(std::int64_t position) const {
 }
 
 void TokenShard::copy(std::int64_t begin, std::int64_t count, std::int64_t* out) const {
-  require(begin >= 0 && count >= 0 && begin <= size_ && count <= size_ - begin, "data", "positions in ",
-          path_.string(), " must lie in [0, ", size_, "), got ", count, " from ", begin);
+  require(begin >= 0 && count >= 0 && begin <= size_ && count <= size_ - begin, "data", "positions in ", path_.string(),
+          " must lie in [0, ", size_, "), got ", count, " from ", begin);
   const std::byte* stored = file_->data() + header_ + std::size_t(begin) * width_of(type_);
-  const std::int64_t valid = type_ == TokenType::kUint16
-                                 ? copy_checked<std::uint16_t>(stored, count, vocab_size_, out)
-                                 : copy_checked<std::uint32_t>(stored, count, vocab_size_, out);
+  const std::int64_t valid = type_ == TokenType::kUint16 ? copy_checked<std::uint16_t>(stored, count, vocab_size_, out)
+                                                         : copy_checked<std::uint32_t>(stored, count, vocab_size_, out);
   require(valid == count, "data", path_.string(), ": the id at position ", begin + valid,
           " must be below the vocabulary size ", vocab_size_, ", got ", valid < count ? out[valid] : 0);
 }
 
-std::string_view TokenShard::bytes() const {
-  return {reinterpret_cast<const char*>(file_->data()), file_->size()};
-}
+std::string_view TokenShard::bytes() const { return {reinterpret_cast<const char*>(file_->data()), file_->size()}; }
 
 TokenSequence::TokenSequence(std::vector<TokenShard> shards) : shards_(std::move(shards)) {
   require(!shards_.empty(), "data", "a split must have at least one file, got none");
@@ -89,8 +82,8 @@ TokenSequence::TokenSequence(std::vector<TokenShard> shards) : shards_(std::move
 
 void TokenSequence::copy(std::int64_t begin, std::int64_t count, std::int64_t* out) const {
   require(begin >= 0 && count >= 0 && begin <= size() && count <= size() - begin, "data", "positions in ",
-          shards_.front().path().string(), " and the files after it must lie in [0, ", size(), "), got ",
-          count, " from ", begin);
+          shards_.front().path().string(), " and the files after it must lie in [0, ", size(), "), got ", count,
+          " from ", begin);
   auto shard = std::size_t(std::upper_bound(ends_.begin(), ends_.end(), begin) - ends_.begin());
   while (count > 0) {
     const std::int64_t start = ends_[shard] - shards_[shard].size();

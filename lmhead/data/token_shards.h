@@ -19,8 +19,7 @@ enum class TokenType { kUint16, kUint32 };
 class TokenShard {
  public:
   /// A file that is nothing but ids. Throws where it is empty or ends inside an id.
-  static TokenShard open_headerless(const std::filesystem::path& path, TokenType type,
-                                    std::int64_t vocab_size);
+  static TokenShard open_headerless(const std::filesystem::path& path, TokenType type, std::int64_t vocab_size);
   /// A file of llm.c: 256 int32 (magic, version, token count), then uint16 (magic 20240520, version 1) or
   /// uint32 (magic 20240801, version 7). Throws where magic, version or token count do not fit the file.
   static TokenShard open_llm_c(const std::filesystem::path& path, std::int64_t vocab_size);
@@ -38,8 +37,8 @@ class TokenShard {
   std::string_view bytes() const;
 
  private:
-  TokenShard(std::filesystem::path path, std::shared_ptr<const MappedFile> file, std::size_t header,
-             TokenType type, std::int64_t size, std::int64_t vocab_size)
+  TokenShard(std::filesystem::path path, std::shared_ptr<const MappedFile> file, std::size_t header, TokenType type,
+             std::int64_t size, std::int64_t vocab_size)
       : path_(std::move(path)),
         file_(std::move(file)),
         header_(header),

@@ -75,13 +75,11 @@ void DiagnosticSet::make_diagnostics(const std::vector<std::string>& names, cons
   for (const std::string& name : names.empty() ? known : names) {
     std::size_t index = 0;
     while (index < known.size() && known[index] != name) ++index;
-    require(index < known.size(), kWho, "a diagnostic must be one of the list, got \"", name,
-            "\"; nearest is \"", nearest_word(name, known), "\"");
+    require(index < known.size(), kWho, "a diagnostic must be one of the list, got \"", name, "\"; nearest is \"",
+            nearest_word(name, known), "\"");
     const DiagnosticKind& kind = diagnostic_kinds()[index];
-    if (kind.needs_linear_map && !head_space_)
-      left_out_.push_back(name);
-    else
-      diagnostics_.emplace_back(name, kind.make(context));
+    if (kind.needs_linear_map && !head_space_) left_out_.push_back(name);
+    else diagnostics_.emplace_back(name, kind.make(context));
   }
 }
 
@@ -93,10 +91,9 @@ void DiagnosticSet::update(const TokenBatch& batch) {
                         column(batch.positions, rows, count, "positions"), batch.bytes};
   const TokenEnergies energies = head_space_ ? head_space_->energies(kept.hidden, kept.targets)
                                              : nonlinear_energies(*nonlinear_head_, kept.hidden, kept.targets);
-  const double sum = energies.total.sum().item<double>() +
-                     (head_space_ ? energies.gradient_square.sum().item<double>() : 0);
-  require(std::isfinite(sum), kWho,
-          "features, weight and bias must give finite logit gradients, got NaN or infinity");
+  const double sum =
+      energies.total.sum().item<double>() + (head_space_ ? energies.gradient_square.sum().item<double>() : 0);
+  require(std::isfinite(sum), kWho, "features, weight and bias must give finite logit gradients, got NaN or infinity");
   for (auto& [name, diagnostic] : diagnostics_) diagnostic->update(kept, energies);
   tokens_ += rows.size(0);
 }

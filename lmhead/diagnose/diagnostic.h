@@ -85,8 +85,8 @@ const std::vector<DiagnosticKind>& diagnostic_kinds();
 
 /// Several diagnostics over one pass: each batch's energies are computed once for all of them.
 ///
-/// Of a head that is no linear map, what is defined for any head is measured: losses, ranks of targets, ||p - y||. There
-/// is no column space, so diagnostics of one are left out, and so named in the result.
+/// Of a head that is no linear map, what is defined for any head is measured: losses, ranks of targets, ||p - y||.
+/// There is no column space, so diagnostics of one are left out, and so named in the result.
 class DiagnosticSet {
  public:
   /// `names` of the list; empty: all. Throws on an unknown name, naming the nearest.

@@ -20,7 +20,8 @@ Interval<double> EnergyCurve::best(std::int64_t k) const {
   if (k >= rank_) return {total_ / total_, total_ / total_};
   const double known = sums_[std::min<std::int64_t>(k, std::int64_t(sums_.size()) - 1)];
   const double from = sums_[chord_from_];
-  const double low = k <= chord_from_ ? known : from + (total_ - from) * double(k - chord_from_) / double(rank_ - chord_from_);
+  const double low =
+      k <= chord_from_ ? known : from + (total_ - from) * double(k - chord_from_) / double(rank_ - chord_from_);
   return {low / total_, k == 0 ? 0 * total_ / total_ : (known + (total_ - sums_.back())) / total_};
 }
 

@@ -14,14 +14,14 @@ struct Interval {
 
 /// B(k) = share of the energy in the best k directions, the largest of all rank-k shares (Eckart-Young).
 ///
-/// Known of A = G^T G are its trace, a bound on its rank, and the eigenvalues of some positive semidefinite matrix that is
-/// nowhere above A. By Weyl's inequality their sums are lower bounds on the sums of A's; what the k smallest leave over, at
-/// most the whole trace of the difference, makes upper bounds. B is concave and ends at (rank, 1), so no chord to that point
-/// lies above it.
+/// Known of A = G^T G are its trace, a bound on its rank, and the eigenvalues of some positive semidefinite matrix that
+/// is nowhere above A. By Weyl's inequality their sums are lower bounds on the sums of A's; what the k smallest leave
+/// over, at most the whole trace of the difference, makes upper bounds. B is concave and ends at (rank, 1), so no chord
+/// to that point lies above it.
 class EnergyCurve {
  public:
-  /// `energies`, largest first, none negative; `total` is the trace, not below their sum but for rounding; `rank` is the most
-  /// that A can have. Eigenvalues that are all of A give a curve without doubt.
+  /// `energies`, largest first, none negative; `total` is the trace, not below their sum but for rounding; `rank` is
+  /// the most that A can have. Eigenvalues that are all of A give a curve without doubt.
   EnergyCurve(const std::vector<double>& energies, double total, std::int64_t rank);
 
   /// Bounds on B(k), k >= 0. NaN where there is no energy.

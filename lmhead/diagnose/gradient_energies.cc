@@ -45,8 +45,8 @@ struct CrossEnergy {
   double energy;
   std::int64_t dimension;
 };
-CrossEnergy cross_energy(const at::Tensor& gram, const at::Tensor& own, const at::Tensor& other,
-                         std::int64_t dimension, double cutoff) {
+CrossEnergy cross_energy(const at::Tensor& gram, const at::Tensor& own, const at::Tensor& other, std::int64_t dimension,
+                         double cutoff) {
   const at::Tensor own_rows = gram.index_select(0, own);
   const auto [values, vectors] = at::linalg_eigh(own_rows.index_select(1, own));
   const double largest = values[-1].item<double>();

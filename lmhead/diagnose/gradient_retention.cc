@@ -22,16 +22,19 @@ constexpr double kRoundingOfTrainingPass = 1e-4;
 
 TokenStatistics select_rows(const TokenStatistics& statistics, const at::Tensor& rows) {
   const auto of = [&](const at::Tensor& values) { return lmhead::select_rows(values, rows); };
-  return {of(statistics.log_probability), of(statistics.logsumexp), of(statistics.entropy), of(statistics.correct),
-          of(statistics.logit_gradient_square), of(statistics.hidden_gradient)};
+  return {of(statistics.log_probability),
+          of(statistics.logsumexp),
+          of(statistics.entropy),
+          of(statistics.correct),
+          of(statistics.logit_gradient_square),
+          of(statistics.hidden_gradient)};
 }
 
 }  // namespace
 
 void GradientRetentionOptions::visit_fields(FieldVisitor& visitor) {
   visitor.field("every", every, "measure at every so many steps; 0: never", at_least(0));
-  visitor.field("tokens", tokens, "measure so many evenly spaced tokens of the batch; 0: all of them",
-                at_least(0));
+  visitor.field("tokens", tokens, "measure so many evenly spaced tokens of the batch; 0: all of them", at_least(0));
   head_space.visit_fields(visitor);
 }
 
@@ -100,8 +103,7 @@ void GradientRetention::reset() {
 }
 
 GradientRetentionResult measure_gradient_retention(const LinearMap& map, const at::Tensor& hidden,
-                                                   const at::Tensor& targets,
-                                                   const GradientRetentionOptions& options,
+                                                   const at::Tensor& targets, const GradientRetentionOptions& options,
                                                    const TokenStatistics* statistics) {
   at::NoGradGuard no_grad;
   HeadSpaceOptions how = options.head_space;
@@ -112,10 +114,8 @@ GradientRetentionResult measure_gradient_retention(const LinearMap& map, const a
   const std::int64_t count = rows.size(0);
   if (options.tokens > 0 && options.tokens < count)
     rows = rows.index_select(0, at::arange(options.tokens, rows.options()).mul(count).floor_divide(options.tokens));
-  if (statistics && !space.through_basis())
-    retention.add(space.energies(select_rows(*statistics, rows)));
-  else
-    retention.update(select_rows(hidden, rows), select_rows(targets, rows));
+  if (statistics && !space.through_basis()) retention.add(space.energies(select_rows(*statistics, rows)));
+  else retention.update(select_rows(hidden, rows), select_rows(targets, rows));
   return retention.compute();
 }
 

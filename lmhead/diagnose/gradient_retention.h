@@ -62,9 +62,10 @@ class GradientRetention {
   double total_ = 0, retained_ = 0, gradient_square_ = 0, step_square_ = 0;
 };
 
-/// One batch measured by itself, over `options.tokens` evenly spaced rows where that is not 0. `statistics` of all its rows under
-/// the same map, from a training pass in the type of the map's weight, save both products; the rounding of that type, times W's
-/// condition, then errs the figures by up to 1e-4. Where it would be more, the batch is passed through the head again.
+/// One batch measured by itself, over `options.tokens` evenly spaced rows where that is not 0. `statistics` of all its
+/// rows under the same map, from a training pass in the type of the map's weight, save both products; the rounding of
+/// that type, times W's condition, then errs the figures by up to 1e-4. Where it would be more, the batch is passed
+/// through the head again.
 GradientRetentionResult measure_gradient_retention(const LinearMap& map, const at::Tensor& hidden,
                                                    const at::Tensor& targets,
                                                    const GradientRetentionOptions& options = {},

@@ -21,7 +21,8 @@ constexpr std::int64_t kRunTokens = 4096;              // of one document that s
 /// Calls use(first, count) for tiles of the vocabulary.
 template <class Use>
 void for_each_tile(std::int64_t vocab_size, const Use& use) {
-  for (std::int64_t first = 0; first < vocab_size; first += kColumns) use(first, std::min(kColumns, vocab_size - first));
+  for (std::int64_t first = 0; first < vocab_size; first += kColumns)
+    use(first, std::min(kColumns, vocab_size - first));
 }
 
 /// A' = F F^T with F = S T, and the eigenvalues of A' with its eigenvectors U = S C.
@@ -31,8 +32,8 @@ struct Factor {
   at::Tensor energies;   // [r']
 };
 
-/// From `core` = Omega^T S and `gram` = S^T S. Directions of the core below `cutoff` are rounding; leaving some out leaves a
-/// Nystrom approximation.
+/// From `core` = Omega^T S and `gram` = S^T S. Directions of the core below `cutoff` are rounding; leaving some out
+/// leaves a Nystrom approximation.
 Factor factor_of(const at::Tensor& core, const at::Tensor& gram, double cutoff) {
   const auto [values, vectors] = at::linalg_eigh((core + core.t()) / 2);
   const double largest = values[-1].item<double>();
@@ -41,8 +42,7 @@ Factor factor_of(const at::Tensor& core, const at::Tensor& gram, double cutoff) 
   Factor factor;
   factor.transform = vectors.narrow(1, start, kept) / values.narrow(0, start, kept).sqrt();
   const auto [energies, inner] = at::linalg_eigh(at::matmul(at::matmul(factor.transform.t(), gram), factor.transform));
-  const std::int64_t real =
-      kept > 0 ? energies.gt(cutoff * energies[-1].item<double>()).sum().item<std::int64_t>() : 0;
+  const std::int64_t real = kept > 0 ? energies.gt(cutoff * energies[-1].item<double>()).sum().item<std::int64_t>() : 0;
   factor.energies = energies.narrow(0, kept - real, real).flip(0).contiguous();
   factor.vectors = at::matmul(factor.transform, inner.narrow(1, kept - real, real).flip(1)) / factor.energies.sqrt();
   return factor;
@@ -141,10 +141,11 @@ GradientEnergies GradientSketch::result(std::int64_t dimension) const {
     // Energy of the other half in this one's space: ||F_other^T U||^2 = ||T_other^T S_other^T S C||^2.
     const at::Tensor cross = half == 0 ? between.t() : between;
     const std::int64_t kept = std::min(dimension, factors[half].energies.size(0));
-    result.cross_energy += at::matmul(at::matmul(factors[1 - half].transform.t(), cross), factors[half].vectors.narrow(1, 0, kept))
-                               .square()
-                               .sum()
-                               .item<double>();
+    result.cross_energy +=
+        at::matmul(at::matmul(factors[1 - half].transform.t(), cross), factors[half].vectors.narrow(1, 0, kept))
+            .square()
+            .sum()
+            .item<double>();
   }
   return result;
 }

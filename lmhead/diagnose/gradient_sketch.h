@@ -13,20 +13,22 @@
 namespace lmhead {
 
 /// A = G^T G [V, V] seen through S = A Omega, Omega [V, s] of random signs: the Nystrom approximation
-/// A' = S (Omega^T S)^+ S^T (Tropp, Yurtsever, Udell & Cevher 2017), which is nowhere above A. So its eigenvalues, and the
-/// energy that any space holds in it, are lower bounds, and each falls short by at most trace(A) - trace(A'), which is known:
-/// trace(A) is the energy of all tokens.
+/// A' = S (Omega^T S)^+ S^T (Tropp, Yurtsever, Udell & Cevher 2017), which is nowhere above A. So its eigenvalues, and
+/// the energy that any space holds in it, are lower bounds, and each falls short by at most trace(A) - trace(A'), which
+/// is known: trace(A) is the energy of all tokens.
 ///
-/// The tokens make two halves with a sketch each, so that the best space of one can be tried on the other. Memory: S of both
-/// halves, 2 V s numbers of the weight's type (at least float32), whatever the number of tokens; then a tile of the
-/// vocabulary, and some s x s float64 at the end. Omega is made again wherever it is needed, from the stream
+/// The tokens make two halves with a sketch each, so that the best space of one can be tried on the other. Memory: S of
+/// both halves, 2 V s numbers of the weight's type (at least float32), whatever the number of tokens; then a tile of
+/// the vocabulary, and some s x s float64 at the end. Omega is made again wherever it is needed, from the stream
 /// "gradient_spectrum" indexed by the token id. Time: about 4 V s + 4 V D operations a token.
 class GradientSketch {
  public:
   GradientSketch(const LinearMap& map, std::int64_t columns);
 
-  /// Adds rows of `hidden` [n, D] with `targets` [n] and `energies` [n], their ||d||^2. `documents` [n] may be undefined.
-  void add(const at::Tensor& hidden, const at::Tensor& targets, const at::Tensor& energies, const at::Tensor& documents);
+  /// Adds rows of `hidden` [n, D] with `targets` [n] and `energies` [n], their ||d||^2. `documents` [n] may be
+  /// undefined.
+  void add(const at::Tensor& hidden, const at::Tensor& targets, const at::Tensor& energies,
+           const at::Tensor& documents);
 
   std::int64_t columns() const { return columns_; }
 

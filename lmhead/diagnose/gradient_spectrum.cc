@@ -19,12 +19,13 @@ namespace lmhead {
 
 void GradientSpectrumOptions::visit_fields(FieldVisitor& visitor) {
   visitor.field("tokens", tokens, "the first so many tokens are taken", at_least(2));
-  visitor.field("exact_tokens", exact_tokens,
-                "up to so many tokens the spectrum is exact, in 16 tokens^2 bytes; more are seen through a random sketch",
-                between(1, 32768));
+  visitor.field(
+      "exact_tokens", exact_tokens,
+      "up to so many tokens the spectrum is exact, in 16 tokens^2 bytes; more are seen through a random sketch",
+      between(1, 32768));
   visitor.field("sketch_gib", sketch_gib, "memory of that sketch, in GiB; it decides its columns", above(0));
-  visitor.field("sketch_columns", sketch_columns, "columns of the sketch; null: as many as its memory holds, to a limit",
-                at_least(1));
+  visitor.field("sketch_columns", sketch_columns,
+                "columns of the sketch; null: as many as its memory holds, to a limit", at_least(1));
 }
 
 namespace {
@@ -144,8 +145,7 @@ void GradientSpectrum::update(const TokenBatch& batch, const TokenEnergies& ener
   if (!sketch_ && tokens_ <= options_.exact_tokens) return sample_.add(batch, energies);
   if (!sketch_) {
     sketch_.emplace(map_, sketch_columns(options_, map_));
-    if (sample_.size() > 0)
-      sketch_->add(sample_.hidden(), sample_.targets(), sample_.totals(), sample_.documents());
+    if (sample_.size() > 0) sketch_->add(sample_.hidden(), sample_.targets(), sample_.totals(), sample_.documents());
     sample_.reset();
   }
   const at::Tensor documents = batch.documents.defined() ? batch.documents.narrow(0, 0, rows) : at::Tensor();

@@ -28,9 +28,9 @@ constexpr double kOnePassCondition = 1e4;
 /// Column blocks in which a Gram matrix is formed, of which those above the diagonal are left out.
 constexpr std::int64_t kGramBlocks = 8;
 
-constexpr at::Tensor TokenEnergies::* kEnergies[] = {
-    &TokenEnergies::total, &TokenEnergies::retained, &TokenEnergies::gradient_square,
-    &TokenEnergies::step_square, &TokenEnergies::log_probability};
+constexpr at::Tensor TokenEnergies::* kEnergies[] = {&TokenEnergies::total, &TokenEnergies::retained,
+                                                     &TokenEnergies::gradient_square, &TokenEnergies::step_square,
+                                                     &TokenEnergies::log_probability};
 
 /// Rows of W to convert at once: 8 MB of float64.
 std::int64_t tile_rows(std::int64_t hidden_size) {
@@ -66,24 +66,20 @@ void HeadSpaceOptions::visit_fields(FieldVisitor& visitor) {
                 "singular values of the head not above this share of the largest count as zero; "
                 "null: 2e-7 for float64 weights, else 1e-6",
                 between(0, 1));
-  visitor.field(
-      "center_weight", center_weight,
-      "measure the column space of the head less its mean row (changes neither probabilities nor gradients)");
+  visitor.field("center_weight", center_weight,
+                "measure the column space of the head less its mean row (changes neither probabilities nor gradients)");
 }
 
 HeadSpace::HeadSpace(const LinearMap& map, const HeadSpaceOptions& options) : options_(options), map_(map) {
   at::NoGradGuard no_grad;
   const at::Tensor& weight = map.weight;
-  require(
-      weight.defined() && weight.dim() == 2 && weight.numel() > 0 && at::isFloatingType(weight.scalar_type()),
-      kWho, "weight must be a floating [V, D] that is not empty, got ",
-      weight.defined() ? weight.sizes() : at::IntArrayRef{});
-  require(!map.bias.defined() || (map.bias.dim() == 1 && map.bias.size(0) == weight.size(0)), kWho,
-          "bias must be [", weight.size(0), "], got ",
-          map.bias.defined() ? map.bias.sizes() : at::IntArrayRef{});
-  require(
-      !options.center_weight || map.logit_softcap == 0, kWho,
-      "center_weight must be off where logits are soft-capped: rows of their gradient do not sum to zero");
+  require(weight.defined() && weight.dim() == 2 && weight.numel() > 0 && at::isFloatingType(weight.scalar_type()), kWho,
+          "weight must be a floating [V, D] that is not empty, got ",
+          weight.defined() ? weight.sizes() : at::IntArrayRef{});
+  require(!map.bias.defined() || (map.bias.dim() == 1 && map.bias.size(0) == weight.size(0)), kWho, "bias must be [",
+          weight.size(0), "], got ", map.bias.defined() ? map.bias.sizes() : at::IntArrayRef{});
+  require(!options.center_weight || map.logit_softcap == 0, kWho,
+          "center_weight must be off where logits are soft-capped: rows of their gradient do not sum to zero");
   hidden_size_ = weight.size(1);
   map_.weight = weight.detach();
   if (map.bias.defined()) map_.bias = map.bias.detach();
@@ -91,8 +87,7 @@ HeadSpace::HeadSpace(const LinearMap& map, const HeadSpaceOptions& options) : op
 
   // The gradient's rounding is that of the type it is computed in, which is never narrower than float32.
   const bool is_double = weight.scalar_type() == at::kDouble, is_float = weight.scalar_type() == at::kFloat;
-  const double rounding =
-      is_double ? std::numeric_limits<double>::epsilon() : std::numeric_limits<float>::epsilon();
+  const double rounding = is_double ? std::numeric_limits<double>::epsilon() : std::numeric_limits<float>::epsilon();
   const bool careful =
       condition_ * rounding > options.amplified_rounding || options.center_weight || (!is_double && !is_float);
   if (map_.bias.defined()) map_.bias = map_.bias.to(is_double ? at::kDouble : at::kFloat);
@@ -108,8 +103,9 @@ at::Tensor HeadSpace::gram(const at::Tensor& transform) const {
     if (transform.defined()) tile = at::matmul(tile, transform);
     for (std::int64_t first = 0; first < width; first += block) {
       const std::int64_t columns = std::min(block, width - first), rest = width - first;
-      sum.narrow(0, first, rest).narrow(1, first, columns).addmm_(tile.narrow(1, first, rest).t(),
-                                                                  tile.narrow(1, first, columns));
+      sum.narrow(0, first, rest)
+          .narrow(1, first, columns)
+          .addmm_(tile.narrow(1, first, rest).t(), tile.narrow(1, first, columns));
     }
   });
   const at::Tensor lower = at::tril(sum);
@@ -122,8 +118,7 @@ void HeadSpace::find_basis() {
   const double cutoff = options_.rank_cutoff.value_or(weight.scalar_type() == at::kDouble ? 2e-7 : 1e-6);
 
   const at::Tensor first_gram = gram({});
-  require(std::isfinite(first_gram.trace().item<double>()), kWho,
-          "weight must be finite, got NaN or infinity in it");
+  require(std::isfinite(first_gram.trace().item<double>()), kWho, "weight must be finite, got NaN or infinity in it");
   const auto [eigenvalues, eigenvectors] = at::linalg_eigh(first_gram);
   const at::Tensor ascending = eigenvalues.clamp_min(0).sqrt();
   const double largest = ascending[-1].item<double>();
@@ -181,8 +176,7 @@ TokenEnergies HeadSpace::energies(const at::Tensor& hidden, const at::Tensor& ta
 
 TokenEnergies HeadSpace::block_energies(const at::Tensor& hidden, const at::Tensor& targets) const {
   at::Tensor features = hidden.detach();
-  if (through_basis_)
-    features = at::matmul(features.to(at::kDouble), coordinates_.t());  // h W^T = (h R^T) Q^T
+  if (through_basis_) features = at::matmul(features.to(at::kDouble), coordinates_.t());  // h W^T = (h R^T) Q^T
   return energies_of(token_statistics(features.to(map_.weight.scalar_type()), map_, targets));
 }
 

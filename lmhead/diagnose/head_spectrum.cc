@@ -23,9 +23,7 @@ class HeadSpectrum : public Diagnostic {
         given_(context.token_counts),
         counted_(at::zeros({head_space_->vocab_size()}, at::kLong)) {}
 
-  void update(const TokenBatch& batch, const TokenEnergies&) override {
-    count_targets(batch.targets, counted_);
-  }
+  void update(const TokenBatch& batch, const TokenEnergies&) override { count_targets(batch.targets, counted_); }
   Json result() const override;
   void reset() override { counted_.zero_(); }
 
@@ -64,16 +62,14 @@ Json HeadSpectrum::result() const {
   const at::Tensor values = head_space_->singular_values().contiguous();
   const double sum = values.sum().item<double>();
   const at::Tensor shares = values / sum;
-  const double entropy =
-      sum > 0 ? -(shares * shares.clamp_min(1e-300).log()).sum().item<double>() : -INFINITY;
+  const double entropy = sum > 0 ? -(shares * shares.clamp_min(1e-300).log()).sum().item<double>() : -INFINITY;
 
   const at::Tensor norms = row_norms(weight_);
   const double frobenius = norms.square().sum().item<double>();
   const double mean_square = mean_row(weight_).square().sum().item<double>();
   const at::Tensor counts = given_.defined() ? given_ : counted_;
   const at::Tensor seen = counts.gt(0).nonzero().squeeze(1);
-  const double related =
-      correlation(norms.index_select(0, seen), counts.index_select(0, seen).to(at::kDouble).log());
+  const double related = correlation(norms.index_select(0, seen), counts.index_select(0, seen).to(at::kDouble).log());
   Json result = {{"head_rank", head_space_->rank()},
                  {"head_condition", head_space_->condition()},
                  {"effective_rank", std::exp(entropy)},

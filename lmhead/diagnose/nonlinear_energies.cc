@@ -26,11 +26,13 @@ TokenEnergies nonlinear_energies(const LmHead& head, const at::Tensor& hidden, c
   for (std::int64_t row = 0; row < count; row += step) {
     const std::int64_t rows = std::min(step, count - row);
     const at::Tensor logits = head.logits({hidden.narrow(0, row, rows), {}, {}});
-    const at::Tensor log_p = at::log_softmax(logits.to(logits.scalar_type() == at::kDouble ? at::kDouble : at::kFloat), 1);
+    const at::Tensor log_p =
+        at::log_softmax(logits.to(logits.scalar_type() == at::kDouble ? at::kDouble : at::kFloat), 1);
     const at::Tensor index = targets.narrow(0, row, rows).unsqueeze(1), of_target = log_p.gather(1, index).squeeze(1);
     // ||p - y||^2 without cancellation: (1 - p_y)^2 and the squares of the others.
     const at::Tensor p = log_p.exp(), missing = of_target.to(at::kDouble).expm1();
-    energies.total.narrow(0, row, rows).copy_(p.scatter(1, index, 0).square().sum(1).to(at::kDouble) + missing.square());
+    energies.total.narrow(0, row, rows)
+        .copy_(p.scatter(1, index, 0).square().sum(1).to(at::kDouble) + missing.square());
     energies.log_probability.narrow(0, row, rows).copy_(of_target);
     energies.correct.narrow(0, row, rows).copy_(logits.argmax(1).eq(targets.narrow(0, row, rows)));
   }

@@ -23,12 +23,11 @@ class Quality : public Diagnostic {
   Json result() const override {
     require(tokens_ > 0, "quality", "at least one token with a target must have been seen, got none");
     const double loss = loss_sum_ / double(tokens_);
-    return {
-        {"loss", number_or_null(loss)},
-        {"perplexity", number_or_null(std::exp(loss))},
-        {"bits_per_byte", bytes_known_ ? number_or_null(loss_sum_ / std::log(2.0) / bytes_) : Json(nullptr)},
-        {"top1_accuracy", double(correct_) / double(tokens_)},
-        {"tokens", tokens_}};
+    return {{"loss", number_or_null(loss)},
+            {"perplexity", number_or_null(std::exp(loss))},
+            {"bits_per_byte", bytes_known_ ? number_or_null(loss_sum_ / std::log(2.0) / bytes_) : Json(nullptr)},
+            {"top1_accuracy", double(correct_) / double(tokens_)},
+            {"tokens", tokens_}};
   }
 
   void reset() override { *this = {}; }

@@ -27,9 +27,9 @@ constexpr const char* kWho = "token_breakdown";
 constexpr std::int64_t kBins = 1 << 14;       // of retained energy a token: quantiles are exact to 1 / kBins
 constexpr std::int64_t kPositionGroups = 64;  // powers of two
 const std::vector<double> kProbabilityEdges = {1e-4, 1e-3, 1e-2, 0.1, 0.5, 0.9};
-const std::vector<std::string> kProbabilityNames = {
-    "p < 0.0001",     "0.0001 <= p < 0.001", "0.001 <= p < 0.01", "0.01 <= p < 0.1",
-    "0.1 <= p < 0.5", "0.5 <= p < 0.9",      "0.9 <= p"};
+const std::vector<std::string> kProbabilityNames = {"p < 0.0001",      "0.0001 <= p < 0.001", "0.001 <= p < 0.01",
+                                                    "0.01 <= p < 0.1", "0.1 <= p < 0.5",      "0.5 <= p < 0.9",
+                                                    "0.9 <= p"};
 constexpr std::array<double, 9> kQuantiles = {0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99};
 constexpr std::array<const char*, 9> kQuantileNames = {"0.01", "0.05", "0.1",  "0.25", "0.5",
                                                        "0.75", "0.9",  "0.95", "0.99"};
@@ -56,8 +56,7 @@ double ratio_error(const std::map<std::int64_t, DocumentSums>& documents, double
                    double DocumentSums::* denominator) {
   double above = 0, below = 0, squares = 0;
   for (const auto& [id, sums] : documents) above += sums.*numerator, below += sums.*denominator;
-  for (const auto& [id, sums] : documents)
-    squares += std::pow(sums.*numerator - above / below * sums.*denominator, 2);
+  for (const auto& [id, sums] : documents) squares += std::pow(sums.*numerator - above / below * sums.*denominator, 2);
   const double count = double(documents.size());
   return std::sqrt(squares * count / (count - 1)) / below;  // NaN for fewer than two
 }

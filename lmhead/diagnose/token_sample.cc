@@ -14,9 +14,7 @@ void TokenSample::add(const TokenBatch& batch, const TokenEnergies& energies) {
   targets_.push_back(batch.targets.narrow(0, 0, rows).clone());
   totals_.push_back(energies.total.narrow(0, 0, rows).clone());
   if (batch.documents.defined()) documents_.push_back(batch.documents.narrow(0, 0, rows).clone());
-  const auto sum = [rows](const at::Tensor& values) {
-    return values.narrow(0, 0, rows).sum().item<double>();
-  };
+  const auto sum = [rows](const at::Tensor& values) { return values.narrow(0, 0, rows).sum().item<double>(); };
   total_ += sum(energies.total);
   retained_ += sum(energies.retained);
   gradient_square_ += sum(energies.gradient_square);

@@ -25,8 +25,8 @@ namespace lmhead {
 
 void UpdateDirectionOptions::visit_fields(FieldVisitor& visitor) {
   visitor.field("tokens", tokens, "the first so many tokens are taken", at_least(1));
-  visitor.field("step_sizes", step_sizes,
-                "root mean square over tokens of the length of a token's logit change", at_least(0));
+  visitor.field("step_sizes", step_sizes, "root mean square over tokens of the length of a token's logit change",
+                at_least(0));
 }
 
 namespace {
@@ -46,9 +46,7 @@ class UpdateDirection : public Diagnostic {
         step_sizes_(context.options.update_direction.step_sizes),
         sample_(context.options.update_direction.tokens) {}
 
-  void update(const TokenBatch& batch, const TokenEnergies& energies) override {
-    sample_.add(batch, energies);
-  }
+  void update(const TokenBatch& batch, const TokenEnergies& energies) override { sample_.add(batch, energies); }
   Json result() const override;
   void reset() override { sample_.reset(); }
 
@@ -82,8 +80,7 @@ Json UpdateDirection::result() const {
     const at::Tensor gradient = block.tile(0, vocab_size).to(at::kDouble);
     const at::Tensor coordinates = head_space_->coordinates(gradient);
     const std::array<at::Tensor, 3> directions = {
-        gradient, head_space_->expand(head_space_->backpropagated(coordinates)),
-        head_space_->expand(coordinates)};
+        gradient, head_space_->expand(head_space_->backpropagated(coordinates)), head_space_->expand(coordinates)};
     loss += losses(product, map_, targets).sum().item<double>();
     for (std::size_t size = 0; size < step_sizes_.size(); ++size)
       for (std::size_t index = 0; index < 3; ++index) {
@@ -92,15 +89,12 @@ Json UpdateDirection::result() const {
       }
   }
 
-  const auto cosine = [](double product, double square) {
-    return square > 0 ? product / std::sqrt(square) : 0.0;
-  };
-  Json result = {
-      {"tokens", tokens},
-      {"loss", number_or_null(loss / double(tokens))},
-      {"step_cosine", cosine(sample_.gradient_square(), sample_.step_square() * sample_.total())},
-      {"visible_cosine", std::min(cosine(sample_.retained(), sample_.retained() * sample_.total()), 1.0)},
-      {"step_sizes", step_sizes_}};
+  const auto cosine = [](double product, double square) { return square > 0 ? product / std::sqrt(square) : 0.0; };
+  Json result = {{"tokens", tokens},
+                 {"loss", number_or_null(loss / double(tokens))},
+                 {"step_cosine", cosine(sample_.gradient_square(), sample_.step_square() * sample_.total())},
+                 {"visible_cosine", std::min(cosine(sample_.retained(), sample_.retained() * sample_.total()), 1.0)},
+                 {"step_sizes", step_sizes_}};
   for (std::size_t index = 0; index < 3; ++index) {
     Json values = Json::array();
     for (const auto& sums : after) values.push_back(number_or_null(sums[index] / double(tokens)));

@@ -39,8 +39,8 @@ class ExpandedHead : public LmHead {
             "expanded must have model.tie_word_embeddings = false, got true: W is wider than the embedding");
     // As with low_rank: initial logits are distributed as the dense head's are, whatever the width.
     const double hidden = double(context.hidden_size), width = double(options.width);
-    up_ = own(context.factory.make("lm_head.up_proj.weight", ParameterKind::kHead,
-                                   {options.width, context.hidden_size}, normal_initializer(1 / std::sqrt(hidden))));
+    up_ = own(context.factory.make("lm_head.up_proj.weight", ParameterKind::kHead, {options.width, context.hidden_size},
+                                   normal_initializer(1 / std::sqrt(hidden))));
     output_ = own(context.factory.make(
         "lm_head.output_proj.weight", ParameterKind::kHead, {context.vocab_size, options.width},
         normal_initializer(context.initializer_range * std::sqrt(hidden / (width * phi_.second_moment)))));
@@ -57,8 +57,8 @@ class ExpandedHead : public LmHead {
   at::Tensor compute_logits(const HeadInput& input) const override {
     return at::linear(expand(input), output_->working);
   }
-  at::Tensor compute_loss(const HeadInput& input, const at::Tensor& targets,
-                          const LossOptions& options, TokenStatistics*) const override {
+  at::Tensor compute_loss(const HeadInput& input, const at::Tensor& targets, const LossOptions& options,
+                          TokenStatistics*) const override {
     return linear_cross_entropy(expand(input), LinearMap{output_->working, {}, 1, 0}, targets,
                                 {.label_smoothing = options.label_smoothing, .z_loss = options.z_loss});
   }

@@ -6,7 +6,8 @@
 namespace lmhead {
 
 /// z = W phi(E h), E: width x D, W: V x width: 2 width (V + D) FLOPs a token forward. The Jacobian of a
-/// token's logits by its features keeps rank D at most whatever the width; with an activation tokens do not share one subspace.
+/// token's logits by its features keeps rank D at most whatever the width; with an activation tokens do not share one
+/// subspace.
 struct ExpandedHeadOptions : HeadOptions {
   std::int64_t width = 512;
   std::string activation = "none";

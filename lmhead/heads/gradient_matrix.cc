@@ -107,8 +107,7 @@ at::Tensor gram(const at::Tensor& rows, const at::Tensor& row_weight, const at::
     const std::int64_t length = std::min(step, count - first);
     at::Tensor tile = rows.narrow(0, first, length).to(at::kDouble);
     if (center.defined()) tile = tile - center;
-    const at::Tensor weighted =
-        row_weight.defined() ? tile * row_weight.narrow(0, first, length).unsqueeze(1) : tile;
+    const at::Tensor weighted = row_weight.defined() ? tile * row_weight.narrow(0, first, length).unsqueeze(1) : tile;
     sum.addmm_(weighted.t(), tile);
   }
   return sum;

@@ -14,7 +14,8 @@
 
 namespace lmhead {
 
-/// sum_i w_i (x_i - c)(x_i - c)^T over the rows of `rows` [n, D]; w [n] is 1 and c [D] is 0 where undefined. Memory: a tile.
+/// sum_i w_i (x_i - c)(x_i - c)^T over the rows of `rows` [n, D]; w [n] is 1 and c [D] is 0 where undefined. Memory: a
+/// tile.
 at::Tensor gram(const at::Tensor& rows, const at::Tensor& row_weight = {}, const at::Tensor& center = {});
 
 /// (A + lambda I)^-exponent of a positive semi-definite `matrix` A [D, D], lambda = damping times its mean eigenvalue.
@@ -40,8 +41,8 @@ at::Tensor random_basis(std::int64_t size, std::int64_t rank, RandomStream& stre
 at::Tensor whitening_matrix(const std::string& name, const HeadPass& pass, const at::Tensor& gradient);
 bool matrix_needs_linear_map(const std::string& name);
 
-/// A float32 D x D matrix that is computed anew every so many steps, at their first micro-batch; it is part of a run's state
-/// unless it is new at every step.
+/// A float32 D x D matrix that is computed anew every so many steps, at their first micro-batch; it is part of a run's
+/// state unless it is new at every step.
 class RefreshedMatrix {
  public:
   RefreshedMatrix(std::string name, std::int64_t size, std::optional<std::int64_t> every);

@@ -63,11 +63,11 @@ std::unique_ptr<HeadGradient> HeadGradient::make(const HeadGradientOptions& opti
   const HeadPenaltyOptions& penalties = options.penalties;
   const bool has_penalty = penalties.orthogonality > 0 || penalties.alignment > 0;
   const bool changes_head = options.weight.rule != "exact" || has_penalty;
-  require(!changes_head || own_matrix(head), kWho,
-          options.weight.rule != "exact" ? "head_gradient.weight.rule must be exact"
-                                         : "head_gradient.penalties must be 0",
-          " for a head without one matrix of its own (tied, factorised or not linear), got ",
-          options.weight.rule != "exact" ? options.weight.rule : "a penalty");
+  require(
+      !changes_head || own_matrix(head), kWho,
+      options.weight.rule != "exact" ? "head_gradient.weight.rule must be exact" : "head_gradient.penalties must be 0",
+      " for a head without one matrix of its own (tied, factorised or not linear), got ",
+      options.weight.rule != "exact" ? options.weight.rule : "a penalty");
   require(options.weight.rule == "exact" || !has_penalty, kWho,
           "head_gradient.weight.rule must be exact with penalties, which it would change too, got ",
           options.weight.rule);
@@ -163,10 +163,12 @@ void HeadGradient::change_head(const ParameterList& parameters, std::vector<at::
     }
     if (alignment_gradient_.defined()) gradient = gradient + options_.penalties.alignment * alignment_gradient_;
     if (options_.weight.rule == "exact" || !std::isfinite(norm_of(gradient))) continue;
-    const at::Tensor changed = options_.weight.rule == "parallel"        ? project_on_columns(weight, gradient)
-                               : options_.weight.rule == "perpendicular" ? gradient - project_on_columns(weight, gradient)
-                                                                         : whiten(gradient);
-    const double factor = weight_comparison_.add(gradient, changed, options_.weight.match_rms && !changed.is_same(gradient));
+    const at::Tensor changed = options_.weight.rule == "parallel" ? project_on_columns(weight, gradient)
+                               : options_.weight.rule == "perpendicular"
+                                   ? gradient - project_on_columns(weight, gradient)
+                                   : whiten(gradient);
+    const double factor =
+        weight_comparison_.add(gradient, changed, options_.weight.match_rms && !changed.is_same(gradient));
     gradient = factor == 1 ? changed : changed * factor;
   }
 }

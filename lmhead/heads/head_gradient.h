@@ -27,8 +27,8 @@ struct GradientComparison {
 
 /// Hooks that change gradients and nothing else: neither logits nor the loss can depend on them.
 ///
-/// A step goes: `attach` for every micro-batch between its forward and its backward pass, then `change_head` on the sum of
-/// their gradients, then `figures`.
+/// A step goes: `attach` for every micro-batch between its forward and its backward pass, then `change_head` on the sum
+/// of their gradients, then `figures`.
 class HeadGradient {
  public:
   /// Null where the options are plain backpropagation, so that nothing at all is installed. Throws where the options
@@ -37,7 +37,8 @@ class HeadGradient {
                                             const LossOptions& loss, const GradientRuleContext& context,
                                             std::int64_t layers);
 
-  /// `hidden` [N, D] and `layers` (features after every block) are those of the graph; `parts` micro-batches make the step.
+  /// `hidden` [N, D] and `layers` (features after every block) are those of the graph; `parts` micro-batches make the
+  /// step.
   void attach(std::int64_t step, std::int64_t part, std::int64_t parts, const at::Tensor& hidden,
               const std::vector<at::Tensor>& layers, const at::Tensor& targets);
   /// Changes the head's own gradient by the weight rule, or adds the penalties' gradients. `gradients` are those of

@@ -49,8 +49,7 @@ class StepCost {
   double penalties(const HeadPenaltyOptions& options) const {
     double flops = 0;
     if (options.orthogonality > 0) flops += 2 * with_head();
-    if (options.alignment > 0)
-      flops += 3 * logits() + with_features(tokens_) + parts_ * 3 * with_head();
+    if (options.alignment > 0) flops += 3 * logits() + with_features(tokens_) + parts_ * 3 * with_head();
     return flops;
   }
 

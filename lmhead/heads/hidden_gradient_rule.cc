@@ -159,8 +159,7 @@ std::unique_ptr<HiddenGradientRule> make_hidden_gradient_rule(const HiddenGradie
     if (options.rule != rule.name) continue;
     check_rank(rule.has_rank);
     const bool whitens = options.rule == std::string("whitened");
-    require(context.has_linear_map ||
-                !(rule.needs_linear_map || (whitens && matrix_needs_linear_map(options.matrix))),
+    require(context.has_linear_map || !(rule.needs_linear_map || (whitens && matrix_needs_linear_map(options.matrix))),
             kWho, "head_gradient.hidden.rule ", options.rule, whitens ? " with matrix " + options.matrix : "",
             " must have a head that is one linear map, got one that is not");
     if (options.is_exact(context.hidden_size)) return std::make_unique<Unchanged>();

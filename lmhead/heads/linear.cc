@@ -15,12 +15,12 @@ class LinearHead : public LmHead {
             "head.initializer_range must be null where model.tie_word_embeddings is true: the embedding has its own");
     weight_ = context.tied_embedding
                   ? context.tied_embedding
-                  : own(context.factory.make("lm_head.weight", ParameterKind::kHead,
-                                             {context.vocab_size, context.hidden_size},
-                                             normal_initializer(options.initializer_range.value_or(context.initializer_range))));
+                  : own(context.factory.make(
+                        "lm_head.weight", ParameterKind::kHead, {context.vocab_size, context.hidden_size},
+                        normal_initializer(options.initializer_range.value_or(context.initializer_range))));
     if (options.bias)
-      bias_ = own(context.factory.make("lm_head.bias", ParameterKind::kBias, {context.vocab_size},
-                                       constant_initializer(0)));
+      bias_ = own(
+          context.factory.make("lm_head.bias", ParameterKind::kBias, {context.vocab_size}, constant_initializer(0)));
   }
 
   std::optional<LinearMap> linear_map() const override {
@@ -28,19 +28,16 @@ class LinearHead : public LmHead {
   }
 
  private:
-  LinearMap working_map() const {
-    return {weight_->working, bias_ ? bias_->working : at::Tensor(), scale_, softcap_};
-  }
+  LinearMap working_map() const { return {weight_->working, bias_ ? bias_->working : at::Tensor(), scale_, softcap_}; }
   at::Tensor compute_logits(const HeadInput& input) const override {
     return linear_logits(input.hidden, working_map());
   }
   TokenScores compute_token_scores(const HeadInput& input, const at::Tensor& targets) const override {
-    const TokenStatistics statistics =
-        token_statistics(input.hidden, working_map(), targets, /*with_gradient=*/false);
+    const TokenStatistics statistics = token_statistics(input.hidden, working_map(), targets, /*with_gradient=*/false);
     return {statistics.log_probability, statistics.correct};
   }
-  at::Tensor compute_loss(const HeadInput& input, const at::Tensor& targets,
-                          const LossOptions& options, TokenStatistics* statistics) const override {
+  at::Tensor compute_loss(const HeadInput& input, const at::Tensor& targets, const LossOptions& options,
+                          TokenStatistics* statistics) const override {
     const LinearCrossEntropyOptions how{.label_smoothing = options.label_smoothing, .z_loss = options.z_loss};
     if (!statistics) return linear_cross_entropy(input.hidden, working_map(), targets, how);
     const auto result = linear_cross_entropy_with_statistics(input.hidden, working_map(), targets, how);
@@ -57,8 +54,8 @@ class LinearHead : public LmHead {
 void LinearHeadOptions::visit_fields(FieldVisitor& visitor) {
   visitor.field("bias", bias, "adds a trained bias of V numbers to the logits");
   visitor.field("logit_softcap", logit_softcap, "c of c tanh(z / c); 0 leaves the logits as they are", at_least(0));
-  visitor.field("mup_base_width", mup_base_width,
-                "logits are multiplied by this over hidden_size (muP); null: by 1", at_least(1));
+  visitor.field("mup_base_width", mup_base_width, "logits are multiplied by this over hidden_size (muP); null: by 1",
+                at_least(1));
   visitor.field("initializer_range", initializer_range,
                 "standard deviation of W's initial values; null: model.initializer_range", at_least(0));
 }

@@ -44,8 +44,8 @@ class LmHead {
   /// Logits [N, V]; their softmax is the head's distribution. Memory: N x V.
   at::Tensor logits(const HeadInput& input) const;
   /// Mean loss over the rows of `targets` [N], 0-dim float32 (float64 for float64 features). Ids outside [0, V) throw
-  /// where they are seen: in the data room. `statistics`, where given, gets what the same pass knows of every token from heads
-  /// that are one linear map; the others leave it as it is.
+  /// where they are seen: in the data room. `statistics`, where given, gets what the same pass knows of every token
+  /// from heads that are one linear map; the others leave it as it is.
   at::Tensor loss(const HeadInput& input, const at::Tensor& targets, const LossOptions& options = {},
                   TokenStatistics* statistics = nullptr) const;
   /// Scores of `targets` [N], without gradients.
@@ -85,8 +85,8 @@ class HeadOptions {
 struct HeadContext {
   std::int64_t hidden_size, vocab_size;
   ParameterFactory factory;
-  double initializer_range;        // standard deviation of a head matrix's initial values
-  ParameterPtr tied_embedding;     // [V, D], null where the embedding is not tied
+  double initializer_range;     // standard deviation of a head matrix's initial values
+  ParameterPtr tied_embedding;  // [V, D], null where the embedding is not tied
 };
 
 /// One line of the list of heads.

@@ -21,8 +21,8 @@ class LowRankHead : public LmHead {
     require(options.rank <= context.hidden_size, "head", "head.rank must be at most hidden_size ", context.hidden_size,
             ", got ", options.rank);
     const double range = context.initializer_range;
-    // B keeps the scale of its input, A has the dense head's scale times sqrt(D / k): initial logits are then distributed as
-    // the dense head's are, whatever the rank.
+    // B keeps the scale of its input, A has the dense head's scale times sqrt(D / k): initial logits are then
+    // distributed as the dense head's are, whatever the rank.
     const double width = double(context.hidden_size), rank = double(options.rank);
     down_ = own(context.factory.make("lm_head.down_proj.weight", ParameterKind::kHead,
                                      {options.rank, context.hidden_size}, normal_initializer(1 / std::sqrt(width))));
@@ -40,12 +40,12 @@ class LowRankHead : public LmHead {
     return at::linear(at::linear(input.hidden, down_->working), up_->working);
   }
   TokenScores compute_token_scores(const HeadInput& input, const at::Tensor& targets) const override {
-    const TokenStatistics statistics =
-        token_statistics(at::linear(input.hidden, down_->working), LinearMap{up_->working, {}, 1, 0}, targets, /*with_gradient=*/false);
+    const TokenStatistics statistics = token_statistics(
+        at::linear(input.hidden, down_->working), LinearMap{up_->working, {}, 1, 0}, targets, /*with_gradient=*/false);
     return {statistics.log_probability, statistics.correct};
   }
-  at::Tensor compute_loss(const HeadInput& input, const at::Tensor& targets,
-                          const LossOptions& options, TokenStatistics*) const override {
+  at::Tensor compute_loss(const HeadInput& input, const at::Tensor& targets, const LossOptions& options,
+                          TokenStatistics*) const override {
     return linear_cross_entropy(at::linear(input.hidden, down_->working), LinearMap{up_->working, {}, 1, 0}, targets,
                                 {.label_smoothing = options.label_smoothing, .z_loss = options.z_loss});
   }

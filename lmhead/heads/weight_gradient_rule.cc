@@ -53,7 +53,7 @@ Penalty orthogonality_penalty(const at::Tensor& weight) {
 
 Penalty alignment_penalty(const HeadPass& pass) {
   const at::Tensor& weight = pass.map->weight;
-  const at::Tensor matrix = gram(weight);  // A
+  const at::Tensor matrix = gram(weight);                                            // A
   at::Tensor covariance = at::zeros_like(matrix), crossed = at::zeros_like(weight);  // M, R
   double energy = 0;
   for_each_logit_block(pass, [&](std::int64_t first, const at::Tensor& logits) {

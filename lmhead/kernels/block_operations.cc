@@ -74,9 +74,7 @@ void with_types(at::ScalarType in, at::ScalarType out, const Work& work) {
   else work(float{}, float{});
 }
 
-bool has_kernel(const at::Tensor& tensor) {
-  return is_readable(tensor) && has_kernel_type(tensor);
-}
+bool has_kernel(const at::Tensor& tensor) { return is_readable(tensor) && has_kernel_type(tensor); }
 
 std::int64_t rows_per_thread(std::int64_t width) {
   return std::max<std::int64_t>(1, tile_sizes::kElementsPerThread / std::max<std::int64_t>(1, width));
@@ -135,8 +133,8 @@ struct RmsNormFunction : torch::autograd::Function<RmsNormFunction> {
         at::parallel_for(0, rows, rows_per_thread(width), [&](std::int64_t begin, std::int64_t end) {
           Wide* sum = sums.defined() ? mutable_values<Wide>(sums) + at::get_thread_num() * width : nullptr;
           for (std::int64_t row = begin; row < end; ++row)
-            backward(upstream + row * width, from + row * width, gains, inverses[row], width, to ? to + row * width : nullptr,
-                     sum);
+            backward(upstream + row * width, from + row * width, gains, inverses[row], width,
+                     to ? to + row * width : nullptr, sum);
         });
       });
       if (sums.defined()) d_weight = sums.sum(0).to(saved[1].scalar_type());
@@ -238,7 +236,8 @@ struct RotaryFunction : torch::autograd::Function<RotaryFunction> {
     if (!upstreams[0].defined()) return variable_list(4);
     // The operation is linear, so unlike the others it may be differentiated any number of times; backwards, the
     // rotation is undone.
-    const at::Tensor d_projected = apply(upstreams[0], saved[0], at::Tensor(-saved[1]), context->saved_data["heads"].toInt());
+    const at::Tensor d_projected =
+        apply(upstreams[0], saved[0], at::Tensor(-saved[1]), context->saved_data["heads"].toInt());
     return {d_projected, at::Tensor(), at::Tensor(), at::Tensor()};
   }
 };

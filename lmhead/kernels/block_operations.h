@@ -13,9 +13,9 @@ at::Tensor plain_rms_norm(const at::Tensor& input, const at::Tensor& weight, dou
 at::Tensor swiglu(const at::Tensor& gate_up);
 at::Tensor plain_swiglu(const at::Tensor& gate_up);
 
-/// Rotates the first `heads` of `projected` [B, T, heads_in_all, head_dim] by `cosine` and `sine` [T, rotary / 2]: in each
-/// head, element i pairs with element i + rotary / 2 (Su et al. 2021, in the layout of Hugging Face); elements beyond
-/// `rotary` = 2 cosine.size(1), and the heads after `heads`, pass unchanged.
+/// Rotates the first `heads` of `projected` [B, T, heads_in_all, head_dim] by `cosine` and `sine` [T, rotary / 2]: in
+/// each head, element i pairs with element i + rotary / 2 (Su et al. 2021, in the layout of Hugging Face); elements
+/// beyond `rotary` = 2 cosine.size(1), and the heads after `heads`, pass unchanged.
 at::Tensor rotary(const at::Tensor& projected, const at::Tensor& cosine, const at::Tensor& sine, std::int64_t heads);
 at::Tensor plain_rotary(const at::Tensor& projected, const at::Tensor& cosine, const at::Tensor& sine,
                         std::int64_t heads);

@@ -55,9 +55,9 @@ Rows prepare(const CrossEntropyArguments& arguments) {
 template <class Work>
 void for_each_chunk(const CrossEntropyArguments& arguments, const Work& work) {
   const std::int64_t size = arguments.hidden.size(0);
-  const std::int64_t rows = std::max<std::int64_t>(
-      1, 2 * tile_sizes::kBlockBytes / static_cast<std::int64_t>(sizeof(float)) /
-             std::max<std::int64_t>(1, arguments.map.weight.size(0)));
+  const std::int64_t rows =
+      std::max<std::int64_t>(1, 2 * tile_sizes::kBlockBytes / static_cast<std::int64_t>(sizeof(float)) /
+                                    std::max<std::int64_t>(1, arguments.map.weight.size(0)));
   for (std::int64_t begin = 0; begin < size; begin += rows) work(begin, std::min(rows, size - begin));
 }
 
@@ -79,10 +79,11 @@ void add_gradients(const CrossEntropyArguments& arguments, const Rows& rows, std
   const auto part = [&](const at::Tensor& whole) { return whole.narrow(0, begin, size); };
   const at::Tensor target = (1 - smoothing) * part(rows.class_weight);
   const at::Tensor max = row_sums.select(1, 0), lse = row_sums.select(1, 1);
-  const at::Tensor probability = target + smoothing / classes * rows.class_weight_sum + 2 * options.z_loss * lse.to(rows.type);
+  const at::Tensor probability =
+      target + smoothing / classes * rows.class_weight_sum + 2 * options.z_loss * lse.to(rows.type);
   // The same exponentials as in the sum, so that their rounding cancels in p.
-  at::Tensor gradient = (logits - max.to(rows.type).unsqueeze(1)).exp() *
-                        (probability * (max - lse).exp().to(rows.type)).unsqueeze(1);
+  at::Tensor gradient =
+      (logits - max.to(rows.type).unsqueeze(1)).exp() * (probability * (max - lse).exp().to(rows.type)).unsqueeze(1);
   if (smoothing != 0) {
     const double share = smoothing / classes;
     gradient = rows.all_class_weight.defined() ? gradient - share * rows.all_class_weight : gradient - share;

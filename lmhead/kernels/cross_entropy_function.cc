@@ -75,7 +75,8 @@ struct LinearCrossEntropyFunction : torch::autograd::Function<LinearCrossEntropy
         std::ranges::copy(context->saved_data["choices"].toIntVector(), settings.choices.begin());
         std::ranges::copy(context->saved_data["numbers"].toDoubleVector(), settings.numbers.begin());
         gradients = call_cross_entropy_backward(
-            upstream, {saved[0], saved[1], saved[2], optional_of(saved[3]), optional_of(saved[4]), optional_of(saved[5])},
+            upstream,
+            {saved[0], saved[1], saved[2], optional_of(saved[3]), optional_of(saved[4]), optional_of(saved[5])},
             saved[6], settings, wanted);
       }
     }

@@ -8,11 +8,12 @@
 namespace lmhead {
 
 struct DifferentiableCrossEntropy {
-  at::Tensor loss, filter, scores, token_gradients;  // as in CrossEntropyForwardResults; only the loss is differentiable
+  at::Tensor loss, filter, scores,
+      token_gradients;  // as in CrossEntropyForwardResults; only the loss is differentiable
 };
 
-/// The loss with its gradients: formed now for an upstream of one where `fast`, which a mean or a sum allows, else recomputed in the backward
-/// pass. Where nothing asks for gradients, none are formed and nothing is filtered.
+/// The loss with its gradients: formed now for an upstream of one where `fast`, which a mean or a sum allows, else
+/// recomputed in the backward pass. Where nothing asks for gradients, none are formed and nothing is filtered.
 DifferentiableCrossEntropy differentiable_cross_entropy(const CrossEntropyTensors& tensors,
                                                         const CrossEntropySettings& settings, bool fast,
                                                         double filter_threshold, bool statistics);

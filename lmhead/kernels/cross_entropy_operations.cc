@@ -15,7 +15,8 @@ namespace {
 
 constexpr const char* kWho = "linear_cross_entropy";
 using Tensors3 = std::tuple<at::Tensor, at::Tensor, at::Tensor>;
-using Tensors8 = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
+using Tensors8 =
+    std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
 
 at::Tensor value_or_undefined(const OptionalTensor& tensor) { return tensor.value_or(at::Tensor()); }
 
@@ -124,8 +125,7 @@ CrossEntropyForwardResults call_cross_entropy_forward(const CrossEntropyTensors&
   static const auto operation = find_operation("lmhead::_linear_cross_entropy_forward", &forward_kernel);
   auto [loss, row_sums, d_hidden, d_weight, d_bias, filter, scores, token_gradients] =
       operation.call(tensors.hidden, tensors.weight, tensors.targets, tensors.bias, tensors.class_weight,
-                     tensors.token_weight, settings.choices, settings.numbers, wanted, filter_threshold,
-                     statistics);
+                     tensors.token_weight, settings.choices, settings.numbers, wanted, filter_threshold, statistics);
   return {loss, row_sums, {d_hidden, d_weight, d_bias}, filter, scores, token_gradients};
 }
 

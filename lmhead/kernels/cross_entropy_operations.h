@@ -31,8 +31,8 @@ struct CrossEntropyForwardResults {
   at::Tensor loss, row_sums;            // 0-dim or [N]; [N, 2] float64
   std::array<at::Tensor, 3> gradients;  // for an upstream of one; empty where not wanted
   at::Tensor filter;                    // float64 [3]: tiles seen, tiles skipped, norm of what was skipped
-  at::Tensor scores;                    // float64 [5, N], the first five figures of TokenStatistics; empty where not wanted
-  at::Tensor token_gradients;           // [N, D], the sixth; empty where not wanted
+  at::Tensor scores;           // float64 [5, N], the first five figures of TokenStatistics; empty where not wanted
+  at::Tensor token_gradients;  // [N, D], the sixth; empty where not wanted
 };
 
 /// Calls lmhead::_linear_cross_entropy_forward and _backward through the dispatcher.

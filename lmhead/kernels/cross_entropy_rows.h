@@ -31,23 +31,26 @@ struct CrossEntropyForward {
   at::Tensor row_sums;              // [N, 2] float64: largest logit and logsumexp, 0 where the target is ignored
   CrossEntropyGradients gradients;  // for an upstream gradient of one
   FilterReport filter;
-  TokenStatistics statistics;       // as far as asked for; ignored rows hold zeros
+  TokenStatistics statistics;  // as far as asked for; ignored rows hold zeros
 };
 
 /// The figures of TokenStatistics, in their order.
-inline constexpr at::Tensor TokenStatistics::* kTokenStatistics[] = {
-    &TokenStatistics::log_probability, &TokenStatistics::logsumexp,             &TokenStatistics::entropy,
-    &TokenStatistics::correct,         &TokenStatistics::logit_gradient_square, &TokenStatistics::hidden_gradient};
+inline constexpr at::Tensor TokenStatistics::* kTokenStatistics[] = {&TokenStatistics::log_probability,
+                                                                     &TokenStatistics::logsumexp,
+                                                                     &TokenStatistics::entropy,
+                                                                     &TokenStatistics::correct,
+                                                                     &TokenStatistics::logit_gradient_square,
+                                                                     &TokenStatistics::hidden_gradient};
 
 /// How much of TokenStatistics a forward pass is asked for. `kScores` leaves the gradient's two figures undefined.
 enum class WantedStatistics { kNone, kScores, kAll };
 
 /// The tiled CPU kernel: float32, float64, bfloat16. A positive `filter_threshold` skips products as
-/// filtered_linear_cross_entropy says. Statistics cost no product where the loss is plain cross-entropy and the hidden gradient
-/// is wanted too; one more where it is not; two where the loss has other terms or weights, or the filter is on.
+/// filtered_linear_cross_entropy says. Statistics cost no product where the loss is plain cross-entropy and the hidden
+/// gradient is wanted too; one more where it is not; two where the loss has other terms or weights, or the filter is
+/// on.
 CrossEntropyForward tiled_forward(const CrossEntropyArguments& arguments, const WantedGradients& wanted,
-                                  double filter_threshold = 0,
-                                  WantedStatistics statistics = WantedStatistics::kNone);
+                                  double filter_threshold = 0, WantedStatistics statistics = WantedStatistics::kNone);
 CrossEntropyGradients tiled_backward(const CrossEntropyArguments& arguments, const at::Tensor& upstream,
                                      const at::Tensor& row_sums, const WantedGradients& wanted);
 

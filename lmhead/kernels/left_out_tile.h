@@ -1,8 +1,9 @@
-// What stands for a tile of logit gradients whose two products are left out: what is a target's is added exactly, and for the rest
-// the rank-one matrix with the same row and column sums.
+// What stands for a tile of logit gradients whose two products are left out: what is a target's is added exactly, and
+// for the rest the rank-one matrix with the same row and column sums.
 //
-// Most of a tile of rare words is the product of how much a token gives them together and how often each is given anything. That
-// part adds up over rows, columns and tiles, while what remains scatters: leaving out both errs tens of times more.
+// Most of a tile of rare words is the product of how much a token gives them together and how often each is given
+// anything. That part adds up over rows, columns and tiles, while what remains scatters: leaving out both errs tens of
+// times more.
 #pragma once
 
 #include <algorithm>
@@ -31,13 +32,14 @@ struct LeftOutTile {
   Wide* d_weight;               // [columns, width], added to; null where not wanted
   bool weight_is_turned;        // d_weight is [width, columns]
 
-  /// Adds what stands for the tile and returns the sum of squares of what does not: the gradients of hidden and weight err by that
-  /// matrix times weight and hidden. `scratch` is reused from call to call.
+  /// Adds what stands for the tile and returns the sum of squares of what does not: the gradients of hidden and weight
+  /// err by that matrix times weight and hidden. `scratch` is reused from call to call.
   double add(const vector::LogitKernels<T, Wide>& kernels, const vector::LogitKernels<Wide, Wide>& wide_kernels,
              std::vector<Wide>& scratch) const;
 
  private:
-  void add_weight_row(const vector::LogitKernels<T, Wide>& kernels, const T* row, double scale, std::int64_t column) const;
+  void add_weight_row(const vector::LogitKernels<T, Wide>& kernels, const T* row, double scale,
+                      std::int64_t column) const;
   void add_targets(const vector::LogitKernels<T, Wide>& kernels) const;
 };
 
@@ -97,7 +99,8 @@ double LeftOutTile<T, Wide>::add(const vector::LogitKernels<T, Wide>& kernels,
     middle += static_cast<double>(of_rows[row]) * kernels.dot(loaded(row), of_columns, columns);
   const double column_square = kernels.dot(of_columns, of_columns, columns);
   const double rest = energy - 2 * middle / total + row_square * column_square / (total * total);
-  if (!(rest < energy)) return energy;  // signs that cancel, or nothing at all: no rank-one matrix does better than none
+  if (!(rest < energy))
+    return energy;  // signs that cancel, or nothing at all: no rank-one matrix does better than none
 
   if (d_hidden) {
     for (std::int64_t column = 0; column < columns; ++column)
@@ -107,7 +110,8 @@ double LeftOutTile<T, Wide>::add(const vector::LogitKernels<T, Wide>& kernels,
   }
   if (d_weight) {
     std::fill_n(product, width, Wide(0));
-    for (std::int64_t row = 0; row < rows; ++row) kernels.add_scaled(hidden + row * width, width, of_rows[row], product);
+    for (std::int64_t row = 0; row < rows; ++row)
+      kernels.add_scaled(hidden + row * width, width, of_rows[row], product);
     if (weight_is_turned) {
       for (std::int64_t index = 0; index < width; ++index)
         wide_kernels.add_scaled(of_columns, columns, product[index] / total, d_weight + index * columns);

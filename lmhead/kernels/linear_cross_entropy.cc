@@ -1,4 +1,5 @@
-// linear_cross_entropy as differentiable dispatcher operations, so that C++, Python and torch.compile run the same code.
+// linear_cross_entropy as differentiable dispatcher operations, so that C++, Python and torch.compile run the same
+// code.
 //
 //   lmhead::linear_cross_entropy            what everybody calls; differentiable
 //   lmhead::filtered_linear_cross_entropy   the same with the filter, and its report
@@ -62,8 +63,8 @@ void check_linear_cross_entropy(const at::Tensor& hidden, const LinearMap& map, 
   require(map.weight.device() == hidden.device() && targets.device() == hidden.device(), who,
           "hidden, weight and targets must be on one device, got ", hidden.device(), ", ", map.weight.device(), ", ",
           targets.device());
-  require(options.label_smoothing >= 0 && options.label_smoothing <= 1, who,
-          "label_smoothing must lie in [0, 1], got ", options.label_smoothing);
+  require(options.label_smoothing >= 0 && options.label_smoothing <= 1, who, "label_smoothing must lie in [0, 1], got ",
+          options.label_smoothing);
   require(map.logit_softcap >= 0, who, "logit_softcap must be at least 0, got ", map.logit_softcap);
 }
 
@@ -113,7 +114,7 @@ at::Tensor autograd_kernel(const at::Tensor& hidden, const at::Tensor& weight, c
   const Reduction how = reduction_named(reduction);
   const auto settings = settings_of(how, ignore_index, label_smoothing, z_loss, logit_scale, logit_softcap);
   return differentiable_cross_entropy({hidden, weight, targets, bias, class_weight, token_weight}, settings,
-                        forms_gradients_now(hidden, weight, how, mode_named(mode)), 0, false)
+                                      forms_gradients_now(hidden, weight, how, mode_named(mode)), 0, false)
       .loss;
 }
 
@@ -126,7 +127,7 @@ ThreeTensors statistics_autograd_kernel(const at::Tensor& hidden, const at::Tens
   const auto settings = settings_of(how, ignore_index, label_smoothing, z_loss, logit_scale, logit_softcap);
   const DifferentiableCrossEntropy results =
       differentiable_cross_entropy({hidden, weight, targets, bias, class_weight, token_weight}, settings,
-                     forms_gradients_now(hidden, weight, how, mode_named(mode)), 0, true);
+                                   forms_gradients_now(hidden, weight, how, mode_named(mode)), 0, true);
   return {results.loss, results.scores, results.token_gradients};
 }
 ThreeTensors statistics_kernel(const at::Tensor& hidden, const at::Tensor& weight, const at::Tensor& targets,
@@ -137,8 +138,8 @@ ThreeTensors statistics_kernel(const at::Tensor& hidden, const at::Tensor& weigh
   mode_named(mode);
   const auto settings =
       settings_of(reduction_named(reduction), ignore_index, label_smoothing, z_loss, logit_scale, logit_softcap);
-  const CrossEntropyForwardResults results = call_cross_entropy_forward(
-      {hidden, weight, targets, bias, class_weight, token_weight}, settings, {}, 0, true);
+  const CrossEntropyForwardResults results =
+      call_cross_entropy_forward({hidden, weight, targets, bias, class_weight, token_weight}, settings, {}, 0, true);
   return {results.loss, results.scores, results.token_gradients};
 }
 
@@ -194,8 +195,8 @@ TwoTensors filtered_autograd_kernel(const at::Tensor& hidden, const at::Tensor& 
   require(how != Reduction::kNone, kWho, "the filter needs reduction 'mean' or 'sum', got 'none'");
   require(threshold >= 0, kWho, "threshold must be at least 0, got ", threshold);
   const auto settings = settings_of(how, ignore_index, label_smoothing, z_loss, logit_scale, logit_softcap);
-  const DifferentiableCrossEntropy results =
-      differentiable_cross_entropy({hidden, weight, targets, bias, class_weight, token_weight}, settings, true, threshold, false);
+  const DifferentiableCrossEntropy results = differentiable_cross_entropy(
+      {hidden, weight, targets, bias, class_weight, token_weight}, settings, true, threshold, false);
   return {results.loss, results.filter};
 }
 TwoTensors filtered_loss_kernel(const at::Tensor& hidden, const at::Tensor& weight, const at::Tensor& targets,
@@ -264,11 +265,10 @@ CrossEntropyWithStatistics linear_cross_entropy_with_statistics(const at::Tensor
                                                                 const LinearCrossEntropyOptions& options) {
   check_linear_cross_entropy(hidden, map, targets, options, kWho);
   static const auto operation = find_operation("lmhead::linear_cross_entropy_with_statistics", &statistics_kernel);
-  const auto [loss, scores, token_gradients] =
-      operation.call(hidden, map.weight, targets, optional_of(map.bias), optional_of(options.class_weight),
-                     optional_of(options.token_weight), reduction_name(options.reduction), options.ignore_index,
-                     options.label_smoothing, options.z_loss, map.logit_scale, map.logit_softcap,
-                     mode_name(options.mode));
+  const auto [loss, scores, token_gradients] = operation.call(
+      hidden, map.weight, targets, optional_of(map.bias), optional_of(options.class_weight),
+      optional_of(options.token_weight), reduction_name(options.reduction), options.ignore_index,
+      options.label_smoothing, options.z_loss, map.logit_scale, map.logit_softcap, mode_name(options.mode));
   CrossEntropyWithStatistics result{loss, {}};
   for (std::int64_t row = 0; row < 5; ++row) {
     const at::ScalarType type = kTokenStatistics[row] == &TokenStatistics::correct ? at::kBool : loss.scalar_type();

@@ -46,18 +46,19 @@ const char* mode_name(LinearCrossEntropyMode mode);
 /// What the filter left out.
 struct FilterReport {
   std::int64_t tiles_seen = 0, tiles_skipped = 0;
-  /// Frobenius norm of the part E of the gradient of the loss with respect to the products hidden weight^T that is missing. The
-  /// gradients err by E weight and E^T hidden, so by at most this times the spectral norm of weight and of hidden.
+  /// Frobenius norm of the part E of the gradient of the loss with respect to the products hidden weight^T that is
+  /// missing. The gradients err by E weight and E^T hidden, so by at most this times the spectral norm of weight and of
+  /// hidden.
   double skipped_gradient_norm = 0;
 };
 struct FilteredCrossEntropy {
   at::Tensor loss;
   FilterReport report;
 };
-/// linear_cross_entropy in fast mode (CPU; mean or sum) that leaves out both backward products of every tile in which no
-/// |p - y| but the targets' own exceeds `threshold`. The targets' entries are added all the same, and for the rest of the tile
-/// the rank-one matrix of its row and column sums, (rows + columns) D operations. The loss is exact. The filter bites where
-/// rare ids stand together, see frequency_order.
+/// linear_cross_entropy in fast mode (CPU; mean or sum) that leaves out both backward products of every tile in which
+/// no |p - y| but the targets' own exceeds `threshold`. The targets' entries are added all the same, and for the rest
+/// of the tile the rank-one matrix of its row and column sums, (rows + columns) D operations. The loss is exact. The
+/// filter bites where rare ids stand together, see frequency_order.
 FilteredCrossEntropy filtered_linear_cross_entropy(const at::Tensor& hidden, const LinearMap& map,
                                                    const at::Tensor& targets, double threshold,
                                                    const LinearCrossEntropyOptions& options = {});
@@ -78,16 +79,17 @@ at::Tensor linear_logits(const at::Tensor& hidden, const LinearMap& map);
 
 /// What diagnostics need of every token, from a streaming pass; nothing of size N x V exists beyond a block of logits.
 struct TokenStatistics {
-  at::Tensor log_probability;          // [N] float32 (float64 for float64 input): log p of the target
-  at::Tensor logsumexp;                // [N]
-  at::Tensor entropy;                  // [N] nats
-  at::Tensor correct;                  // [N] bool: the target is the first index of the largest logit
-  at::Tensor logit_gradient_square;    // [N] || p - y ||^2 at the output of the linear map's product
-  at::Tensor hidden_gradient;          // [N, D] W^T (p - y), before any division by N
+  at::Tensor log_probability;        // [N] float32 (float64 for float64 input): log p of the target
+  at::Tensor logsumexp;              // [N]
+  at::Tensor entropy;                // [N] nats
+  at::Tensor correct;                // [N] bool: the target is the first index of the largest logit
+  at::Tensor logit_gradient_square;  // [N] || p - y ||^2 at the output of the linear map's product
+  at::Tensor hidden_gradient;        // [N, D] W^T (p - y), before any division by N
 };
-/// The loss with its gradients as above, and the statistics of the same pass: p - y is that of plain cross-entropy, whatever the
-/// options add to the loss, and rows whose target is ignored hold zeros. Costs no further product where the options add nothing
-/// and the gradient of `hidden` is formed in the forward pass (fast mode), else one or two. No gradients for the statistics.
+/// The loss with its gradients as above, and the statistics of the same pass: p - y is that of plain cross-entropy,
+/// whatever the options add to the loss, and rows whose target is ignored hold zeros. Costs no further product where
+/// the options add nothing and the gradient of `hidden` is formed in the forward pass (fast mode), else one or two. No
+/// gradients for the statistics.
 struct CrossEntropyWithStatistics {
   at::Tensor loss;
   TokenStatistics statistics;
@@ -96,8 +98,8 @@ CrossEntropyWithStatistics linear_cross_entropy_with_statistics(const at::Tensor
                                                                 const at::Tensor& targets,
                                                                 const LinearCrossEntropyOptions& options = {});
 
-/// Every target must lie in [0, V). No gradients are formed for the statistics themselves. Without `with_gradient` the last two
-/// are left undefined, which saves half of the products.
+/// Every target must lie in [0, V). No gradients are formed for the statistics themselves. Without `with_gradient` the
+/// last two are left undefined, which saves half of the products.
 TokenStatistics token_statistics(const at::Tensor& hidden, const LinearMap& map, const at::Tensor& targets,
                                  bool with_gradient = true);
 /// The same by plain composition.

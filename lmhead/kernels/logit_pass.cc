@@ -34,7 +34,7 @@ LogitTiling tiling_of(const LogitPass& pass, bool keeps_logits) {
   tiling.rows = keeps_logits ? rows_per_kept_block(tiling.vocab_size, type) : tile_sizes::kRowsPerBlock;
   const bool packs = type == at::kBFloat16;
   // A block of all rows has narrower tiles where tiles are all that is kept of it.
-  const std::int64_t columns = !packs        ? tile_sizes::kColumnsPerTile
+  const std::int64_t columns = !packs         ? tile_sizes::kColumnsPerTile
                                : keeps_logits ? tile_sizes::kColumnsPerBfloat16Tile
                                               : tile_sizes::kColumnsPerBfloat16Tile / 2;
   if (packs && pass.wants_weight) {
@@ -53,7 +53,8 @@ LogitTiling tiling_of(const LogitPass& pass, bool keeps_logits) {
 
   tiling.tiles = divide_up(tiling.vocab_size, columns);
   if (!shares_rows) tiling.tiles = divide_up(tiling.tiles, tiling.workers) * tiling.workers;
-  tiling.columns = divide_up(divide_up(tiling.vocab_size, tiling.tiles), tile_sizes::kColumnMultiple) * tile_sizes::kColumnMultiple;
+  tiling.columns =
+      divide_up(divide_up(tiling.vocab_size, tiling.tiles), tile_sizes::kColumnMultiple) * tile_sizes::kColumnMultiple;
   if (!packs && tiling.columns % tile_sizes::kCrowdedStride == 0) tiling.columns += tile_sizes::kColumnMultiple;
   tiling.columns = std::min(tiling.columns, tiling.vocab_size);
   tiling.tiles = divide_up(tiling.vocab_size, tiling.columns);
@@ -105,13 +106,13 @@ class Runner {
   at::Tensor bias_, class_weight_;
   std::vector<double> tile_weight_;  // class weight in all of each tile
 
-  at::Tensor logits_, lines_;                   // scratch
-  at::Tensor bias_sums_;                        // [slots, V]
-  std::vector<LineSums> line_sums_;             // [slots, tiles, rows]
+  at::Tensor logits_, lines_;                    // scratch
+  at::Tensor bias_sums_;                         // [slots, V]
+  std::vector<LineSums> line_sums_;              // [slots, tiles, rows]
   std::vector<double> target_logits_, squares_;  // [slots, rows], [slots, tiles, rows]
-  std::vector<std::int64_t> skipped_;           // [workers]
-  std::vector<double> skipped_squares_;         // [workers]
-  std::vector<std::vector<Wide>> scratch_;      // [workers], of tiles that are left out
+  std::vector<std::int64_t> skipped_;            // [workers]
+  std::vector<double> skipped_squares_;          // [workers]
+  std::vector<std::vector<Wide>> scratch_;       // [workers], of tiles that are left out
 };
 
 template <class T>
@@ -122,7 +123,8 @@ Runner<T>::Runner(LogitPass& pass)
       keeps_(sums_ && gradients_),
       needs_finish_(pass.map.bias.defined() || pass.map.logit_scale != 1 || pass.map.logit_softcap > 0),
       tiling_(tiling_of(pass, keeps_)) {
-  products_ = make_tile_products<T>(pass, tiling_, tiling_.blocks != 1 || tiling_.slots > 1 || pass.filter_threshold > 0);
+  products_ =
+      make_tile_products<T>(pass, tiling_, tiling_.blocks != 1 || tiling_.slots > 1 || pass.filter_threshold > 0);
   const at::ScalarType wide = c10::CppTypeToScalarType<Wide>::value;
   if (pass.map.bias.defined()) bias_ = pass.map.bias.detach().to(wide).contiguous();
   if (pass.class_weight.defined()) class_weight_ = pass.class_weight.detach().to(wide).contiguous();
@@ -138,10 +140,12 @@ Runner<T>::Runner(LogitPass& pass)
   }
 
   const std::int64_t tile_rows = tiling_.slots * tiling_.tiles * tiling_.rows;
-  logits_ = at::empty(
-      {(keeps_ ? tiling_.slots * tiling_.tiles : tiling_.workers) * tiling_.rows * tiling_.columns}, pass.hidden.scalar_type());
+  logits_ = at::empty({(keeps_ ? tiling_.slots * tiling_.tiles : tiling_.workers) * tiling_.rows * tiling_.columns},
+                      pass.hidden.scalar_type());
   if (!kSameType) lines_ = at::empty({tiling_.workers, tiling_.columns}, wide);
-  if (sums_) line_sums_.resize(tile_rows), target_logits_.resize(tiling_.slots * tiling_.rows), pass.factors.resize(tiling_.size);
+  if (sums_)
+    line_sums_.resize(tile_rows), target_logits_.resize(tiling_.slots * tiling_.rows),
+        pass.factors.resize(tiling_.size);
   if (pass.wants_squares) squares_.resize(tile_rows), pass.squares = at::zeros({tiling_.size}, at::kDouble);
   if (pass.wants_hidden) pass.d_hidden = at::empty({tiling_.size, tiling_.width}, wide);
   if (pass.wants_bias) bias_sums_ = at::zeros({tiling_.slots, tiling_.vocab_size}, at::kDouble);
@@ -175,7 +179,8 @@ void Runner<T>::sum_tile(const Block& block, std::int64_t tile, std::int64_t wor
     line_sums_[rows_offset(block, tile) + row] =
         kernels_.sums(line, columns, weights, pass_.wants_weighted, pass_.wants_more);
     const std::int64_t target = pass_.targets[block.begin + row] - begin;
-    if (target >= 0 && target < columns) target_logits_[block.slot * tiling_.rows + row] = static_cast<double>(line[target]);
+    if (target >= 0 && target < columns)
+      target_logits_[block.slot * tiling_.rows + row] = static_cast<double>(line[target]);
   }
 }
 
@@ -223,7 +228,8 @@ bool Runner<T>::form_gradient(const Block& block, std::int64_t tile, std::int64_
     Wide* line = finished_line(stored + row * columns, tile, worker, sums_);
     const std::int64_t target = pass_.targets[block.begin + row] - begin;
     const double probability = factors.probability * std::exp(factors.max - factors.logsumexp);
-    kernels_.gradient(line, columns, {factors.max, probability, factors.smoothing, factors.target, target, cap}, weights);
+    kernels_.gradient(line, columns, {factors.max, probability, factors.smoothing, factors.target, target, cap},
+                      weights);
     if (filters && !matters) {
       // The target's own entry never counts: a tile that is left out adds it all the same.
       const bool has_target = target >= 0 && target < columns;
@@ -232,8 +238,7 @@ bool Runner<T>::form_gradient(const Block& block, std::int64_t tile, std::int64_
       matters = !(static_cast<double>(kernels_.magnitude(line, columns)) <= limit);
       if (has_target) line[target] = of_target;
     }
-    if (pass_.wants_squares)
-      squares_[rows_offset(block, tile) + row] = kernels_.dot(line, line, columns);
+    if (pass_.wants_squares) squares_[rows_offset(block, tile) + row] = kernels_.dot(line, line, columns);
     if (pass_.wants_bias)
       kernels_.add_to_double(line, columns,
                              bias_sums_.template mutable_data_ptr<double>() + block.slot * tiling_.vocab_size + begin);
@@ -260,9 +265,15 @@ template <class T>
 double Runner<T>::leave_out(const Block& block, std::int64_t tile, std::int64_t worker, T* stored) {
   const std::int64_t begin = tiling_.tile_begin(tile), width = tiling_.width;
   const LeftOutTile<T, Wide> left_out{
-      .gradients = stored, .rows = block.rows, .columns = tiling_.tile_columns(tile), .width = width,
-      .targets = pass_.targets + block.begin, .factors = pass_.factors.data() + block.begin,
-      .limit = pass_.filter_threshold, .first_id = begin, .has_slope = pass_.map.logit_softcap > 0,
+      .gradients = stored,
+      .rows = block.rows,
+      .columns = tiling_.tile_columns(tile),
+      .width = width,
+      .targets = pass_.targets + block.begin,
+      .factors = pass_.factors.data() + block.begin,
+      .limit = pass_.filter_threshold,
+      .first_id = begin,
+      .has_slope = pass_.map.logit_softcap > 0,
       .weight = static_cast<const T*>(pass_.map.weight.const_data_ptr()) + begin * width,
       .hidden = static_cast<const T*>(pass_.hidden.const_data_ptr()) + block.begin * width,
       .d_hidden = pass_.wants_hidden ? products_->begun_hidden_sum(block, worker) : nullptr,
@@ -273,8 +284,8 @@ double Runner<T>::leave_out(const Block& block, std::int64_t tile, std::int64_t 
 
 /// Adds up what the workers have for rows [begin, end) of the block, always in the same order.
 template <class T>
-void Runner<T>::finish_rows(const Block& block, std::int64_t first_worker, std::int64_t last_worker,
-                            std::int64_t begin, std::int64_t end) {
+void Runner<T>::finish_rows(const Block& block, std::int64_t first_worker, std::int64_t last_worker, std::int64_t begin,
+                            std::int64_t end) {
   if (pass_.wants_squares) {
     for (std::int64_t row = begin; row < end; ++row) {
       double sum = 0;
@@ -290,7 +301,8 @@ void Runner<T>::finish_rows(const Block& block, std::int64_t first_worker, std::
     if (!products_->has_hidden(worker)) continue;
     const Wide* part = products_->hidden_sum(worker) + begin * tiling_.width;
     if (first) std::copy_n(part, count, result);
-    else for (std::int64_t i = 0; i < count; ++i) result[i] += part[i];
+    else
+      for (std::int64_t i = 0; i < count; ++i) result[i] += part[i];
     first = false;
   }
   if (first) std::fill_n(result, count, Wide(0));
@@ -339,9 +351,8 @@ void Runner<T>::run_sharing_vocabulary() {
     if (!gradients_) continue;
     for (std::int64_t worker = 0; pass_.wants_hidden && worker < workers; ++worker) products_->forget_hidden(worker);
     each_tile([&](std::int64_t tile, std::int64_t worker) { form_tile(block, tile, worker); });
-    at::parallel_for(0, block.rows, 16, [&](std::int64_t begin, std::int64_t end) {
-      finish_rows(block, 0, workers, begin, end);
-    });
+    at::parallel_for(0, block.rows, 16,
+                     [&](std::int64_t begin, std::int64_t end) { finish_rows(block, 0, workers, begin, end); });
   }
 }
 

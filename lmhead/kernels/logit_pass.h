@@ -32,10 +32,10 @@ struct RowFactors {
 };
 
 struct LogitPass {
-  at::Tensor hidden;             // [n, D] contiguous, on the CPU: float32, float64 or bfloat16
-  LinearMap map;                 // weight [V, D] contiguous, of the type of `hidden`; bias [V] of any floating type
-  const std::int64_t* targets;   // [n], each in [0, V)
-  at::Tensor class_weight;       // [V] or undefined
+  at::Tensor hidden;            // [n, D] contiguous, on the CPU: float32, float64 or bfloat16
+  LinearMap map;                // weight [V, D] contiguous, of the type of `hidden`; bias [V] of any floating type
+  const std::int64_t* targets;  // [n], each in [0, V)
+  at::Tensor class_weight;      // [V] or undefined
 
   /// Called once a row, from any thread, and gives the row's factors; empty: `factors` are known already.
   std::function<RowFactors(std::int64_t row, const RowOutcome& outcome)> on_row;
@@ -43,21 +43,21 @@ struct LogitPass {
   std::vector<RowFactors> factors;  // [n] where `on_row` is empty
 
   bool wants_hidden = false, wants_weight = false, wants_bias = false, wants_squares = false;
-  /// Where positive: both products of a tile are left out, and what left_out_tile.h says stands for it, when no |gradient| in it
-  /// but the targets' exceeds this share of its row's `target` factor.
+  /// Where positive: both products of a tile are left out, and what left_out_tile.h says stands for it, when no
+  /// |gradient| in it but the targets' exceeds this share of its row's `target` factor.
   double filter_threshold = 0;
 
-  /// Filled by `run` where wanted. Weight and hidden gradients are float32 (float64 for float64 input), the weight's bfloat16 where
-  /// one product gives it and nothing is added up.
+  /// Filled by `run` where wanted. Weight and hidden gradients are float32 (float64 for float64 input), the weight's
+  /// bfloat16 where one product gives it and nothing is added up.
   at::Tensor d_hidden, d_weight, d_bias, squares;  // [n, D], [V, D], [V] float64, [n] float64
   /// Tiles seen, tiles whose products the filter left out, and the sum of squares of what nothing stands for in those.
   std::int64_t tiles_seen = 0, tiles_skipped = 0;
   double skipped_square_sum = 0;
 
   /// Sums are formed in an order that depends only on shapes and on the number of threads. Memory beyond the results:
-  /// rows_per_kept_block x V logits where both sums and gradients are wanted, else 512 x 1,024 a thread; and 512 x D a thread, for float32
-  /// 1,472 x D. In bfloat16 all n rows are one block where their logits take no more than 128 MiB and the float32 sums [V, D] that one
-  /// block does without.
+  /// rows_per_kept_block x V logits where both sums and gradients are wanted, else 512 x 1,024 a thread; and 512 x D a
+  /// thread, for float32 1,472 x D. In bfloat16 all n rows are one block where their logits take no more than 128 MiB
+  /// and the float32 sums [V, D] that one block does without.
   void run();
 };
 

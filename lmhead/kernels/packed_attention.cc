@@ -34,8 +34,13 @@ void with_type(at::ScalarType type, const Work& work) {
 
 struct Shape {
   Shape(const at::Tensor& projected, std::int64_t query_heads)
-      : batch(projected.size(0)), length(projected.size(1)), all_heads(projected.size(2)), width(projected.size(3)),
-        heads(query_heads), key_heads((all_heads - heads) / 2), group(heads / key_heads) {}
+      : batch(projected.size(0)),
+        length(projected.size(1)),
+        all_heads(projected.size(2)),
+        width(projected.size(3)),
+        heads(query_heads),
+        key_heads((all_heads - heads) / 2),
+        group(heads / key_heads) {}
   std::int64_t batch, length, all_heads, width, heads, key_heads, group;
 };
 
@@ -46,7 +51,8 @@ void for_each_key_head(const Shape& shape, const at::Tensor& like, const Work& w
   const at::Tensor workspaces = at::empty({at::get_num_threads(), size}, like.options());
   at::parallel_for(0, shape.batch * shape.key_heads, 1, [&](std::int64_t begin, std::int64_t end) {
     T* workspace = workspaces.mutable_data_ptr<T>() + at::get_thread_num() * size;
-    for (std::int64_t index = begin; index < end; ++index) work(index / shape.key_heads, index % shape.key_heads, workspace);
+    for (std::int64_t index = begin; index < end; ++index)
+      work(index / shape.key_heads, index % shape.key_heads, workspace);
   });
 }
 
@@ -107,8 +113,8 @@ struct PackedAttentionFunction : torch::autograd::Function<PackedAttentionFuncti
             T* into = d_projected.mutable_data_ptr<T>();
             const std::int64_t offset = (sequence * s.length * s.heads + head) * s.width;
             attention_kernels<T>().backward(
-                head_at<T>(s, place, projected, scale),
-                saved[1].const_data_ptr<T>() + offset, d_output.const_data_ptr<T>() + offset, s.heads * s.width,
+                head_at<T>(s, place, projected, scale), saved[1].const_data_ptr<T>() + offset,
+                d_output.const_data_ptr<T>() + offset, s.heads * s.width,
                 saved[2].const_data_ptr<T>() + (sequence * s.heads + head) * s.length,
                 {into + place.query, into + place.key, into + place.value, place.stride}, workspace);
           }
@@ -130,8 +136,8 @@ bool has_kernel(const at::Tensor& projected) {
 at::Tensor packed_causal_attention(const at::Tensor& projected, std::int64_t heads, double scale) {
   require(projected.dim() == 4 && heads >= 1 && projected.size(2) > heads && (projected.size(2) - heads) % 2 == 0 &&
               heads % ((projected.size(2) - heads) / 2) == 0,
-          "packed_causal_attention", "projected must be [B, T, H + 2 K, head_dim] with K a divisor of H = ", heads, ", got ",
-          projected.sizes());
+          "packed_causal_attention", "projected must be [B, T, H + 2 K, head_dim] with K a divisor of H = ", heads,
+          ", got ", projected.sizes());
   if (!has_kernel(projected)) return plain_packed_causal_attention(projected, heads, scale);
   // Casting and computing in float32 is faster than bfloat16 products of this size.
   const bool casts = projected.scalar_type() == at::kBFloat16;

@@ -25,7 +25,8 @@ at::Tensor plain_rotary(const at::Tensor& projected, const at::Tensor& cosine, c
   const std::int64_t half = cosine.size(1), all_heads = projected.size(2), width = projected.size(3);
   const at::Tensor turned = projected.narrow(2, 0, heads);
   const at::Tensor first = turned.narrow(3, 0, half), second = turned.narrow(3, half, half);
-  const at::Tensor c = cosine.unsqueeze(1).to(projected.scalar_type()), s = sine.unsqueeze(1).to(projected.scalar_type());
+  const at::Tensor c = cosine.unsqueeze(1).to(projected.scalar_type()),
+                   s = sine.unsqueeze(1).to(projected.scalar_type());
   std::vector<at::Tensor> parts{first * c - second * s, second * c + first * s};
   if (2 * half < width) parts.push_back(turned.narrow(3, 2 * half, width - 2 * half));
   const at::Tensor rotated = at::cat(parts, 3);

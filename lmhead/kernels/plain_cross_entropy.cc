@@ -31,8 +31,8 @@ at::Tensor plain_cross_entropy(const at::Tensor& given_logits, const at::Tensor&
   const auto reduction = weighted || options.reduction == Reduction::kNone ? 0
                          : options.reduction == Reduction::kMean           ? 1
                                                                            : 2;
-  at::Tensor loss = at::cross_entropy_loss(logits, targets, class_weight, reduction, options.ignore_index,
-                                           options.label_smoothing);
+  at::Tensor loss =
+      at::cross_entropy_loss(logits, targets, class_weight, reduction, options.ignore_index, options.label_smoothing);
   if (!weighted) return loss;
   const at::Tensor kept = targets.ne(options.ignore_index);
   if (options.z_loss != 0) loss = loss + options.z_loss * at::logsumexp(logits, 1).square() * kept;

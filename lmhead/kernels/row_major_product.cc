@@ -28,9 +28,9 @@ void row_major_product(std::int64_t m, std::int64_t n, std::int64_t k, const flo
   for (std::int64_t depth = 0; depth < k; depth += kDepth)
     for (std::int64_t column = 0; column < n; column += kColumns)
       for (std::int64_t row = 0; row < m; row += kRows)
-        at::native::cpublas::brgemm(std::min(kRows, m - row), std::min(kColumns, n - column), std::min(kDepth, k - depth),
-                                    lda, ldb, ldc, add || depth > 0, a + row * lda + depth, b + depth * ldb + column,
-                                    c + row * ldc + column);
+        at::native::cpublas::brgemm(std::min(kRows, m - row), std::min(kColumns, n - column),
+                                    std::min(kDepth, k - depth), lda, ldb, ldc, add || depth > 0, a + row * lda + depth,
+                                    b + depth * ldb + column, c + row * ldc + column);
 #else
   require(false, "row_major_product", "this libtorch must have float32 micro-kernels");
 #endif

@@ -8,8 +8,8 @@ namespace lmhead {
 /// Whether this build has the micro-kernels.
 bool has_row_major_product();
 
-/// c [m, n] = a [m, k] b [k, n], or that added to c where `add`; `lda`, `ldb` and `ldc` are the distances between rows. Sums run over k in
-/// pieces of 512, in order.
+/// c [m, n] = a [m, k] b [k, n], or that added to c where `add`; `lda`, `ldb` and `ldc` are the distances between rows.
+/// Sums run over k in pieces of 512, in order.
 void row_major_product(std::int64_t m, std::int64_t n, std::int64_t k, const float* a, std::int64_t lda, const float* b,
                        std::int64_t ldb, float* c, std::int64_t ldc, bool add);
 

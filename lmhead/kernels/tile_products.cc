@@ -27,15 +27,16 @@ class AtenProducts final : public TileProducts<T> {
  public:
   AtenProducts(const LogitPass& pass, const LogitTiling& tiling, bool adds_up)
       : Base(pass, tiling, kSameType || adds_up ? c10::CppTypeToScalarType<Wide>::value : pass.hidden.scalar_type()),
-        adds_up_(adds_up), features_(tiling.slots) {
+        adds_up_(adds_up),
+        features_(tiling.slots) {
     for (std::int64_t tile = 0; tile < tiling.tiles; ++tile) {
       weight_.push_back(pass.map.weight.narrow(0, tiling.tile_begin(tile), tiling.tile_columns(tile)));
       weight_turned_.push_back(weight_.back().t());
     }
     if (pass.wants_hidden || (pass.wants_weight && !kSameType && adds_up))
-      products_ = at::empty(
-          {tiling.workers, (kSameType ? tiling.rows : std::max(tiling.rows, tiling.columns)) * tiling.width},
-          pass.hidden.scalar_type());
+      products_ =
+          at::empty({tiling.workers, (kSameType ? tiling.rows : std::max(tiling.rows, tiling.columns)) * tiling.width},
+                    pass.hidden.scalar_type());
   }
 
   void begin_block(const LogitBlock& block) override {
@@ -46,13 +47,16 @@ class AtenProducts final : public TileProducts<T> {
     at::Tensor result = logits;
     at::mm_out(result, features_[block.slot], weight_turned_[tile]);
   }
-  void add_to_hidden(const LogitBlock& block, std::int64_t tile, std::int64_t worker, const at::Tensor& gradient) override {
+  void add_to_hidden(const LogitBlock& block, std::int64_t tile, std::int64_t worker,
+                     const at::Tensor& gradient) override {
     // Tiles are added up outside of the product: one chain of V additions would err several times as much.
     add_product(gradient, weight_[tile], worker, this->hidden_sum(worker), !this->has_hidden(worker));
     this->hidden_touched_[worker] = 1;
   }
-  void add_to_weight(const LogitBlock& block, std::int64_t tile, std::int64_t worker, const at::Tensor& gradient) override {
-    at::Tensor total = view_of(this->weight_sums_, this->weight_offset(block, tile), gradient.size(1), this->tiling_.width);
+  void add_to_weight(const LogitBlock& block, std::int64_t tile, std::int64_t worker,
+                     const at::Tensor& gradient) override {
+    at::Tensor total =
+        view_of(this->weight_sums_, this->weight_offset(block, tile), gradient.size(1), this->tiling_.width);
     if constexpr (kSameType) {
       at::addmm_out(total, total, gradient.t(), features_[block.slot], block.first ? 0 : 1, 1);
     } else if (adds_up_) {
@@ -74,8 +78,8 @@ class AtenProducts final : public TileProducts<T> {
   at::Tensor products_;
 };
 
-/// Products by row_major_product. Tiles of the weight, a block's features and the weight's gradient are turned for it, into rows whose
-/// distance crowds no cache.
+/// Products by row_major_product. Tiles of the weight, a block's features and the weight's gradient are turned for it,
+/// into rows whose distance crowds no cache.
 class RowMajorProducts final : public TileProducts<float> {
  public:
   RowMajorProducts(const LogitPass& pass, const LogitTiling& tiling)
@@ -88,8 +92,7 @@ class RowMajorProducts final : public TileProducts<float> {
     weight_scratch_size_ = tiling.width * turned_weight_stride_;
     if (copies_weight_) weight_scratch_size_ = std::max(weight_scratch_size_, tiling.columns * stride_of(tiling.width));
     weight_scratch_ = at::empty({tiling.workers * weight_scratch_size_}, at::kFloat);
-    if (pass.wants_weight)
-      turned_hidden_ = at::empty({tiling.slots, tiling.width * turned_hidden_stride_}, at::kFloat);
+    if (pass.wants_weight) turned_hidden_ = at::empty({tiling.slots, tiling.width * turned_hidden_stride_}, at::kFloat);
   }
 
   void begin_block(const LogitBlock& block) override {
@@ -105,7 +108,8 @@ class RowMajorProducts final : public TileProducts<float> {
     row_major_product(block.rows, columns, width, pass_.hidden.const_data_ptr<float>() + block.begin * width, width,
                       scratch_data(worker), turned_weight_stride_, logits.mutable_data_ptr<float>(), columns, false);
   }
-  void add_to_hidden(const LogitBlock& block, std::int64_t tile, std::int64_t worker, const at::Tensor& gradient) override {
+  void add_to_hidden(const LogitBlock& block, std::int64_t tile, std::int64_t worker,
+                     const at::Tensor& gradient) override {
     const std::int64_t columns = tiling_.tile_columns(tile), width = tiling_.width;
     const float* weight = weight_ + tiling_.tile_begin(tile) * width;
     std::int64_t stride = width;
@@ -114,7 +118,8 @@ class RowMajorProducts final : public TileProducts<float> {
       scratch(worker, columns, width, stride).copy_(weight_tile(tile));
       weight = scratch_data(worker);
     }
-    // What is there already is added to each product's sum, not summed up with it: one chain of V additions would err several times as much.
+    // What is there already is added to each product's sum, not summed up with it: one chain of V additions would err
+    // several times as much.
     row_major_product(block.rows, width, columns, gradient.const_data_ptr<float>(), columns, weight, stride,
                       hidden_sum(worker), width, has_hidden(worker));
     hidden_touched_[worker] = 1;

@@ -29,7 +29,7 @@ const vector::LogitKernels<T, WideOf<T>>& logit_kernels() {
 struct LogitTiling {
   std::int64_t size, width, vocab_size;
   std::int64_t workers, rows, columns, tiles, blocks;  // rows of a block and columns of a tile at most
-  std::int64_t slots;  // blocks at work at once, each with a weight gradient of its own
+  std::int64_t slots;                                  // blocks at work at once, each with a weight gradient of its own
 
   std::int64_t tile_begin(std::int64_t tile) const { return tile * columns; }
   std::int64_t tile_columns(std::int64_t tile) const { return std::min(columns, vocab_size - tile * columns); }
@@ -42,7 +42,8 @@ struct LogitBlock {
   bool first;  // of those that add to the slot's weight gradient
 };
 
-/// What features and weight are multiplied by, and where products add up. One object serves all workers; a worker calls with its own number.
+/// What features and weight are multiplied by, and where products add up. One object serves all workers; a worker calls
+/// with its own number.
 template <class T>
 class TileProducts {
  public:
@@ -53,11 +54,14 @@ class TileProducts {
 
   virtual void begin_block(const LogitBlock& block);
   /// `logits` [rows, columns] = features times the tile's weight, transposed.
-  virtual void form_logits(const LogitBlock& block, std::int64_t tile, std::int64_t worker, const at::Tensor& logits) = 0;
+  virtual void form_logits(const LogitBlock& block, std::int64_t tile, std::int64_t worker,
+                           const at::Tensor& logits) = 0;
   /// Adds `gradient` [rows, columns] times the tile's weight to the worker's sum for the block's features.
-  virtual void add_to_hidden(const LogitBlock& block, std::int64_t tile, std::int64_t worker, const at::Tensor& gradient) = 0;
+  virtual void add_to_hidden(const LogitBlock& block, std::int64_t tile, std::int64_t worker,
+                             const at::Tensor& gradient) = 0;
   /// Adds `gradient`, transposed, times features to the slot's sum for the tile's weight.
-  virtual void add_to_weight(const LogitBlock& block, std::int64_t tile, std::int64_t worker, const at::Tensor& gradient) = 0;
+  virtual void add_to_weight(const LogitBlock& block, std::int64_t tile, std::int64_t worker,
+                             const at::Tensor& gradient) = 0;
   /// Whether a tile of the weight's sum is [D, columns] until the end.
   virtual bool weight_is_turned() const { return false; }
 
@@ -68,7 +72,8 @@ class TileProducts {
   bool has_hidden(std::int64_t worker) const { return hidden_touched_[worker] != 0; }
   void forget_hidden(std::int64_t worker) { hidden_touched_[worker] = 0; }
 
-  /// Both sums as something to add to: zeros where nothing was added yet. The weight's is that of one tile, columns x D elements.
+  /// Both sums as something to add to: zeros where nothing was added yet. The weight's is that of one tile, columns x D
+  /// elements.
   Wide* begun_hidden_sum(const LogitBlock& block, std::int64_t worker);
   Wide* begun_weight_sum(const LogitBlock& block, std::int64_t tile);
   /// [V, D]: of all slots together, always added up in the same order.
@@ -89,7 +94,8 @@ class TileProducts {
   std::vector<char> weight_touched_;      // [slots]
 };
 
-/// The fastest for these shapes and this type. `adds_up`: whether a tile of the weight gets more than one product, or anything but products.
+/// The fastest for these shapes and this type. `adds_up`: whether a tile of the weight gets more than one product, or
+/// anything but products.
 template <class T>
 std::unique_ptr<TileProducts<T>> make_tile_products(const LogitPass& pass, const LogitTiling& tiling, bool adds_up);
 

@@ -8,12 +8,14 @@ namespace lmhead::tile_sizes {
 
 /// Rows of features that are multiplied at once. A whole block of logits [rows, V] is kept between its two passes.
 constexpr std::int64_t kRowsPerBlock = 512;
-/// Columns of a tile at most. The products of bfloat16 pack what they read, the others read tiles as they lie (kCrowdedStride).
+/// Columns of a tile at most. The products of bfloat16 pack what they read, the others read tiles as they lie
+/// (kCrowdedStride).
 constexpr std::int64_t kColumnsPerTile = 960;
 constexpr std::int64_t kColumnsPerBfloat16Tile = 1024;
 /// Tiles are multiples of this, so that each one begins on a cache line.
 constexpr std::int64_t kColumnMultiple = 64;
-/// Rows that lie this many elements apart, or a multiple of it, fall into few sets of the caches and drive each other out.
+/// Rows that lie this many elements apart, or a multiple of it, fall into few sets of the caches and drive each other
+/// out.
 constexpr std::int64_t kCrowdedStride = 256;
 /// The block of logits is cut to fewer rows where it would take more than this.
 constexpr std::int64_t kBlockBytes = std::int64_t{128} << 20;
@@ -27,8 +29,8 @@ constexpr std::int64_t kSharedRowsWeightLimit = std::int64_t{1} << 19;
 constexpr std::int64_t kFewestTurnedRows = 64;
 /// Elements that are worth a thread of their own in elementwise and row operations.
 constexpr std::int64_t kElementsPerThread = std::int64_t{1} << 14;
-/// Attention heads up to this width, on sequences up to this length, take the kernel for narrow heads: its T x T scores then
-/// stay in the second-level cache.
+/// Attention heads up to this width, on sequences up to this length, take the kernel for narrow heads: its T x T scores
+/// then stay in the second-level cache.
 constexpr std::int64_t kNarrowHead = 64;
 constexpr std::int64_t kShortSequence = 512;
 

@@ -74,8 +74,7 @@ class KeptRows {
     const double smoothing = options_.label_smoothing, classes = static_cast<double>(vocab_size_);
     const double scale = upstream * token_weight_[kept] * arguments_.map.logit_scale;
     const double target = (1 - smoothing) * class_weight_[kept];
-    const double probability =
-        target + smoothing * class_weight_sum_ / classes + 2 * options_.z_loss * logsumexp;
+    const double probability = target + smoothing * class_weight_sum_ / classes + 2 * options_.z_loss * logsumexp;
     return {max, logsumexp, scale * probability, scale * target, scale * smoothing / classes};
   }
 

@@ -40,7 +40,8 @@ TokenStatistics token_statistics(const at::Tensor& given_hidden, const LinearMap
   map.weight = map.weight.detach();
   if (map.bias.defined()) map.bias = map.bias.detach();
   check_linear_cross_entropy(hidden, map, given_targets, {}, kWho);
-  if (!tiled_kernel_takes({hidden, given_targets, map, {}})) return plain_token_statistics(hidden, map, given_targets, with_gradient);
+  if (!tiled_kernel_takes({hidden, given_targets, map, {}}))
+    return plain_token_statistics(hidden, map, given_targets, with_gradient);
 
   const at::Tensor targets = given_targets.contiguous();
   const std::int64_t size = targets.size(0);

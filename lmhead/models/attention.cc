@@ -15,8 +15,7 @@ namespace {
 
 /// [B, S, K, d] to [B, H, S, d], each key head repeated for the query heads that it serves.
 at::Tensor spread(const at::Tensor& shared, std::int64_t heads) {
-  const std::int64_t batch = shared.size(0), length = shared.size(1), keys = shared.size(2),
-                     width = shared.size(3);
+  const std::int64_t batch = shared.size(0), length = shared.size(1), keys = shared.size(2), width = shared.size(3);
   if (keys == heads) return shared.transpose(1, 2);
   return shared.unsqueeze(3)
       .expand({batch, length, keys, heads / keys, width})
@@ -27,8 +26,7 @@ at::Tensor spread(const at::Tensor& shared, std::int64_t heads) {
 /// [T, S]: true where the row's token, one of the last T, may see the column's, one of all S.
 at::Tensor visible(std::int64_t queries, std::int64_t length, std::int64_t window, at::Device device) {
   const std::int64_t own = length - queries;  // the column of the first row's own token
-  const at::Tensor causal =
-      at::ones({queries, length}, at::TensorOptions().dtype(at::kBool).device(device)).tril(own);
+  const at::Tensor causal = at::ones({queries, length}, at::TensorOptions().dtype(at::kBool).device(device)).tril(own);
   return window > 0 ? causal.triu(own + 1 - window) : causal;
 }
 
@@ -36,19 +34,15 @@ at::Tensor visible(std::int64_t queries, std::int64_t length, std::int64_t windo
 
 at::Tensor causal_attention(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value,
                             const AttentionOptions& options) {
-  const std::int64_t batch = query.size(0), queries = query.size(1), heads = query.size(2),
-                     width = query.size(3);
+  const std::int64_t batch = query.size(0), queries = query.size(1), heads = query.size(2), width = query.size(3);
   // What lies before the window of the first query is seen by none.
   const std::int64_t beyond =
-      options.sliding_window > 0 ? std::max<std::int64_t>(0, key.size(1) - queries - options.sliding_window + 1)
-                                 : 0;
+      options.sliding_window > 0 ? std::max<std::int64_t>(0, key.size(1) - queries - options.sliding_window + 1) : 0;
   const std::int64_t length = key.size(1) - beyond;
   const auto within = [&](const at::Tensor& all) { return beyond > 0 ? all.narrow(1, beyond, length) : all; };
   const at::Tensor q = query.transpose(1, 2), k = spread(within(key), heads), v = spread(within(value), heads);
   const bool is_windowed = options.sliding_window > 0 && options.sliding_window < length;
-  const auto mask = [&] {
-    return visible(queries, length, is_windowed ? options.sliding_window : 0, query.device());
-  };
+  const auto mask = [&] { return visible(queries, length, is_windowed ? options.sliding_window : 0, query.device()); };
   at::Tensor mixed;
   if (options.softcap > 0) {
     const at::Tensor scores = at::matmul(q, k.transpose(2, 3)) * (options.scale / options.softcap);

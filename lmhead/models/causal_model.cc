@@ -11,8 +11,8 @@ HeadContext head_context(const DecoderOptions& options, const Decoder& decoder, 
 
 }  // namespace
 
-CausalModel::CausalModel(const DecoderOptions& options, const HeadSpecification& specification,
-                         std::int64_t vocab_size, std::uint64_t seed)
+CausalModel::CausalModel(const DecoderOptions& options, const HeadSpecification& specification, std::int64_t vocab_size,
+                         std::uint64_t seed)
     : decoder(options.specification(vocab_size), fresh_parameters(seed)),
       head(specification.make(head_context(options, decoder, vocab_size, ParameterFactory(seed)))) {}
 

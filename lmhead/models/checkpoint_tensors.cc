@@ -18,9 +18,8 @@ constexpr std::string_view kBody = "model.", kLayers = "layers.";
 
 /// Buffers that old checkpoints carry and that follow from the configuration.
 bool is_harmless_buffer(std::string_view name) {
-  for (const std::string_view suffix :
-       {".attn.bias", ".attn.masked_bias", ".attention.bias", ".attention.masked_bias", "rotary_emb.inv_freq",
-        "rotary_emb.cos_cached", "rotary_emb.sin_cached"}) {
+  for (const std::string_view suffix : {".attn.bias", ".attn.masked_bias", ".attention.bias", ".attention.masked_bias",
+                                        "rotary_emb.inv_freq", "rotary_emb.cos_cached", "rotary_emb.sin_cached"}) {
     if (name.ends_with(suffix)) return true;
   }
   return false;
@@ -68,8 +67,7 @@ at::Tensor CheckpointTensors::take(const std::string& name, const std::vector<st
   const SafetensorsFile& file = folder_.file_of(name);
   const SafetensorsEntry& entry = file.info(name);
   const auto must = [&](bool holds, const auto&... parts) {
-    require(holds, "checkpoint", file.path().string(), ": tensor ", quote_for_message(name), " must ",
-            parts...);
+    require(holds, "checkpoint", file.path().string(), ": tensor ", quote_for_message(name), " must ", parts...);
   };
   const bool is_known_type =
       entry.dtype == "F32" || entry.dtype == "F16" || entry.dtype == "BF16" || entry.dtype == "F64";
@@ -93,23 +91,20 @@ at::Tensor CheckpointTensors::split_heads(const at::Tensor& interleaved) const {
 
 at::Tensor CheckpointTensors::read(const std::string& name, const std::vector<std::int64_t>& shape,
                                    MatrixLayout layout) {
-  if (layout == MatrixLayout::kTransposed && shape.size() == 2)
-    return take(name, {shape[1], shape[0]}).t();
+  if (layout == MatrixLayout::kTransposed && shape.size() == 2) return take(name, {shape[1], shape[0]}).t();
   const at::Tensor value = take(name, shape);
   return layout == MatrixLayout::kHeadsInterleaved ? split_heads(value) : value;
 }
 
 ParameterPtr CheckpointTensors::parameter(const std::string& name, ParameterKind kind,
-                                          const std::vector<std::int64_t>& shape,
-                                          const std::vector<RowPart>& parts) {
+                                          const std::vector<std::int64_t>& shape, const std::vector<RowPart>& parts) {
   const StoredName whole = stored(name);
   at::Tensor value;
   if (parts.empty() || whole.is_known) {
     const bool is_embedding = name == "model.embed_tokens.weight";
     std::string from = whole.name;
     if (is_embedding && model_.tie_word_embeddings && !folder_.contains(from)) {
-      for (const std::string& head :
-           model_.head_names)  // the one tied matrix may stand under the head's name
+      for (const std::string& head : model_.head_names)  // the one tied matrix may stand under the head's name
         if (folder_.contains(head)) from = head;
     }
     value = as_float(read(from, shape, whole.layout));
@@ -131,13 +126,11 @@ ParameterPtr CheckpointTensors::parameter(const std::string& name, ParameterKind
 at::Tensor CheckpointTensors::head(const at::Tensor& embedding) {
   const std::vector<std::int64_t> shape = embedding.sizes().vec();
   const auto& names = model_.head_names;
-  const auto place =
-      std::find_if(names.begin(), names.end(), [&](const auto& name) { return folder_.contains(name); });
+  const auto place = std::find_if(names.begin(), names.end(), [&](const auto& name) { return folder_.contains(name); });
   if (!model_.tie_word_embeddings) return as_float(take(place == names.end() ? names.front() : *place, shape));
   if (place == names.end() || used_.contains(*place)) return embedding;
   require(at::equal(as_float(take(*place, shape)), embedding), "checkpoint", folder_.path().string(), ": tensor ",
-          quote_for_message(*place),
-          " must equal the embedding where tie_word_embeddings is true, got another matrix");
+          quote_for_message(*place), " must equal the embedding where tie_word_embeddings is true, got another matrix");
   return embedding;
 }
 
@@ -148,8 +141,8 @@ void CheckpointTensors::check_all_used() const {
         std::any_of(model_.ignored_prefixes.begin(), model_.ignored_prefixes.end(), is_prefix)) {
       continue;
     }
-    fail("checkpoint", folder_.file_of(name).path().string(),
-         ": every tensor must have a place in the model, got ", quote_for_message(name), ", which has none");
+    fail("checkpoint", folder_.file_of(name).path().string(), ": every tensor must have a place in the model, got ",
+         quote_for_message(name), ", which has none");
   }
 }
 

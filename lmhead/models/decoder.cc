@@ -43,11 +43,10 @@ Decoder::Decoder(DecoderSpecification specification, const ParameterSource& sour
     : specification_(std::move(specification)) {
   const DecoderSpecification& s = specification_;
   Builder build(*this, source);
-  embedding_ =
-      build.matrix("model.embed_tokens.weight", ParameterKind::kEmbedding, s.vocab_size, s.hidden_size);
+  embedding_ = build.matrix("model.embed_tokens.weight", ParameterKind::kEmbedding, s.vocab_size, s.hidden_size);
   if (s.position_embeddings > 0)
-    position_embedding_ = build.matrix("model.embed_positions.weight", ParameterKind::kEmbedding,
-                                       s.position_embeddings, s.hidden_size);
+    position_embedding_ =
+        build.matrix("model.embed_positions.weight", ParameterKind::kEmbedding, s.position_embeddings, s.hidden_size);
   for (std::size_t layer = 0; layer < s.layers.size(); ++layer) blocks_.push_back(build.block(layer));
   if (s.norm_position != NormPosition::kAfterSum) final_norm_ = build.norm("model.norm", s.hidden_size);
   for (const RotarySpecification& rotary : s.rotaries) rotary_tables_.emplace_back(rotary);
@@ -61,14 +60,12 @@ at::Tensor Decoder::extend(const at::Tensor& tokens, KeyValueCache& cache) const
   return run(tokens, &cache, nullptr);
 }
 
-at::Tensor Decoder::run(const at::Tensor& tokens, KeyValueCache* cache,
-                        std::vector<at::Tensor>* layers) const {
+at::Tensor Decoder::run(const at::Tensor& tokens, KeyValueCache* cache, std::vector<at::Tensor>* layers) const {
   require(tokens.dim() == 2, "decoder", "tokens must be [B, T], got ", tokens.sizes());
-  const Pass pass{
-      .batch = tokens.size(0),
-      .type = (blocks_.empty() ? embedding_ : blocks_[0].query_key_value.weight)->working.scalar_type(),
-      .first = cache ? cache->length() : 0,
-      .cache = cache};
+  const Pass pass{.batch = tokens.size(0),
+                  .type = (blocks_.empty() ? embedding_ : blocks_[0].query_key_value.weight)->working.scalar_type(),
+                  .first = cache ? cache->length() : 0,
+                  .cache = cache};
   const std::int64_t length = pass.first + tokens.size(1);
   for (RotaryTable& table : rotary_tables_) table.reserve(length, embedding_->value.device());
   at::Tensor x = embed(tokens, pass.first);
@@ -87,8 +84,8 @@ at::Tensor Decoder::embed(const at::Tensor& tokens, std::int64_t first) const {
   if (specification_.embedding_scale != 1) x = x * specification_.embedding_scale;
   if (position_embedding_) {
     require(length <= specification_.position_embeddings, "decoder",
-            "a sequence must be no longer than model.max_position_embeddings ",
-            specification_.position_embeddings, ", got ", length);
+            "a sequence must be no longer than model.max_position_embeddings ", specification_.position_embeddings,
+            ", got ", length);
     x = x + position_embedding_->value.narrow(0, first, tokens.size(1));
   }
   return x.view({-1, specification_.hidden_size});
@@ -98,22 +95,20 @@ at::Tensor Decoder::apply(std::size_t layer, const at::Tensor& x, const Pass& pa
   const Block& block = blocks_[layer];
   const bool after_sum = specification_.norm_position == NormPosition::kAfterSum;
   const auto join = [&](const at::Tensor& stream, const at::Tensor& update, const Norm& norm) {
-    return after_sum ? normalise(norm, stream + update, at::kFloat)
-                     : stream + normalise(norm, update, at::kFloat);
+    return after_sum ? normalise(norm, stream + update, at::kFloat) : stream + normalise(norm, update, at::kFloat);
   };
   const at::Tensor attended = attend(layer, normalise(block.attention_input_norm, x, pass.type), pass);
   at::Tensor stream = join(x, attended, block.attention_output_norm);
   const at::Tensor& mlp_input = specification_.parallel_residual ? x : stream;
-  return join(stream, transform(block, normalise(block.mlp_input_norm, mlp_input, pass.type)),
-              block.mlp_output_norm);
+  return join(stream, transform(block, normalise(block.mlp_input_norm, mlp_input, pass.type)), block.mlp_output_norm);
 }
 
 /// The input itself where there is no norm.
 at::Tensor Decoder::normalise(const Norm& norm, const at::Tensor& input, at::ScalarType type) const {
   if (!norm.weight) return input;
   if (!norm.bias) return rms_norm(input, norm.weight->working, specification_.norm_eps, type);
-  return at::layer_norm(input.to(at::kFloat), {specification_.hidden_size}, norm.weight->working,
-                        norm.bias->working, specification_.norm_eps)
+  return at::layer_norm(input.to(at::kFloat), {specification_.hidden_size}, norm.weight->working, norm.bias->working,
+                        specification_.norm_eps)
       .to(type);
 }
 
@@ -126,22 +121,20 @@ at::Tensor Decoder::normalise_heads(const Block& block, const at::Tensor& projec
     const at::Tensor rows = is_width ? heads.flatten(2) : heads.contiguous();
     return rms_norm(rows, weight->working, specification_.norm_eps, projected.scalar_type()).view_as(heads);
   };
-  return at::cat(
-      std::vector<at::Tensor>{norm(parts[0], block.query_norm), norm(parts[1], block.key_norm), parts[2]}, 2);
+  return at::cat(std::vector<at::Tensor>{norm(parts[0], block.query_norm), norm(parts[1], block.key_norm), parts[2]},
+                 2);
 }
 
 at::Tensor Decoder::attend(std::size_t layer, const at::Tensor& input, const Pass& pass) const {
   const DecoderSpecification& s = specification_;
   const Block& block = blocks_[layer];
-  const std::int64_t length = input.size(0) / pass.batch, queries = s.num_attention_heads,
-                     keys = s.num_key_value_heads;
+  const std::int64_t length = input.size(0) / pass.batch, queries = s.num_attention_heads, keys = s.num_key_value_heads;
   at::Tensor projected = project(input, block.query_key_value.weight->working, block.query_key_value.bias)
                              .view({pass.batch, length, queries + 2 * keys, s.head_dim});
   if (block.query_norm) projected = normalise_heads(block, projected);
   if (!rotary_tables_.empty()) {
     const RotaryTable& table = rotary_tables_[block.layer.rotary];
-    projected =
-        rotary(projected, table.cosine(length, pass.first), table.sine(length, pass.first), queries + keys);
+    projected = rotary(projected, table.cosine(length, pass.first), table.sine(length, pass.first), queries + keys);
   }
   const bool is_whole = !pass.cache && s.attention_softcap == 0 &&
                         (block.layer.sliding_window == 0 || block.layer.sliding_window >= length);
@@ -149,11 +142,10 @@ at::Tensor Decoder::attend(std::size_t layer, const at::Tensor& input, const Pas
     return project(packed_causal_attention(projected, queries, s.attention_scale),
                    block.attention_output.weight->working, block.attention_output.bias);
   const auto parts = projected.split_with_sizes({queries, keys, keys}, 2);
-  const auto seen = pass.cache ? pass.cache->append(layer, parts[1], parts[2])
-                               : KeyValueCache::KeysAndValues{parts[1], parts[2]};
-  const at::Tensor mixed =
-      causal_attention(parts[0], seen.keys, seen.values,
-                       {s.attention_scale, s.attention_softcap, block.layer.sliding_window});
+  const auto seen =
+      pass.cache ? pass.cache->append(layer, parts[1], parts[2]) : KeyValueCache::KeysAndValues{parts[1], parts[2]};
+  const at::Tensor mixed = causal_attention(parts[0], seen.keys, seen.values,
+                                            {s.attention_scale, s.attention_softcap, block.layer.sliding_window});
   return project(mixed, block.attention_output.weight->working, block.attention_output.bias);
 }
 

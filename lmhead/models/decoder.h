@@ -17,9 +17,9 @@
 namespace lmhead {
 
 /// Gives a decoder the parameters that it asks for, fresh ones or those of a checkpoint.
-using ParameterSource = std::function<ParameterPtr(
-    const std::string& name, ParameterKind kind, const std::vector<std::int64_t>& shape,
-    const Initializer& initializer, const std::vector<RowPart>& parts)>;
+using ParameterSource =
+    std::function<ParameterPtr(const std::string& name, ParameterKind kind, const std::vector<std::int64_t>& shape,
+                               const Initializer& initializer, const std::vector<RowPart>& parts)>;
 
 /// Parameters whose initial values depend on the seed and on their names alone.
 ParameterSource fresh_parameters(std::uint64_t seed);
@@ -62,8 +62,8 @@ class Decoder {
   /// What the blocks of one pass have in common.
   struct Pass {
     std::int64_t batch;
-    at::ScalarType type;           // of products
-    std::int64_t first = 0;        // position of the first token
+    at::ScalarType type;     // of products
+    std::int64_t first = 0;  // position of the first token
     KeyValueCache* cache = nullptr;
   };
   at::Tensor run(const at::Tensor& tokens, KeyValueCache* cache, std::vector<at::Tensor>* layers) const;

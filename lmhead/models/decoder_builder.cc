@@ -3,16 +3,15 @@
 namespace lmhead {
 
 ParameterSource fresh_parameters(std::uint64_t seed) {
-  return [factory = ParameterFactory(seed)](
-             const std::string& name, ParameterKind kind, const std::vector<std::int64_t>& shape,
-             const Initializer& initializer, const std::vector<RowPart>& parts) {
+  return [factory = ParameterFactory(seed)](const std::string& name, ParameterKind kind,
+                                            const std::vector<std::int64_t>& shape, const Initializer& initializer,
+                                            const std::vector<RowPart>& parts) {
     return factory.make(name, kind, shape, initializer, parts);
   };
 }
 
-ParameterPtr Decoder::Builder::add(const std::string& name, ParameterKind kind,
-                                   const std::vector<std::int64_t>& shape, const Initializer& initializer,
-                                   const std::vector<RowPart>& parts) {
+ParameterPtr Decoder::Builder::add(const std::string& name, ParameterKind kind, const std::vector<std::int64_t>& shape,
+                                   const Initializer& initializer, const std::vector<RowPart>& parts) {
   decoder_.parameters_.push_back(source_(name, kind, shape, initializer, parts));
   return decoder_.parameters_.back();
 }
@@ -33,8 +32,8 @@ Decoder::Norm Decoder::Builder::norm(const std::string& name, std::int64_t width
 
 /// A projection whose output rows are the concatenation of `parts` (name, rows), under one prefix.
 Decoder::Projection Decoder::Builder::projection(const std::string& prefix, const std::string& name,
-                                                 std::int64_t inputs, const std::vector<RowPart>& parts,
-                                                 bool bias, double deviation) {
+                                                 std::int64_t inputs, const std::vector<RowPart>& parts, bool bias,
+                                                 double deviation) {
   std::int64_t rows = 0;
   std::vector<RowPart> weights, biases;
   for (const RowPart& part : parts) {
@@ -44,11 +43,10 @@ Decoder::Projection Decoder::Builder::projection(const std::string& prefix, cons
   }
   if (parts.size() == 1) weights.clear(), biases.clear();
   Projection projection;
-  projection.weight = add(prefix + name + ".weight", ParameterKind::kMatrix, {rows, inputs},
-                          normal_initializer(deviation), weights);
+  projection.weight =
+      add(prefix + name + ".weight", ParameterKind::kMatrix, {rows, inputs}, normal_initializer(deviation), weights);
   if (bias)
-    projection.bias =
-        add(prefix + name + ".bias", ParameterKind::kBias, {rows}, constant_initializer(0), biases);
+    projection.bias = add(prefix + name + ".bias", ParameterKind::kBias, {rows}, constant_initializer(0), biases);
   return projection;
 }
 
@@ -58,14 +56,14 @@ void Decoder::Builder::add_attention(Block& block, const std::string& prefix) {
   block.query_key_value =
       projection(prefix, "qkv_proj", s.hidden_size, {{"q_proj", queries}, {"k_proj", keys}, {"v_proj", keys}},
                  s.query_key_value_bias, s.initializer_range);
-  block.attention_output = projection(prefix, "o_proj", queries, {{"o_proj", s.hidden_size}},
-                                      s.attention_output_bias, s.residual_initializer_range);
+  block.attention_output = projection(prefix, "o_proj", queries, {{"o_proj", s.hidden_size}}, s.attention_output_bias,
+                                      s.residual_initializer_range);
   if (s.qk_norm == QueryKeyNorm::kNone) return;
   const bool is_head = s.qk_norm == QueryKeyNorm::kHead;
-  block.query_norm = add(prefix + "q_norm.weight", ParameterKind::kVector, {is_head ? s.head_dim : queries},
-                         constant_initializer(1));
-  block.key_norm = add(prefix + "k_norm.weight", ParameterKind::kVector, {is_head ? s.head_dim : keys},
-                       constant_initializer(1));
+  block.query_norm =
+      add(prefix + "q_norm.weight", ParameterKind::kVector, {is_head ? s.head_dim : queries}, constant_initializer(1));
+  block.key_norm =
+      add(prefix + "k_norm.weight", ParameterKind::kVector, {is_head ? s.head_dim : keys}, constant_initializer(1));
 }
 
 void Decoder::Builder::add_mlp(Block& block, const std::string& prefix) {
@@ -74,10 +72,9 @@ void Decoder::Builder::add_mlp(Block& block, const std::string& prefix) {
   block.mlp_input =
       s.gated ? projection(prefix, "gate_up_proj", s.hidden_size, {{"gate_proj", inner}, {"up_proj", inner}},
                            s.mlp_bias, s.initializer_range)
-              : projection(prefix, "up_proj", s.hidden_size, {{"up_proj", inner}}, s.mlp_bias,
-                           s.initializer_range);
-  block.mlp_output = projection(prefix, "down_proj", inner, {{"down_proj", s.hidden_size}}, s.mlp_bias,
-                                s.residual_initializer_range);
+              : projection(prefix, "up_proj", s.hidden_size, {{"up_proj", inner}}, s.mlp_bias, s.initializer_range);
+  block.mlp_output =
+      projection(prefix, "down_proj", inner, {{"down_proj", s.hidden_size}}, s.mlp_bias, s.residual_initializer_range);
 }
 
 Decoder::Block Decoder::Builder::block(std::size_t layer) {
@@ -89,8 +86,7 @@ Decoder::Block Decoder::Builder::block(std::size_t layer) {
 
   Block block;
   block.layer = s.layers[layer];
-  if (!after)
-    (after_sum ? block.attention_output_norm : block.attention_input_norm) = norm_named("input_layernorm");
+  if (!after) (after_sum ? block.attention_output_norm : block.attention_input_norm) = norm_named("input_layernorm");
   add_attention(block, prefix + "self_attn.");
   // What Llama calls post_attention_layernorm stands before the MLP; what OLMo 2 and Gemma call so, after the
   // attention.

@@ -9,8 +9,10 @@ namespace lmhead {
 void DecoderOptions::visit_fields(FieldVisitor& visitor) {
   visitor.field("hidden_size", hidden_size, "D, the width of the features", at_least(1));
   visitor.field("intermediate_size", intermediate_size,
-                "inner width of the MLP; null: 4 D for gelu, 8/3 D rounded up to a multiple of 4 for swiglu", at_least(1));
-  visitor.field("num_hidden_layers", num_hidden_layers, "decoder blocks; with 0 and no norm the model is an embedding and a head", at_least(0));
+                "inner width of the MLP; null: 4 D for gelu, 8/3 D rounded up to a multiple of 4 for swiglu",
+                at_least(1));
+  visitor.field("num_hidden_layers", num_hidden_layers,
+                "decoder blocks; with 0 and no norm the model is an embedding and a head", at_least(0));
   visitor.field("num_attention_heads", num_attention_heads, "query heads", at_least(1));
   visitor.field("num_key_value_heads", num_key_value_heads, "key and value heads; null: as many as query heads",
                 at_least(1));
@@ -29,9 +31,10 @@ void DecoderOptions::visit_fields(FieldVisitor& visitor) {
   visitor.field("mlp_bias", mlp_bias, "biases on the MLP's projections");
   visitor.field("qk_norm", qk_norm, "RMSNorm of every query and key head before positions enter");
   visitor.field("tie_word_embeddings", tie_word_embeddings, "the head uses the embedding's matrix");
-  visitor.field("initializer", initializer,
-                "llama: normal(initializer_range) everywhere; gpt2: the same, residual projections divided by sqrt(2 layers)",
-                {"llama", "gpt2"});
+  visitor.field(
+      "initializer", initializer,
+      "llama: normal(initializer_range) everywhere; gpt2: the same, residual projections divided by sqrt(2 layers)",
+      {"llama", "gpt2"});
   visitor.field("initializer_range", initializer_range, "standard deviation of initial matrices", above(0));
 }
 

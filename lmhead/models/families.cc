@@ -6,6 +6,7 @@ namespace lmhead {
 
 const std::vector<Family>& families() {
   static const std::vector<Family> kFamilies = {
+      // clang-format off
       {"gpt2", describe_gpt2},
       {"gpt_neox", describe_gpt_neox},
       {"llama", describe_llama},  // SmolLM2 too
@@ -17,6 +18,7 @@ const std::vector<Family>& families() {
       {"gemma2", describe_gemma2},
       {"gemma3_text", describe_gemma3},
       {"gemma3", describe_gemma3},  // the text part of the model that also sees
+      // clang-format on
   };
   return kFamilies;
 }

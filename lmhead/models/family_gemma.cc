@@ -28,8 +28,8 @@ void add_second_generation(const HfConfiguration& c, DecoderSpecification& s) {
 /// Gives every `period`-th layer the whole past and the first rotary, the others the window and the last.
 void add_local_layers(const HfConfiguration& c, DecoderSpecification& s, std::int64_t period) {
   const auto sliding = read_sliding_layers(
-      c, s.layers.size(),
-      [](std::size_t layer, std::int64_t every) { return (std::int64_t(layer) + 1) % every != 0; }, period);
+      c, s.layers.size(), [](std::size_t layer, std::int64_t every) { return (std::int64_t(layer) + 1) % every != 0; },
+      period);
   const std::int64_t window = c.is_null("sliding_window") ? 0 : c.size("sliding_window", 4096);
   for (std::size_t layer = 0; layer < s.layers.size(); ++layer)
     if (sliding[layer]) s.layers[layer] = {window, s.rotaries.size() - 1};
@@ -41,8 +41,8 @@ FamilyModel describe_gemma(const HfConfiguration& c) {
   FamilyModel model = gemma_like(c, {.num_key_value_heads = 16, .head_dim = 256});
   DecoderSpecification& s = model.decoder;
   s.rotaries = {read_rotary(c, s.head_dim, {})};
-  s.activation = read_activation(c, c.has("hidden_activation") ? "hidden_activation" : "hidden_act",
-                                 "gelu_pytorch_tanh");
+  s.activation =
+      read_activation(c, c.has("hidden_activation") ? "hidden_activation" : "hidden_act", "gelu_pytorch_tanh");
   // The first release wrote gelu and meant its tanh form; every later reader corrects it.
   if (s.activation == Activation::kGelu) s.activation = Activation::kGeluTanh;
   return model;
@@ -61,16 +61,15 @@ FamilyModel describe_gemma2(const HfConfiguration& c) {
 
 FamilyModel describe_gemma3(const HfConfiguration& outer) {
   const HfConfiguration c = outer.has("text_config") ? outer.object("text_config") : outer;
-  FamilyModel model = gemma_like(
-      c, {.vocab_size = 262208, .num_attention_heads = 8, .num_key_value_heads = 4, .head_dim = 256});
+  FamilyModel model =
+      gemma_like(c, {.vocab_size = 262208, .num_attention_heads = 8, .num_key_value_heads = 4, .head_dim = 256});
   DecoderSpecification& s = model.decoder;
   add_second_generation(c, s);
   s.qk_norm = QueryKeyNorm::kHead;
   s.rotaries = {
       read_rotary(c, s.head_dim, {.theta = 1e6, .layer_type = "full_attention"}),
-      read_rotary(
-          c, s.head_dim,
-          {.theta_key = "rope_local_base_freq", .layer_type = "sliding_attention", .has_scaling = false})};
+      read_rotary(c, s.head_dim,
+                  {.theta_key = "rope_local_base_freq", .layer_type = "sliding_attention", .has_scaling = false})};
   // attn_logit_softcapping stands in its configurations, but its attention never uses it.
   if (c.has("final_logit_softcapping")) model.logit_softcap = c.positive("final_logit_softcapping");
   add_local_layers(c, s, c.size("sliding_window_pattern", 6));

@@ -17,8 +17,7 @@ FamilyModel describe_gpt_neox(const HfConfiguration& c) {
   s.norm_eps = c.positive("layer_norm_eps", 1e-5);
   s.parallel_residual = c.boolean("use_parallel_residual", true);
   s.rotaries = {read_rotary(
-      c, s.head_dim,
-      {.partial_rotary_factor = 0.25, .theta_key = "rotary_emb_base", .partial_key = "rotary_pct"})};
+      c, s.head_dim, {.partial_rotary_factor = 0.25, .theta_key = "rotary_emb_base", .partial_key = "rotary_pct"})};
   s.activation = read_activation(c, "hidden_act", "gelu");
   s.gated = false;
   s.query_key_value_bias = s.attention_output_bias = c.boolean("attention_bias", true);

@@ -18,8 +18,7 @@ RotaryScaling read_scaling_type(const HfConfiguration& scaling) {
 }
 
 /// The object that holds the rotary keys, where there is one.
-std::optional<HfConfiguration> rotary_object(const HfConfiguration& configuration,
-                                             const RotaryDefaults& defaults) {
+std::optional<HfConfiguration> rotary_object(const HfConfiguration& configuration, const RotaryDefaults& defaults) {
   if (configuration.has("rope_parameters")) {
     const HfConfiguration parameters = configuration.object("rope_parameters");
     if (defaults.layer_type.empty() || !parameters.has(defaults.layer_type)) return parameters;
@@ -31,14 +30,12 @@ std::optional<HfConfiguration> rotary_object(const HfConfiguration& configuratio
 
 }  // namespace
 
-Activation read_activation(const HfConfiguration& configuration, const std::string& key,
-                           const std::string& fallback) {
+Activation read_activation(const HfConfiguration& configuration, const std::string& key, const std::string& fallback) {
   const std::string name = configuration.text(key, fallback);
   if (name == "silu" || name == "swish") return Activation::kSilu;
   if (name == "gelu") return Activation::kGelu;
   // Four names of one formula.
-  if (name == "gelu_new" || name == "gelu_pytorch_tanh" || name == "gelu_fast" ||
-      name == "gelu_python_tanh") {
+  if (name == "gelu_new" || name == "gelu_pytorch_tanh" || name == "gelu_fast" || name == "gelu_python_tanh") {
     return Activation::kGeluTanh;
   }
   if (name == "relu") return Activation::kRelu;
@@ -69,11 +66,10 @@ RotarySpecification read_rotary(const HfConfiguration& configuration, std::int64
   if (rotary.scaling == RotaryScaling::kLinear) return rotary;
   rotary.low_freq_factor = parameters.positive("low_freq_factor");
   rotary.high_freq_factor = parameters.positive("high_freq_factor");
-  if (rotary.high_freq_factor <= rotary.low_freq_factor)
-    parameters.refuse("high_freq_factor", "above low_freq_factor");
-  rotary.original_max_position_embeddings = double(parameters.has("original_max_position_embeddings")
-                                                       ? parameters.size("original_max_position_embeddings")
-                                                       : configuration.size("max_position_embeddings"));
+  if (rotary.high_freq_factor <= rotary.low_freq_factor) parameters.refuse("high_freq_factor", "above low_freq_factor");
+  rotary.original_max_position_embeddings =
+      double(parameters.has("original_max_position_embeddings") ? parameters.size("original_max_position_embeddings")
+                                                                : configuration.size("max_position_embeddings"));
   return rotary;
 }
 
@@ -81,8 +77,7 @@ std::vector<bool> read_sliding_layers(const HfConfiguration& configuration, std:
                                       bool (*is_sliding_by_default)(std::size_t layer, std::int64_t argument),
                                       std::int64_t argument) {
   std::vector<bool> sliding(layers);
-  for (std::size_t layer = 0; layer < layers; ++layer)
-    sliding[layer] = is_sliding_by_default(layer, argument);
+  for (std::size_t layer = 0; layer < layers; ++layer) sliding[layer] = is_sliding_by_default(layer, argument);
   if (!configuration.has("layer_types")) return sliding;
   const auto types = configuration.texts("layer_types");
   bool is_known = types.size() == layers;
@@ -91,8 +86,8 @@ std::vector<bool> read_sliding_layers(const HfConfiguration& configuration, std:
     is_known = sliding[layer] || types[layer] == "full_attention";
   }
   if (!is_known) {
-    configuration.refuse("layer_types", "full_attention or sliding_attention for each of the " +
-                                            std::to_string(layers) + " layers");
+    configuration.refuse("layer_types",
+                         "full_attention or sliding_attention for each of the " + std::to_string(layers) + " layers");
   }
   return sliding;
 }
@@ -118,8 +113,7 @@ DecoderSpecification read_llama_like(const HfConfiguration& configuration, const
   if (!defaults.head_dim && !configuration.has("head_dim") && s.hidden_size % s.num_attention_heads != 0) {
     configuration.refuse("num_attention_heads", "a divisor of hidden_size where there is no head_dim");
   }
-  s.head_dim =
-      configuration.size("head_dim", defaults.head_dim.value_or(s.hidden_size / s.num_attention_heads));
+  s.head_dim = configuration.size("head_dim", defaults.head_dim.value_or(s.hidden_size / s.num_attention_heads));
   s.layers.resize(read_layers(configuration, "num_hidden_layers"));
   s.norm_eps = configuration.positive("rms_norm_eps", 1e-6);
   s.attention_scale = 1 / std::sqrt(double(s.head_dim));

@@ -11,8 +11,7 @@ namespace lmhead {
 /// What a family takes where its configuration leaves a size out; empty: the key must be there, but for
 /// `num_key_value_heads`, then num_attention_heads, and `head_dim`, then hidden_size / num_attention_heads.
 struct SizeDefaults {
-  std::optional<std::int64_t> vocab_size = {}, num_attention_heads = {}, num_key_value_heads = {},
-                              head_dim = {};
+  std::optional<std::int64_t> vocab_size = {}, num_attention_heads = {}, num_key_value_heads = {}, head_dim = {};
 };
 
 /// Sizes under the keys of Llama, RMSNorm before both parts, a gated MLP: what most families then amend.
@@ -22,8 +21,7 @@ DecoderSpecification read_llama_like(const HfConfiguration& configuration, const
 std::size_t read_layers(const HfConfiguration& configuration, const std::string& key);
 
 /// `key` as an activation's name.
-Activation read_activation(const HfConfiguration& configuration, const std::string& key,
-                           const std::string& fallback);
+Activation read_activation(const HfConfiguration& configuration, const std::string& key, const std::string& fallback);
 
 /// The rotary frequencies, in the old keys (`rope_theta`, `rope_scaling`) or the new (`rope_parameters`, per
 /// `layer_type` where that is given). Throws on a scaling that is not known.

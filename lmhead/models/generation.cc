@@ -26,8 +26,8 @@ std::vector<Candidate> candidates_of(const at::Tensor& logits) {
   all.reserve(std::size_t(values.size(0)));
   for (std::int64_t id = 0; id < values.size(0); ++id) {
     all.push_back({values.const_data_ptr<double>()[id], id});
-    require(std::isfinite(all.back().logit), "sample", "logits must be finite, got ", all.back().logit,
-            " for token ", id);
+    require(std::isfinite(all.back().logit), "sample", "logits must be finite, got ", all.back().logit, " for token ",
+            id);
   }
   return all;
 }
@@ -86,8 +86,7 @@ std::vector<std::int64_t> generate(const Decoder& decoder, const LogitsOfHidden&
                                    const std::function<bool(std::int64_t)>& on_token) {
   const DecoderSpecification& specification = decoder.specification();
   options.sampling.check();
-  require(options.max_new_tokens >= 0, "sample", "max_new_tokens must be at least 0, got ",
-          options.max_new_tokens);
+  require(options.max_new_tokens >= 0, "sample", "max_new_tokens must be at least 0, got ", options.max_new_tokens);
   require(!prompt.empty(), "sample", "the prompt must hold at least one token, got none");
   for (const std::int64_t id : prompt)
     require(id >= 0 && id < specification.vocab_size, "sample", "ids of the prompt must be at least 0 and below ",

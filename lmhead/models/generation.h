@@ -28,7 +28,7 @@ std::int64_t choose_token(const at::Tensor& logits, const SamplingOptions& optio
 struct GenerationOptions {
   SamplingOptions sampling;
   std::int64_t max_new_tokens = 100;
-  std::uint64_t seed = 0;                 // of the stream "sample"
+  std::uint64_t seed = 0;                // of the stream "sample"
   std::vector<std::int64_t> end_tokens;  // the first of these is the last token that is given
 };
 

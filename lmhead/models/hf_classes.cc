@@ -40,18 +40,17 @@ Demands llama_demands(const DecoderSpecification& s) {
 }
 
 Demands qwen3_demands(const DecoderSpecification& s) {
-  return llama_like(s, {{"model.qk_norm", "true", s.qk_norm == QueryKeyNorm::kHead},
-                        {"model.mlp_bias", "false", !s.mlp_bias}});
+  return llama_like(
+      s, {{"model.qk_norm", "true", s.qk_norm == QueryKeyNorm::kHead}, {"model.mlp_bias", "false", !s.mlp_bias}});
 }
 
 /// GPT-2 and GPT-NeoX: as many key heads as query heads, which fill the width.
 Demands gpt_like(const DecoderSpecification& s, Demands more) {
-  more.insert(more.begin(),
-              {{"model.norm", "\"layernorm\"", s.norm == NormKind::kLayer},
-               {"model.activation", "\"gelu\"", !s.gated && s.activation == Activation::kGeluTanh},
-               {"model.num_key_value_heads", "null", s.num_key_value_heads == s.num_attention_heads},
-               {"model.head_dim", "null", s.num_attention_heads * s.head_dim == s.hidden_size},
-               {"model.qk_norm", "false", s.qk_norm == QueryKeyNorm::kNone}});
+  more.insert(more.begin(), {{"model.norm", "\"layernorm\"", s.norm == NormKind::kLayer},
+                             {"model.activation", "\"gelu\"", !s.gated && s.activation == Activation::kGeluTanh},
+                             {"model.num_key_value_heads", "null", s.num_key_value_heads == s.num_attention_heads},
+                             {"model.head_dim", "null", s.num_attention_heads * s.head_dim == s.hidden_size},
+                             {"model.qk_norm", "false", s.qk_norm == QueryKeyNorm::kNone}});
   return all_of(s, more);
 }
 

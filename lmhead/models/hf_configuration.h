@@ -24,8 +24,7 @@ class HfConfiguration {
   /// Whether the key is there with the value null, which some keys tell from being absent.
   bool is_null(const std::string& key) const;
   /// An integer in [least, 2^31).
-  std::int64_t size(const std::string& key, std::optional<std::int64_t> fallback = {},
-                    std::int64_t least = 1) const;
+  std::int64_t size(const std::string& key, std::optional<std::int64_t> fallback = {}, std::int64_t least = 1) const;
   /// A finite number above 0.
   double positive(const std::string& key, std::optional<double> fallback = {}) const;
   bool boolean(const std::string& key, bool fallback) const;

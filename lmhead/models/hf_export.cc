@@ -53,9 +53,10 @@ fs::path checked_target(const fs::path& folder) {
 }
 
 void check_head(const LinearMap& head, const char* architecture) {
-  require(!head.bias.defined(), "export", "head.bias must be false for ", architecture,
-          ", whose logits have none, got true; train without it, or use the run itself, which lmhead measure and lmhead "
-          "sample read as it is");
+  require(
+      !head.bias.defined(), "export", "head.bias must be false for ", architecture,
+      ", whose logits have none, got true; train without it, or use the run itself, which lmhead measure and lmhead "
+      "sample read as it is");
   require(head.logit_softcap == 0, "export", "head.logit_softcap must be 0 for ", architecture,
           ", which has none, got ", head.logit_softcap,
           "; train without it, or use the run itself, which lmhead measure and lmhead sample read as it is");
@@ -63,9 +64,8 @@ void check_head(const LinearMap& head, const char* architecture) {
 
 /// The decoder as its class has it: the same parameters, and zeros for biases that ours does not have.
 Decoder as_class(const Decoder& decoder, const DecoderSpecification& specification) {
-  return Decoder(specification, [&](const std::string& name, ParameterKind kind,
-                                    const std::vector<std::int64_t>& shape, const Initializer&,
-                                    const std::vector<RowPart>& parts) {
+  return Decoder(specification, [&](const std::string& name, ParameterKind kind, const std::vector<std::int64_t>& shape,
+                                    const Initializer&, const std::vector<RowPart>& parts) {
     for (const ParameterPtr& parameter : decoder.parameters())
       if (parameter->name == name) return parameter;
     require(kind == ParameterKind::kBias, "export", "the model must have ", name, ", got none");

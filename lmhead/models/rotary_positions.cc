@@ -17,8 +17,8 @@ at::Tensor scale_as_llama3(const at::Tensor& frequencies, const RotarySpecificat
   const at::Tensor wavelength = 2 * std::numbers::pi / frequencies;
   const double longest = s.original_max_position_embeddings / s.low_freq_factor;
   const double shortest = s.original_max_position_embeddings / s.high_freq_factor;
-  const at::Tensor ramp = (s.original_max_position_embeddings / wavelength - s.low_freq_factor) /
-                          (s.high_freq_factor - s.low_freq_factor);
+  const at::Tensor ramp =
+      (s.original_max_position_embeddings / wavelength - s.low_freq_factor) / (s.high_freq_factor - s.low_freq_factor);
   const at::Tensor between = (1 - ramp) * frequencies / s.factor + ramp * frequencies;
   return at::where(wavelength > longest, frequencies / s.factor,
                    at::where(wavelength < shortest, frequencies, between));

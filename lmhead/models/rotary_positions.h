@@ -19,9 +19,7 @@ class RotaryTable {
   /// Holds at least `length` rows on `device` from now on.
   void reserve(std::int64_t length, at::Device device);
   /// Rows [length, width / 2] of positions `first` and after.
-  at::Tensor cosine(std::int64_t length, std::int64_t first = 0) const {
-    return cosine_.narrow(0, first, length);
-  }
+  at::Tensor cosine(std::int64_t length, std::int64_t first = 0) const { return cosine_.narrow(0, first, length); }
   at::Tensor sine(std::int64_t length, std::int64_t first = 0) const { return sine_.narrow(0, first, length); }
 
  private:

@@ -15,8 +15,7 @@
 namespace lmhead {
 namespace {
 
-static_assert(std::endian::native == std::endian::little,
-              "safetensors data is little endian and is read in place");
+static_assert(std::endian::native == std::endian::little, "safetensors data is little endian and is read in place");
 
 constexpr std::array<std::pair<std::string_view, at::ScalarType>, 19> kAtenTypes = {{
     {"BOOL", at::kBool},
@@ -46,9 +45,8 @@ using NamedTensors = std::vector<std::pair<std::string, at::Tensor>>;
 std::vector<std::size_t> order_by_width(const NamedTensors& tensors) {
   std::vector<std::size_t> order(tensors.size());
   std::iota(order.begin(), order.end(), 0);
-  std::stable_sort(order.begin(), order.end(), [&](auto a, auto b) {
-    return tensors[a].second.element_size() > tensors[b].second.element_size();
-  });
+  std::stable_sort(order.begin(), order.end(),
+                   [&](auto a, auto b) { return tensors[a].second.element_size() > tensors[b].second.element_size(); });
   return order;
 }
 
@@ -76,8 +74,7 @@ std::string header_text(const NamedTensors& tensors, const std::vector<std::size
   const char* comma = "";
   for (const std::size_t index : order) {
     const auto& [name, tensor] = tensors[index];
-    require(name != "__metadata__", "safetensors", file,
-            ": a tensor must have another name than __metadata__, got it");
+    require(name != "__metadata__", "safetensors", file, ": a tensor must have another name than __metadata__, got it");
     add({std::exchange(comma, ","), quote(name), ":{\"dtype\":\"", safetensors_dtype(tensor.scalar_type()),
          "\",\"shape\":["});
     const char* between = "";
@@ -116,8 +113,8 @@ const SafetensorsEntry& SafetensorsFile::info(std::string_view name) const {
 
 at::Tensor SafetensorsFile::tensor(std::string_view name) const {
   const SafetensorsEntry& entry = info(name);
-  const auto known = std::find_if(kAtenTypes.begin(), kAtenTypes.end(),
-                                  [&](const auto& type) { return type.first == entry.dtype; });
+  const auto known =
+      std::find_if(kAtenTypes.begin(), kAtenTypes.end(), [&](const auto& type) { return type.first == entry.dtype; });
   require(known != kAtenTypes.end(), "safetensors", path_.string(), ": tensor \"", name,
           "\" must have a type of whole bytes to be computed with, got ", entry.dtype);
   const auto options = at::TensorOptions(known->second);
@@ -125,8 +122,7 @@ at::Tensor SafetensorsFile::tensor(std::string_view name) const {
   const std::byte* data = file_->data() + header_.data_start + entry.begin;
   if (known->second == at::kBool) {  // any other byte in a bool is undefined behaviour
     require(std::all_of(data, data + entry.bytes(), [](std::byte value) { return value <= std::byte{1}; }),
-            "safetensors", path_.string(), ": tensor \"", name,
-            "\" must hold 0 and 1 as BOOL, got another byte");
+            "safetensors", path_.string(), ": tensor \"", name, "\" must hold 0 and 1 as BOOL, got another byte");
   }
   if (reinterpret_cast<std::uintptr_t>(data) % c10::elementSize(known->second) != 0) {
     at::Tensor copy = at::empty(entry.shape, options);
@@ -146,8 +142,7 @@ std::string_view safetensors_dtype(at::ScalarType type) {
 void write_safetensors(const std::filesystem::path& path, const NamedTensors& tensors,
                        const std::map<std::string, std::string>& metadata) {
   for (const auto& [name, tensor] : tensors) {
-    require(tensor.defined(), "safetensors", path.string(), ": tensor \"", name,
-            "\" must be defined, got nothing");
+    require(tensor.defined(), "safetensors", path.string(), ": tensor \"", name, "\" must be defined, got nothing");
   }
   const std::vector<std::size_t> order = order_by_width(tensors);
   const std::string header = header_text(tensors, order, metadata, path.string());

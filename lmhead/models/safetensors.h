@@ -38,8 +38,7 @@ class SafetensorsFile {
   at::Tensor tensor(std::string_view name) const;
 
  private:
-  SafetensorsFile(std::filesystem::path path, std::shared_ptr<const MappedFile> file,
-                  SafetensorsHeader header)
+  SafetensorsFile(std::filesystem::path path, std::shared_ptr<const MappedFile> file, SafetensorsHeader header)
       : path_(std::move(path)), file_(std::move(file)), header_(std::move(header)) {}
 
   std::filesystem::path path_;

@@ -50,12 +50,11 @@ TensorFolder TensorFolder::open(const fs::path& folder_or_file) {
     return folder;
   }
   const fs::path index = folder_or_file / kIndex;
-  const bool has_pickle = fs::exists(folder_or_file / "pytorch_model.bin") ||
-                          fs::exists(folder_or_file / "pytorch_model.bin.index.json");
-  require(fs::exists(index), "safetensors", folder_or_file.string(), " must hold ", kSingle, " or ", kIndex,
-          ", got ",
-          has_pickle ? "pickled weights only, which are never opened: save them with save_pretrained first"
-                     : "neither");
+  const bool has_pickle =
+      fs::exists(folder_or_file / "pytorch_model.bin") || fs::exists(folder_or_file / "pytorch_model.bin.index.json");
+  require(
+      fs::exists(index), "safetensors", folder_or_file.string(), " must hold ", kSingle, " or ", kIndex, ", got ",
+      has_pickle ? "pickled weights only, which are never opened: save them with save_pretrained first" : "neither");
   const auto weight_map = parse_safetensors_index(read_file(index), index.string());
   std::set<std::string> shards;
   for (const auto& [name, shard] : weight_map) shards.insert(shard);

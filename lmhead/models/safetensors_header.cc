@@ -51,8 +51,7 @@ std::uint64_t needed_bytes(const SafetensorsEntry& entry, unsigned bits, const s
     if (product) product = multiply(*product, std::max<std::uint64_t>(std::uint64_t(size), 1));
   }
   if (product) product = multiply(*product, bits);
-  source.check(product.has_value(), tensor,
-               " must have fewer than 2^63 bits, got sizes whose product is larger");
+  source.check(product.has_value(), tensor, " must have fewer than 2^63 bits, got sizes whose product is larger");
   const std::uint64_t all_bits = is_empty ? 0 : *product;
   source.check(all_bits % 8 == 0, tensor, " must fill whole bytes, got ", all_bits, " bits");
   return all_bits / 8;
@@ -61,14 +60,11 @@ std::uint64_t needed_bytes(const SafetensorsEntry& entry, unsigned bits, const s
 SafetensorsEntry read_entry(Source& source, std::string name) {
   auto& reader = source.reader;
   const std::string tensor = std::string("tensor ").append(quote_for_message(name));
-  const bool is_plain = std::none_of(name.begin(), name.end(), [](char character) {
-    return std::uint8_t(character) < 0x20 || character == 0x7F;
-  });
+  const bool is_plain = std::none_of(
+      name.begin(), name.end(), [](char character) { return std::uint8_t(character) < 0x20 || character == 0x7F; });
   source.check(is_plain, tensor, " must have a name without control characters, got some");
 
-  const auto of_tensor = [&](std::string_view field) {
-    return std::string(field).append(" of ").append(tensor);
-  };
+  const auto of_tensor = [&](std::string_view field) { return std::string(field).append(" of ").append(tensor); };
   SafetensorsEntry entry{std::move(name), {}, {}, 0, 0};
   unsigned bits = 0;
   bool has_dtype = false, has_shape = false, has_offsets = false;
@@ -82,8 +78,7 @@ SafetensorsEntry read_entry(Source& source, std::string name) {
       const std::string dtype = reader.read_string(of_tensor(field));
       const auto type =
           std::find_if(kTypes.begin(), kTypes.end(), [&](const auto& known) { return known.name == dtype; });
-      source.check(type != kTypes.end(), "dtype of ", tensor, " must be a known type, got ",
-                   quote_for_message(dtype));
+      source.check(type != kTypes.end(), "dtype of ", tensor, " must be a known type, got ", quote_for_message(dtype));
       entry.dtype = type->name;
       bits = type->bits;
     } else if (field == "shape") {
@@ -116,8 +111,8 @@ SafetensorsEntry read_entry(Source& source, std::string name) {
   source.check(entry.begin <= entry.end, "data_offsets of ", tensor, " must not end before they begin, got ",
                entry.begin, " and ", entry.end);
   const std::uint64_t needed = needed_bytes(entry, bits, tensor, source);
-  source.check(entry.bytes() == needed, tensor, " must have the ", needed,
-               " bytes of its shape and dtype, got ", entry.bytes());
+  source.check(entry.bytes() == needed, tensor, " must have the ", needed, " bytes of its shape and dtype, got ",
+               entry.bytes());
   return entry;
 }
 
@@ -135,11 +130,11 @@ std::map<std::string, std::string> read_metadata(Source& source) {
 void check_layout(const SafetensorsHeader& header, std::uint64_t data_bytes, const Source& source) {
   std::uint64_t expected = 0;
   for (const SafetensorsEntry& entry : header.entries) {
-    source.check(entry.begin == expected, "tensor ", quote_for_message(entry.name), " must begin at byte ",
-                 expected, " of the data, where the one before it ends, got ", entry.begin,
+    source.check(entry.begin == expected, "tensor ", quote_for_message(entry.name), " must begin at byte ", expected,
+                 " of the data, where the one before it ends, got ", entry.begin,
                  entry.begin < expected ? " (overlap)" : " (hole)");
-    source.check(entry.end <= data_bytes, "tensor ", quote_for_message(entry.name), " must lie inside the ",
-                 data_bytes, " bytes of data, got an end at ", entry.end);
+    source.check(entry.end <= data_bytes, "tensor ", quote_for_message(entry.name), " must lie inside the ", data_bytes,
+                 " bytes of data, got an end at ", entry.end);
     expected = entry.end;
   }
   source.check(expected == data_bytes, "the file must end with its last tensor, got ", data_bytes - expected,
@@ -154,8 +149,7 @@ void index_names(SafetensorsHeader& header, const Source& source) {
   const auto twice = std::adjacent_find(header.by_name.begin(), header.by_name.end(),
                                         [&](auto a, auto b) { return name(a) == name(b); });
   if (twice != header.by_name.end()) {
-    source.check(false, "the header must name tensor ", quote_for_message(name(*twice)),
-                 " once, got it twice");
+    source.check(false, "the header must name tensor ", quote_for_message(name(*twice)), " once, got it twice");
   }
 }
 
@@ -164,14 +158,13 @@ void index_names(SafetensorsHeader& header, const Source& source) {
 std::span<const SafetensorsType> safetensors_types() { return kTypes; }
 
 const SafetensorsEntry* SafetensorsHeader::find(std::string_view name) const {
-  const auto place = std::lower_bound(
-      by_name.begin(), by_name.end(), name,
-      [&](std::size_t index, std::string_view wanted) { return entries[index].name < wanted; });
+  const auto place =
+      std::lower_bound(by_name.begin(), by_name.end(), name,
+                       [&](std::size_t index, std::string_view wanted) { return entries[index].name < wanted; });
   return place != by_name.end() && entries[*place].name == name ? &entries[*place] : nullptr;
 }
 
-SafetensorsHeader parse_safetensors_json(std::string_view text, std::uint64_t data_bytes,
-                                         std::string_view file) {
+SafetensorsHeader parse_safetensors_json(std::string_view text, std::uint64_t data_bytes, std::string_view file) {
   Source source{SafetensorsJsonReader(text, file), file};
   SafetensorsHeader header;
   bool has_metadata = false;
@@ -185,24 +178,22 @@ SafetensorsHeader parse_safetensors_json(std::string_view text, std::uint64_t da
     }
   });
   source.reader.read_end();
-  std::stable_sort(header.entries.begin(), header.entries.end(), [](const auto& a, const auto& b) {
-    return std::pair(a.begin, a.end) < std::pair(b.begin, b.end);
-  });
+  std::stable_sort(header.entries.begin(), header.entries.end(),
+                   [](const auto& a, const auto& b) { return std::pair(a.begin, a.end) < std::pair(b.begin, b.end); });
   index_names(header, source);
   check_layout(header, data_bytes, source);
   return header;
 }
 
 SafetensorsHeader parse_safetensors_header(std::span<const std::byte> content, std::string_view file) {
-  require(content.size() >= 8, "safetensors", file, ": the file must hold at least 8 bytes, got ",
-          content.size());
+  require(content.size() >= 8, "safetensors", file, ": the file must hold at least 8 bytes, got ", content.size());
   std::uint64_t length = 0;
   for (std::size_t index = 0; index < 8; ++index) length |= std::uint64_t(content[index]) << (8 * index);
   require(length <= kLargestHeader, "safetensors", file, ": the header must have at most ", kLargestHeader,
           " bytes, got a length of ", length);
   const std::uint64_t rest = content.size() - 8;
-  require(length <= rest, "safetensors", file, ": the header must lie inside the file, got a length of ",
-          length, " with ", rest, " bytes left");
+  require(length <= rest, "safetensors", file, ": the header must lie inside the file, got a length of ", length,
+          " with ", rest, " bytes left");
   const std::string_view text(reinterpret_cast<const char*>(content.data()) + 8, length);
   SafetensorsHeader header = parse_safetensors_json(text, rest - length, file);
   header.data_start = 8 + length;

@@ -55,7 +55,6 @@ struct SafetensorsHeader {
 SafetensorsHeader parse_safetensors_header(std::span<const std::byte> content, std::string_view file);
 
 /// The same for the JSON text alone, over `data_bytes` bytes of tensors; `data_start` is left 0.
-SafetensorsHeader parse_safetensors_json(std::string_view text, std::uint64_t data_bytes,
-                                         std::string_view file);
+SafetensorsHeader parse_safetensors_json(std::string_view text, std::uint64_t data_bytes, std::string_view file);
 
 }  // namespace lmhead

@@ -71,8 +71,7 @@ std::string quote_for_message(std::string_view text) {
   return quoted + "\"";
 }
 
-SafetensorsJsonReader::SafetensorsJsonReader(std::string_view text, std::string_view file)
-    : text_(text), file_(file) {
+SafetensorsJsonReader::SafetensorsJsonReader(std::string_view text, std::string_view file) : text_(text), file_(file) {
   check_utf8();
 }
 
@@ -85,8 +84,8 @@ void SafetensorsJsonReader::fail_here(std::string_view what, std::string_view mu
 void SafetensorsJsonReader::check_utf8() const {
   for (std::size_t position = 0; position < text_.size();) {
     const std::size_t length = utf8_length(text_.substr(position));
-    require(length > 0, "safetensors", file_,
-            ": the JSON text must be UTF-8, got a malformed sequence at byte ", position);
+    require(length > 0, "safetensors", file_, ": the JSON text must be UTF-8, got a malformed sequence at byte ",
+            position);
     position += length;
   }
 }
@@ -102,8 +101,7 @@ bool SafetensorsJsonReader::take(char wanted) {
   return true;
 }
 
-void SafetensorsJsonReader::read_object(std::string_view what,
-                                        const std::function<void(std::string key)>& member) {
+void SafetensorsJsonReader::read_object(std::string_view what, const std::function<void(std::string key)>& member) {
   if (!take('{')) fail_here(what, "be an object");
   if (take('}')) return;
   do {

@@ -25,8 +25,7 @@ Json compared_with_source(const StudyRows& confirmed, const Comparison& pair, co
   const StudyArm &arm = confirmed.study.arms[pair.arm], &baseline = confirmed.study.arms[pair.baseline];
   if (confirmed.study.source.contains("reported"))
     for (const Json& reported : confirmed.study.source["reported"]) {
-      if (reported["arm"] != arm.choice || reported.value("baseline", baseline.choice) != baseline.choice)
-        continue;
+      if (reported["arm"] != arm.choice || reported.value("baseline", baseline.choice) != baseline.choice) continue;
       const double difference = reported["difference"].get<double>();
       std::optional<Interval> ends;
       if (reported.contains("interval"))
@@ -35,8 +34,8 @@ Json compared_with_source(const StudyRows& confirmed, const Comparison& pair, co
               {"interval", interval_or_null(ends)},
               {"words", compare_with_source(statistics, difference, ends)}};
     }
-  const Json signs =
-      confirmed.study.source.is_object() ? confirmed.study.source.value("expected_sign", Json::object()) : Json::object();
+  const Json signs = confirmed.study.source.is_object() ? confirmed.study.source.value("expected_sign", Json::object())
+                                                        : Json::object();
   if (!signs.contains(arm.choice)) return nullptr;
   const char sign = signs[arm.choice].get<std::string>()[0];
   return {{"sign", std::string(1, sign)}, {"words", compare_with_sign(statistics, sign, confirmed.study.margin)}};
@@ -65,8 +64,8 @@ Compared compare(const StudyRows& confirmed, const Comparison& pair) {
   return compared;
 }
 
-/// Paired differences of the figures that the study asks for beside its outcome. They are looked at, not tested: they have
-/// intervals and take no part in Holm's correction.
+/// Paired differences of the figures that the study asks for beside its outcome. They are looked at, not tested: they
+/// have intervals and take no part in Holm's correction.
 Json details_of(const StudyRows& confirmed, const Comparison& pair) {
   struct Pairs {
     std::vector<double> baseline, arm, differences;
@@ -78,7 +77,9 @@ Json details_of(const StudyRows& confirmed, const Comparison& pair) {
     const auto theirs = figures_of(*other->second);
     for (const auto& [name, value] : figures_of(*row)) {
       const auto same = std::ranges::find(theirs, name, &std::pair<std::string, double>::first);
-      const auto is_asked_for = [&](const std::string& pattern) { return ::fnmatch(pattern.c_str(), name.c_str(), 0) == 0; };
+      const auto is_asked_for = [&](const std::string& pattern) {
+        return ::fnmatch(pattern.c_str(), name.c_str(), 0) == 0;
+      };
       if (same == theirs.end() || std::ranges::none_of(confirmed.study.details, is_asked_for)) continue;
       auto place = std::ranges::find(all, name, &std::pair<std::string, Pairs>::first);
       if (place == all.end()) place = all.insert(all.end(), {name, {}});
@@ -105,8 +106,7 @@ std::string words_of(const StudyRows& confirmed, const Compared& compared, const
   const std::string of = " of " + std::to_string(compared.seeds.size()) + " seeds";
   if (compared.seeds.empty()) return "no pair is finished yet";
   std::string words;
-  if (compared.diverged_arm > 0)
-    words = "the arm diverged on " + std::to_string(compared.diverged_arm) + of;
+  if (compared.diverged_arm > 0) words = "the arm diverged on " + std::to_string(compared.diverged_arm) + of;
   if (compared.diverged_baseline > 0)
     words += std::string(words.empty() ? "" : "; ") + "the baseline diverged on " +
              std::to_string(compared.diverged_baseline) + of;
@@ -114,8 +114,7 @@ std::string words_of(const StudyRows& confirmed, const Compared& compared, const
   words = verdict->words;
   for (const std::size_t arm : {compared.pair.baseline, compared.pair.arm})
     if (!edges_of(confirmed.plan.arms[arm]).empty())
-      words += std::string("; ") + (arm == compared.pair.arm ? "the arm" : "the baseline") +
-               " is tuned at an edge";
+      words += std::string("; ") + (arm == compared.pair.arm ? "the arm" : "the baseline") + " is tuned at an edge";
   return words;
 }
 

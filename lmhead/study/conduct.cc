@@ -16,9 +16,7 @@ namespace {
 namespace fs = std::filesystem;
 using Clock = std::chrono::steady_clock;
 
-std::int64_t steps_of(const StudyRun& run) {
-  return run.configuration.at("training").at("steps").get<std::int64_t>();
-}
+std::int64_t steps_of(const StudyRun& run) { return run.configuration.at("training").at("steps").get<std::int64_t>(); }
 
 /// Seconds a floating-point operation, over what is finished; NaN where nothing is.
 struct Speed {
@@ -67,8 +65,7 @@ class Conductor {
     while (found) {  // a row may make further runs known
       found = false;
       for (const StudyRun& run : plan_.runs) {
-        if (progress_.row_of(run) || !is_finished(progress_.folder() / run.folder, run.configuration))
-          continue;
+        if (progress_.row_of(run) || !is_finished(progress_.folder() / run.folder, run.configuration)) continue;
         found |= keep_row(run);
       }
       if (found) plan_ = progress_.plan();
@@ -135,8 +132,8 @@ class Conductor {
                  progress_.flops_of(done.run) * share);
       if (!keep_row(done.run)) return;
     } else {
-      progress_.append(make_diverged_row(progress_.study(), done.run, progress_.identity_of(done.run), folder,
-                                         event.error));
+      progress_.append(
+          make_diverged_row(progress_.study(), done.run, progress_.identity_of(done.run), folder, event.error));
       discard(folder);
     }
     plan_ = progress_.plan();
@@ -149,10 +146,8 @@ class Conductor {
     double flops = 0, known_flops = 0;
     for (const StudyRun& run : plan_.runs) {
       known_flops += progress_.flops_of(run);
-      if (progress_.row_of(run))
-        ++status.done;
-      else if (!failed_.count(run.folder))
-        flops += progress_.flops_of(run);
+      if (progress_.row_of(run)) ++status.done;
+      else if (!failed_.count(run.folder)) flops += progress_.flops_of(run);
     }
     // What is not known yet costs about what the rest costs.
     flops += double(plan_.to_come) * known_flops / double(std::max<std::size_t>(1, plan_.runs.size()));
@@ -164,8 +159,7 @@ class Conductor {
     for (const auto& [ticket, going] : going_)  // until one is done, those that go on tell
       if (speed_.flops == 0 && going.step > going.first_step)
         speed.add(std::chrono::duration<double>(Clock::now() - going.start).count(),
-                  progress_.flops_of(going.run) * double(going.step - going.first_step) /
-                      double(steps_of(going.run)));
+                  progress_.flops_of(going.run) * double(going.step - going.first_step) / double(steps_of(going.run)));
     status.seconds_left = std::max(0.0, flops) * speed.seconds_per_flop() / double(control_.jobs);
     return status;
   }

@@ -29,8 +29,8 @@ class StudyProgress {
   RunState state_of(const StudyRun& run);
   /// Null where the run is not finished.
   const Json* row_of(const StudyRun& run) { return rows_.find(identity_of(run)); }
-  /// Where the data is not there, its content is taken to be what rows of arms with the same `data.path` say, or else rows of the
-  /// same configuration.
+  /// Where the data is not there, its content is taken to be what rows of arms with the same `data.path` say, or else
+  /// rows of the same configuration.
   const RunIdentity& identity_of(const StudyRun& run);
   /// Makes the rows ready for `append`.
   void drop_cut_line() const { rows_.drop_cut_line(); }

@@ -135,20 +135,19 @@ const char* to_string(CorrelationFinding finding) {
 }
 
 CorrelationVerdict decide_correlation(double rho, const std::optional<Interval>& interval,
-                                      const std::optional<double>& holm_p,
-                                      const std::optional<double>& margin, const std::string& outcome) {
+                                      const std::optional<double>& holm_p, const std::optional<double>& margin,
+                                      const std::string& outcome) {
   if (std::isnan(rho) || !interval || !holm_p)
     return {CorrelationFinding::kUndecided, "undecided: too few settings differ in what is not held fixed"};
   const auto [low, high] = *interval;
   if ((low > 0 || high < 0) && *holm_p < kLevel)
-    return {CorrelationFinding::kPredicts,
-            std::string("predicts: the larger it is, the ") + (rho > 0 ? "higher" : "lower") + " the " +
-                outcome + figures(", %+.2f [%.2f, %.2f]", rho, low, high)};
+    return {CorrelationFinding::kPredicts, std::string("predicts: the larger it is, the ") +
+                                               (rho > 0 ? "higher" : "lower") + " the " + outcome +
+                                               figures(", %+.2f [%.2f, %.2f]", rho, low, high)};
   if (margin && low > -*margin && high < *margin)
     return {CorrelationFinding::kNoneAsLarge,
             "no correlation stronger than " + figures("%.2f", std::max(-low, high)) + " shown"};
-  return {CorrelationFinding::kUndecided,
-          "undecided: " + figures("anything from %.2f to %.2f is possible", low, high)};
+  return {CorrelationFinding::kUndecided, "undecided: " + figures("anything from %.2f to %.2f is possible", low, high)};
 }
 
 Json study_correlations(StudyProgress& progress, const StudyPlan& plan) {
@@ -200,8 +199,7 @@ Json study_correlations(StudyProgress& progress, const StudyPlan& plan) {
   Json list = Json::array();
   for (Correlated& one : all) {
     const std::optional<double> holm_p = one.p_value ? std::optional(adjusted[next++]) : std::nullopt;
-    const std::string outcome =
-        one.request->of_progress ? "progress of " + study.outcome : "final " + study.outcome;
+    const std::string outcome = one.request->of_progress ? "progress of " + study.outcome : "final " + study.outcome;
     const CorrelationVerdict verdict =
         decide_correlation(one.partial.rho, one.interval, holm_p, one.request->margin, outcome);
     one.json["holm_p"] = number_or_null(holm_p);

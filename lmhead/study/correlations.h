@@ -25,8 +25,8 @@ struct CorrelationVerdict {
 
 /// By the rule of docs/statistics.md, "Correlations"; `outcome` is what the words call the outcome.
 CorrelationVerdict decide_correlation(double rho, const std::optional<Interval>& interval,
-                                      const std::optional<double>& holm_p,
-                                      const std::optional<double>& margin, const std::string& outcome);
+                                      const std::optional<double>& holm_p, const std::optional<double>& margin,
+                                      const std::string& outcome);
 
 /// statistics.json's `correlations` (docs/files.md): every predictor of every request, over all runs whose
 /// rows are there, those of searches too. Takes about a tenth of a second each for the bootstrap.

@@ -11,8 +11,8 @@ namespace {
 
 /// Parameters with a shape and no memory.
 ParameterSource shapes_alone() {
-  return [](const std::string& name, ParameterKind kind, const std::vector<std::int64_t>& shape,
-            const Initializer&, const std::vector<RowPart>& parts) {
+  return [](const std::string& name, ParameterKind kind, const std::vector<std::int64_t>& shape, const Initializer&,
+            const std::vector<RowPart>& parts) {
     const at::Tensor value = at::empty(shape, at::TensorOptions().device(at::kMeta).dtype(at::kFloat));
     return std::make_shared<Parameter>(Parameter{name, kind, value, value, parts});
   };
@@ -39,10 +39,12 @@ double training_flops_per_token(const TrainConfiguration& configuration, std::in
   const double width = double(model.num_attention_heads) * double(model.resolved_head_dim());
   const DataOptions& data = configuration.data;
   const std::int64_t tokens = data.batch_size * data.sequence_length;
-  const double rules = head_gradient_flops(
-      configuration.head_gradient,
-      {.hidden_size = model.hidden_size, .vocab_size = vocab_size, .tokens = tokens, .micro_batches = data.micro_batches});
-  return 6 * matrices + 12 * double(model.num_hidden_layers) * double(data.sequence_length) * width + rules / double(tokens);
+  const double rules = head_gradient_flops(configuration.head_gradient, {.hidden_size = model.hidden_size,
+                                                                         .vocab_size = vocab_size,
+                                                                         .tokens = tokens,
+                                                                         .micro_batches = data.micro_batches});
+  return 6 * matrices + 12 * double(model.num_hidden_layers) * double(data.sequence_length) * width +
+         rules / double(tokens);
 }
 
 double training_tokens(const TrainConfiguration& configuration) {

@@ -10,8 +10,7 @@ std::optional<double> outcome_at(const LearningCurve& curve, double cost) {
   const auto after = std::lower_bound(costs.begin(), costs.end(), cost);
   if (after == costs.end()) return std::nullopt;
   const auto right = std::size_t(after - costs.begin());
-  if (*after == cost)
-    return std::isfinite(curve.outcome[right]) ? std::optional(curve.outcome[right]) : std::nullopt;
+  if (*after == cost) return std::isfinite(curve.outcome[right]) ? std::optional(curve.outcome[right]) : std::nullopt;
   if (right == 0) return std::nullopt;
   const double share = std::log(cost / costs[right - 1]) / std::log(costs[right] / costs[right - 1]);
   const double value = curve.outcome[right - 1] + share * (curve.outcome[right] - curve.outcome[right - 1]);
@@ -23,8 +22,7 @@ std::optional<double> cost_to_reach(const LearningCurve& curve, double target, b
   for (std::size_t index = 0; index < curve.cost.size(); ++index) {
     if (!(sign * curve.outcome[index] <= sign * target)) continue;
     if (index == 0 || !std::isfinite(curve.outcome[index - 1])) return curve.cost[index];
-    const double share =
-        (target - curve.outcome[index - 1]) / (curve.outcome[index] - curve.outcome[index - 1]);
+    const double share = (target - curve.outcome[index - 1]) / (curve.outcome[index] - curve.outcome[index - 1]);
     return curve.cost[index - 1] * std::pow(curve.cost[index] / curve.cost[index - 1], share);
   }
   return std::nullopt;

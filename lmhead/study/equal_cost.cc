@@ -5,9 +5,7 @@
 
 namespace lmhead {
 
-Json number_or_null(const std::optional<double>& value) {
-  return value ? number_or_null(*value) : Json(nullptr);
-}
+Json number_or_null(const std::optional<double>& value) { return value ? number_or_null(*value) : Json(nullptr); }
 Json interval_or_null(const std::optional<Interval>& ends) {
   return ends ? Json{number_or_null(ends->low), number_or_null(ends->high)} : Json(nullptr);
 }
@@ -22,16 +20,14 @@ LearningCurve learning_curve(const Json& row, Cost cost) {
   const Json lists = row.value("curve", Json::object());
   const char* key = cost == Cost::kSteps ? "step" : cost == Cost::kWallSeconds ? "wall_seconds" : "tokens";
   const char* outcome = lists.contains("outcome") ? "outcome" : "loss";
-  if (!lists.contains(key) || !lists.contains(outcome) || lists[key].size() != lists[outcome].size())
-    return curve;
+  if (!lists.contains(key) || !lists.contains(outcome) || lists[key].size() != lists[outcome].size()) return curve;
   const double unit = cost == Cost::kFlops ? number_at(row, "flops") / number_at(row, "tokens") : 1;
   for (std::size_t index = 0; index < lists[key].size(); ++index) {
     if (!lists[key][index].is_number()) continue;
     const double at = lists[key][index].get<double>() * unit;
     if (!std::isfinite(at) || at <= 0 || (!curve.empty() && at <= curve.cost.back())) continue;
     curve.cost.push_back(at);
-    curve.outcome.push_back(lists[outcome][index].is_number() ? lists[outcome][index].get<double>()
-                                                              : std::nan(""));
+    curve.outcome.push_back(lists[outcome][index].is_number() ? lists[outcome][index].get<double>() : std::nan(""));
   }
   return curve;
 }
@@ -90,12 +86,12 @@ Json cost_ratios(const RowsBySeed& arm, const RowsBySeed& reference, bool higher
       if (reached) logs.push_back(std::log(slow.cost.back() / *reached));
     }
     const auto ends = t_interval(logs);
-    json[name] = {{"seeds", seeds},
-                  {"never", never},
-                  {"ratio", logs.empty() ? Json(nullptr) : number_or_null(std::exp(mean(logs)))},
-                  {"interval",
-                   interval_or_null(ends ? std::optional(Interval{std::exp(ends->low), std::exp(ends->high)})
-                                         : std::nullopt)}};
+    json[name] = {
+        {"seeds", seeds},
+        {"never", never},
+        {"ratio", logs.empty() ? Json(nullptr) : number_or_null(std::exp(mean(logs)))},
+        {"interval",
+         interval_or_null(ends ? std::optional(Interval{std::exp(ends->low), std::exp(ends->high)}) : std::nullopt)}};
   }
   return json;
 }

@@ -17,10 +17,8 @@ namespace lmhead {
 using RowsBySeed = std::map<std::int64_t, const Json*>;
 
 enum class Cost { kSteps, kTokens, kFlops, kWallSeconds };
-inline constexpr std::pair<Cost, const char*> kCosts[] = {{Cost::kSteps, "steps"},
-                                                          {Cost::kTokens, "tokens"},
-                                                          {Cost::kFlops, "flops"},
-                                                          {Cost::kWallSeconds, "wall_seconds"}};
+inline constexpr std::pair<Cost, const char*> kCosts[] = {
+    {Cost::kSteps, "steps"}, {Cost::kTokens, "tokens"}, {Cost::kFlops, "flops"}, {Cost::kWallSeconds, "wall_seconds"}};
 
 /// The validation curve of a row; empty where the row has none, or not this cost.
 LearningCurve learning_curve(const Json& row, Cost cost);

@@ -57,26 +57,28 @@ MeasuredModel load_checkpoint(const fs::path& path, const std::string& name) {
   const std::int64_t learned = trained.model.decoder.specification().position_embeddings;
   model.longest_sequence = learned > 0 ? learned : train.data.sequence_length;
   model.longest_is_limit = learned > 0;
-  if (const auto map = trained.model.head->linear_map())
-    model.head = *map;
-  else
-    model.nonlinear_head = std::move(trained.model.head);
+  if (const auto map = trained.model.head->linear_map()) model.head = *map;
+  else model.nonlinear_head = std::move(trained.model.head);
   model.decoder = std::make_shared<const Decoder>(std::move(trained.model.decoder));
   return model;
 }
 
 /// A tensor of the file with the wanted shape; -1 stands for any size.
-at::Tensor feature(const SafetensorsFile& file, const char* key, const std::vector<std::int64_t>& shape, bool is_integer) {
+at::Tensor feature(const SafetensorsFile& file, const char* key, const std::vector<std::int64_t>& shape,
+                   bool is_integer) {
   require(file.contains(key), kWho, file.path().string(), " must hold ", key, ", got none");
   const at::Tensor tensor = file.tensor(key);
   bool fits = tensor.dim() == std::int64_t(shape.size());
   for (std::size_t axis = 0; fits && axis < shape.size(); ++axis)
     fits = shape[axis] < 0 ? tensor.size(axis) > 0 : tensor.size(axis) == shape[axis];
-  const bool type = is_integer ? at::isIntegralType(tensor.scalar_type(), false) : at::isFloatingType(tensor.scalar_type());
+  const bool type =
+      is_integer ? at::isIntegralType(tensor.scalar_type(), false) : at::isFloatingType(tensor.scalar_type());
   std::string wanted;
-  for (const std::int64_t size : shape) wanted += (wanted.empty() ? "" : ", ") + (size < 0 ? std::string("*") : std::to_string(size));
-  require(fits && type, kWho, file.path().string(), ": ", key, " must be ", is_integer ? "integers" : "floating numbers",
-          " [", wanted, "], got ", file.info(key).dtype, " ", tensor.sizes());
+  for (const std::int64_t size : shape)
+    wanted += (wanted.empty() ? "" : ", ") + (size < 0 ? std::string("*") : std::to_string(size));
+  require(fits && type, kWho, file.path().string(), ": ", key, " must be ",
+          is_integer ? "integers" : "floating numbers", " [", wanted, "], got ", file.info(key).dtype, " ",
+          tensor.sizes());
   if (is_integer) return tensor.to(at::kLong);
   for (std::int64_t row = 0; row < tensor.size(0); row += kRowsAtOnce)
     require(at::isfinite(tensor.narrow(0, row, std::min(kRowsAtOnce, tensor.size(0) - row))).all().item<bool>(), kWho,
@@ -93,13 +95,15 @@ MeasuredModel load_features(const fs::path& path, const std::string& name) {
   model.hidden = feature(file, "hidden", {-1, model.head.weight.size(1)}, false);
   const std::int64_t tokens = model.hidden.size(0);
   model.targets = feature(file, "targets", {tokens}, true);
-  const at::Tensor wrong = model.targets.ge(vocab_size).logical_or(model.targets.lt(0).logical_and(model.targets.ne(-100)));
+  const at::Tensor wrong =
+      model.targets.ge(vocab_size).logical_or(model.targets.lt(0).logical_and(model.targets.ne(-100)));
   if (wrong.any().item<bool>()) {
     const std::int64_t row = wrong.nonzero()[0][0].item<std::int64_t>();
     fail(kWho, path.string(), ": targets must be ids below ", vocab_size, " (or -100 to leave a row out), got ",
          model.targets[row].item<std::int64_t>(), " in row ", row);
   }
-  require(model.targets.ne(-100).any().item<bool>(), kWho, path.string(), ": targets must hold an id, got nothing but -100");
+  require(model.targets.ne(-100).any().item<bool>(), kWho, path.string(),
+          ": targets must hold an id, got nothing but -100");
   if (file.contains("documents")) model.documents = feature(file, "documents", {tokens}, true);
   if (file.contains("positions")) model.positions = feature(file, "positions", {tokens}, true);
   return model;
@@ -116,7 +120,8 @@ std::int64_t MeasuredModel::vocab_size() const {
 }
 
 std::vector<fs::path> find_models(const fs::path& path, CheckpointChoice choice) {
-  require(fs::exists(path), kWho, "a model must be a folder, a .safetensors file or a name on the hub, got ", path.string());
+  require(fs::exists(path), kWho, "a model must be a folder, a .safetensors file or a name on the hub, got ",
+          path.string());
   if (!fs::is_directory(path) || !is_trained_model(path)) return {path};
   return find_checkpoints(path, choice);
 }

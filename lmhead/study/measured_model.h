@@ -22,18 +22,18 @@ enum class ModelKind { kPretrained, kCheckpoint, kFeatures };
 const char* to_string(ModelKind kind);
 
 struct MeasuredModel {
-  std::string name;    // as the user asked for it; a checkpoint of several is named with its step
+  std::string name;  // as the user asked for it; a checkpoint of several is named with its step
   ModelKind kind;
-  std::string family;  // model_type, the head's type for a run, empty for features
+  std::string family;                      // model_type, the head's type for a run, empty for features
   std::shared_ptr<const Decoder> decoder;  // null for features
   LinearMap head;
-  std::shared_ptr<const LmHead> nonlinear_head;  // in place of `head` where there is no linear map
-  at::Tensor hidden, targets, documents, positions;  // of features alone; the last two may be undefined
-  std::int64_t longest_sequence = 0;                 // that the model was made for; 0: not known
-  bool longest_is_limit = false;                     // learned positions: there are no more
-  std::optional<std::int64_t> end_of_document;       // eos_token_id, or the dataset's
-  std::filesystem::path tokenizer;                   // empty: none beside the model
-  bool bytes_are_tokens = false;                     // a run on plain bytes: ids 0 to 255
+  std::shared_ptr<const LmHead> nonlinear_head;       // in place of `head` where there is no linear map
+  at::Tensor hidden, targets, documents, positions;   // of features alone; the last two may be undefined
+  std::int64_t longest_sequence = 0;                  // that the model was made for; 0: not known
+  bool longest_is_limit = false;                      // learned positions: there are no more
+  std::optional<std::int64_t> end_of_document;        // eos_token_id, or the dataset's
+  std::filesystem::path tokenizer;                    // empty: none beside the model
+  bool bytes_are_tokens = false;                      // a run on plain bytes: ids 0 to 255
   std::optional<std::int64_t> step, training_tokens;  // of a checkpoint
 
   std::int64_t vocab_size() const;

@@ -20,7 +20,8 @@ namespace fs = std::filesystem;
 constexpr const char* kWho = "measure";
 constexpr std::int64_t kScanTokens = 1 << 14;
 
-const Json& member(const Json& json, const char* key, const fs::path& file, bool (*fits)(const Json&), const char* must) {
+const Json& member(const Json& json, const char* key, const fs::path& file, bool (*fits)(const Json&),
+                   const char* must) {
   const auto found = json.is_object() ? json.find(key) : json.end();
   require(json.is_object() && found != json.end() && fits(*found), kWho, file.string(), ": ", key, " must be ", must,
           ", got ", json.is_object() && found != json.end() ? found->dump().substr(0, 80) : "none");
@@ -53,9 +54,11 @@ const Json* split_of(const Json& sidecar, const std::string& name) {
 
 MeasuredTokens open_measured_tokens(const fs::path& file, std::int64_t vocab_size,
                                     std::optional<std::int64_t> end_of_document) {
-  if (opens_like_llm_c(file)) return {.ids = TokenShard::open_llm_c(file, vocab_size), .end_of_document = end_of_document};
+  if (opens_like_llm_c(file))
+    return {.ids = TokenShard::open_llm_c(file, vocab_size), .end_of_document = end_of_document};
   const fs::path sidecar_file = file.parent_path() / "dataset.json";
-  const Json sidecar = fs::is_regular_file(sidecar_file) ? parse_json(read_file(sidecar_file), sidecar_file.string()) : Json();
+  const Json sidecar =
+      fs::is_regular_file(sidecar_file) ? parse_json(read_file(sidecar_file), sidecar_file.string()) : Json();
   const Json* split = split_of(sidecar, file.filename().string());
   if (!split) {
     const TokenType type = vocab_size > 65536 ? TokenType::kUint32 : TokenType::kUint16;
@@ -65,10 +68,10 @@ MeasuredTokens open_measured_tokens(const fs::path& file, std::int64_t vocab_siz
   require(type == "uint16" || type == "uint32", kWho, sidecar_file.string(),
           ": token_type must be \"uint16\" or \"uint32\", got \"", type, '"');
   const auto ids = member(sidecar, "vocab_size", sidecar_file, is_count, "a count").get<std::int64_t>();
-  require(ids <= vocab_size, kWho, "the dataset's vocabulary must fit the head's ", vocab_size, " tokens, got ", ids, " in ",
-          sidecar_file.string());
-  MeasuredTokens tokens{.ids = TokenShard::open_headerless(
-                            file, type == "uint16" ? TokenType::kUint16 : TokenType::kUint32, vocab_size)};
+  require(ids <= vocab_size, kWho, "the dataset's vocabulary must fit the head's ", vocab_size, " tokens, got ", ids,
+          " in ", sidecar_file.string());
+  MeasuredTokens tokens{
+      .ids = TokenShard::open_headerless(file, type == "uint16" ? TokenType::kUint16 : TokenType::kUint32, vocab_size)};
   const auto bytes = member(*split, "bytes", sidecar_file, is_count, "a count").get<double>();
   if (bytes > 0) tokens.bytes_per_token = bytes / double(tokens.ids.size());
   const Json& end = member(sidecar, "end_of_document", sidecar_file, is_count_or_null, "an id or null");
@@ -80,17 +83,17 @@ MeasuredTokens open_tokenized_text(const fs::path& folder, std::int64_t vocab_si
   const fs::path file = folder / "tokens.json";
   const Json json = parse_json(read_file(file), file.string());
   const auto ids = member(json, "vocab_size", file, is_count, "a count").get<std::int64_t>();
-  require(ids <= vocab_size, kWho, "the tokenizer's vocabulary must fit the head's ", vocab_size, " tokens, got ", ids, " in ",
-          member(json, "tokenizer", file, is_text, "a text").get<std::string>());
-  MeasuredTokens tokens{
-      .ids = TokenShard::open_headerless(folder / "tokens.bin", TokenType::kUint32, vocab_size),
-      .lengths = TokenShard::open_headerless(folder / "lengths.bin", TokenType::kUint32,
-                                             std::numeric_limits<std::int64_t>::max())};
+  require(ids <= vocab_size, kWho, "the tokenizer's vocabulary must fit the head's ", vocab_size, " tokens, got ", ids,
+          " in ", member(json, "tokenizer", file, is_text, "a text").get<std::string>());
+  MeasuredTokens tokens{.ids = TokenShard::open_headerless(folder / "tokens.bin", TokenType::kUint32, vocab_size),
+                        .lengths = TokenShard::open_headerless(folder / "lengths.bin", TokenType::kUint32,
+                                                               std::numeric_limits<std::int64_t>::max())};
   for (const Json& count : member(json, "document_tokens", file, is_array, "a list")) {
     require(is_count(count), kWho, file.string(), ": document_tokens must be counts, got ", count.dump());
     tokens.document_tokens.push_back(count.get<std::int64_t>());
   }
-  const std::int64_t sum = std::accumulate(tokens.document_tokens.begin(), tokens.document_tokens.end(), std::int64_t(0));
+  const std::int64_t sum =
+      std::accumulate(tokens.document_tokens.begin(), tokens.document_tokens.end(), std::int64_t(0));
   require(sum == tokens.ids.size() && tokens.lengths->size() == sum, kWho, file.string(),
           ": document_tokens must sum to the tokens of both files, got ", sum, ", ", tokens.ids.size(), " and ",
           tokens.lengths->size());
@@ -152,7 +155,8 @@ void WindowReader::add(const Window& window, std::int64_t row, WindowBatch& batc
   auto* tokens = batch.tokens.mutable_data_ptr<std::int64_t>() + row * width;
   auto* targets = batch.targets.mutable_data_ptr<std::int64_t>() + row * width;
   auto* positions = batch.positions.mutable_data_ptr<std::int64_t>() + row * width;
-  auto* documents = batch.documents.defined() ? batch.documents.mutable_data_ptr<std::int64_t>() + row * width : nullptr;
+  auto* documents =
+      batch.documents.defined() ? batch.documents.mutable_data_ptr<std::int64_t>() + row * width : nullptr;
   for (std::int64_t at = 0; at < window.length; ++at) {
     tokens[at] = ids[at];
     targets[at] = ids[at + 1];

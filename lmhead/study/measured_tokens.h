@@ -41,10 +41,10 @@ struct WindowOptions {
 
 /// Windows side by side; short ones are padded at their ends, where a causal model cannot see it.
 struct WindowBatch {
-  at::Tensor tokens;     // [B, T] inputs, 0 in the padding
-  at::Tensor targets;    // [B T], -100 in the padding
-  at::Tensor documents;  // [B T] of the target; undefined where documents are not known
-  at::Tensor positions;  // [B T] tokens of context before the input
+  at::Tensor tokens;            // [B, T] inputs, 0 in the padding
+  at::Tensor targets;           // [B T], -100 in the padding
+  at::Tensor documents;         // [B T] of the target; undefined where documents are not known
+  at::Tensor positions;         // [B T] tokens of context before the input
   std::optional<double> bytes;  // UTF-8 bytes of the targets
   std::int64_t scored = 0;      // targets
 };

@@ -28,8 +28,8 @@ at::Tensor rows_of(const at::Tensor& tensor, std::int64_t row, std::int64_t rows
   return tensor.defined() ? tensor.narrow(0, row, rows) : tensor;
 }
 
-void measure_features(const MeasuredModel& model, const MeasurementOptions& options, const MeasurementProgress& progress,
-                      DiagnosticSet& set) {
+void measure_features(const MeasuredModel& model, const MeasurementOptions& options,
+                      const MeasurementProgress& progress, DiagnosticSet& set) {
   std::int64_t count = model.hidden.size(0);
   if (options.max_tokens > 0) count = std::min(count, options.max_tokens);
   for (std::int64_t row = 0; row < count; row += kFeatureRows) {
@@ -43,7 +43,8 @@ void measure_features(const MeasuredModel& model, const MeasurementOptions& opti
 
 void measure_windows(const MeasuredModel& model, const MeasuredTokens& tokens, const MeasurementOptions& options,
                      std::int64_t length, const MeasurementProgress& progress, DiagnosticSet& set) {
-  WindowReader reader(tokens, {.sequence_length = length, .max_tokens = options.max_tokens, .by_document = options.by_document});
+  WindowReader reader(
+      tokens, {.sequence_length = length, .max_tokens = options.max_tokens, .by_document = options.by_document});
   std::int64_t done = 0;
   while (const auto batch = reader.next()) {
     const at::Tensor hidden = model.decoder->forward(batch->tokens);
@@ -52,7 +53,8 @@ void measure_windows(const MeasuredModel& model, const MeasuredTokens& tokens, c
     done += batch->scored;
     progress(done, reader.most_targets());
   }
-  require(done > 0, kWho, "the text must hold two tokens of one document at least, got none in ", tokens.ids.path().string());
+  require(done > 0, kWho, "the text must hold two tokens of one document at least, got none in ",
+          tokens.ids.path().string());
 }
 
 }  // namespace
@@ -72,10 +74,11 @@ Json measure_model(const MeasuredModel& model, const MeasuredTokens* tokens, con
     map.weight = map.weight.to(at::kDouble);
     if (map.bias.defined()) map.bias = map.bias.to(at::kDouble);
   }
-  require(!options.float64 || !model.nonlinear_head, kWho, "--float64 must be off for ", model.name,
-          ": its head, ", model.family, ", is no linear map and computes as it was trained");
-  DiagnosticSet set = model.nonlinear_head ? DiagnosticSet(model.nonlinear_head, options.diagnostics, options.diagnostic)
-                                           : DiagnosticSet(map, options.diagnostics, options.diagnostic);
+  require(!options.float64 || !model.nonlinear_head, kWho, "--float64 must be off for ", model.name, ": its head, ",
+          model.family, ", is no linear map and computes as it was trained");
+  DiagnosticSet set = model.nonlinear_head
+                          ? DiagnosticSet(model.nonlinear_head, options.diagnostics, options.diagnostic)
+                          : DiagnosticSet(map, options.diagnostics, options.diagnostic);
   if (model.decoder) {
     const std::int64_t length = sequence_length(model, options.sequence_length);
     result["sequence_length"] = length;

@@ -29,7 +29,8 @@ using MeasurementProgress = std::function<void(std::int64_t done, std::int64_t o
 /// `tokens` may be null for features, which bring their own. Memory: a batch, the samples that
 /// diagnostics keep, and with `float64` a copy of the head; it does not grow with the tokens. Throws on a
 /// sequence length beyond learned positions, on ids outside the vocabulary, and where there is no token.
-Json measure_model(const MeasuredModel& model, const MeasuredTokens* tokens, const MeasurementOptions& options,
-                   const MeasurementProgress& progress = [](std::int64_t, std::int64_t) {});
+Json measure_model(
+    const MeasuredModel& model, const MeasuredTokens* tokens, const MeasurementOptions& options,
+    const MeasurementProgress& progress = [](std::int64_t, std::int64_t) {});
 
 }  // namespace lmhead

@@ -21,8 +21,8 @@ Summary summarise(const std::vector<const Json*>& values) {
     for (const auto& item : first.items()) {
       std::vector<const Json*> parts;
       for (const Json* value : values) {
-        const bool is_there = value->type() == first.type() && (first.is_object() ? value->contains(item.key())
-                                                                                  : value->size() == first.size());
+        const bool is_there = value->type() == first.type() &&
+                              (first.is_object() ? value->contains(item.key()) : value->size() == first.size());
         if (is_there) parts.push_back(first.is_object() ? &(*value)[item.key()] : &(*value)[std::stoul(item.key())]);
       }
       const Summary part = parts.size() == values.size() ? summarise(parts) : Summary{};

@@ -13,8 +13,9 @@ namespace lmhead {
 Json kept_over_training(const std::vector<Json>& log, const std::string& path);
 
 /// For every path that `kept_over_training` gave the rows' `keep`, over the steps that all rows have: `{"step": [...],
-/// "mean": [...], "low": [...], "high": [...]}`, 95 % t intervals over the rows (null for one row). A value may be a number
-/// or any nesting of lists and objects of numbers, which mean, low and high then repeat; what is no number becomes null.
+/// "mean": [...], "low": [...], "high": [...]}`, 95 % t intervals over the rows (null for one row). A value may be a
+/// number or any nesting of lists and objects of numbers, which mean, low and high then repeat; what is no number
+/// becomes null.
 Json observed_over_training(const std::vector<const Json*>& rows);
 
 }  // namespace lmhead

@@ -19,10 +19,9 @@ double rounded(double value) {
 
 std::string folder_of(const StudyArm& arm, const KeyValues& searched, std::int64_t seed) {
   std::string values;
-  for (const auto& [path, value] : searched)
-    values += (values.empty() ? "" : "_") + path + "-" + value.dump();
-  return "runs/" + as_folder_name(arm.name) + "/" + (values.empty() ? "" : as_folder_name(values) + "/") +
-         "seed-" + std::to_string(seed);
+  for (const auto& [path, value] : searched) values += (values.empty() ? "" : "_") + path + "-" + value.dump();
+  return "runs/" + as_folder_name(arm.name) + "/" + (values.empty() ? "" : as_folder_name(values) + "/") + "seed-" +
+         std::to_string(seed);
 }
 
 /// Index of the smallest mean; the smaller value of two that tie, so where all diverged the smallest.
@@ -42,10 +41,8 @@ std::size_t index_of_best(const std::vector<std::vector<double>>& outcomes, bool
 /// `values` with `path` set to `value`: in its place, or at the end.
 KeyValues with_value(KeyValues values, const std::string& path, const Json& value) {
   const auto place = std::ranges::find(values, path, &KeyValues::value_type::first);
-  if (place != values.end())
-    place->second = value;
-  else
-    values.emplace_back(path, value);
+  if (place != values.end()) place->second = value;
+  else values.emplace_back(path, value);
   return values;
 }
 
@@ -72,8 +69,7 @@ const char* to_string(Edge edge) {
   return "";
 }
 
-const StudyRun& StudyPlanner::run_of(std::size_t arm, RunPhase phase, const KeyValues& searched,
-                                     std::int64_t seed) {
+const StudyRun& StudyPlanner::run_of(std::size_t arm, RunPhase phase, const KeyValues& searched, std::int64_t seed) {
   const StudyArm& owner = study_.arms[arm];
   const std::string folder = folder_of(owner, searched, seed);
   const auto found = runs_.find(folder);
@@ -84,8 +80,7 @@ const StudyRun& StudyPlanner::run_of(std::size_t arm, RunPhase phase, const KeyV
       .first->second;
 }
 
-KeySearch StudyPlanner::search_key(std::size_t arm, const SearchKey& key, const OutcomeOf& outcome_of,
-                                   ArmPlan& plan) {
+KeySearch StudyPlanner::search_key(std::size_t arm, const SearchKey& key, const OutcomeOf& outcome_of, ArmPlan& plan) {
   const SearchOptions& options = study_.arms[arm].search;
   KeySearch search{key.path, key.values, {}, std::nullopt, Edge::kNone};
   for (std::int64_t extensions = 0;; ++extensions) {
@@ -97,8 +92,7 @@ KeySearch StudyPlanner::search_key(std::size_t arm, const SearchKey& key, const 
       for (const std::int64_t seed : options.seeds) {
         const StudyRun& run = run_of(arm, RunPhase::kSearch, searched, seed);
         const auto same = [&](const StudyRun& other) { return other.folder == run.folder; };
-        if (std::none_of(plan.search_runs.begin(), plan.search_runs.end(), same))
-          plan.search_runs.push_back(run);
+        if (std::none_of(plan.search_runs.begin(), plan.search_runs.end(), same)) plan.search_runs.push_back(run);
         const std::optional<double> outcome = outcome_of(run);
         finished &= outcome.has_value();
         outcomes.push_back(!outcome ? std::nan("") : std::isfinite(*outcome) ? *outcome : kInfinity);

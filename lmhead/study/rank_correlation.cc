@@ -20,8 +20,7 @@ std::vector<double> ranks_of(const std::vector<double>& values) {
   for (std::size_t first = 0; first < order.size();) {
     std::size_t end = first + 1;
     while (end < order.size() && values[order[end]] == values[order[first]]) ++end;
-    for (std::size_t place = first; place < end; ++place)
-      ranks[order[place]] = double(first + end - 1) / 2 + 1;
+    for (std::size_t place = first; place < end; ++place) ranks[order[place]] = double(first + end - 1) / 2 + 1;
     first = end;
   }
   return ranks;
@@ -86,8 +85,8 @@ PartialCorrelation partial_spearman(const std::vector<double>& left, const std::
   const auto is_short = [&](const auto& values) { return values.size() != left.size(); };
   require(!is_short(right) && std::none_of(held.given.begin(), held.given.end(), is_short) &&
               std::none_of(held.within.begin(), held.within.end(), is_short),
-          "statistics", "both sides and what is held fixed must have as many values, got ", left.size(),
-          " and ", right.size());
+          "statistics", "both sides and what is held fixed must have as many values, got ", left.size(), " and ",
+          right.size());
   const Fit fit = fit_of(left.size(), held);
   std::vector<double> a = ranks_of(left), b = ranks_of(right);
   const double smallest = kNothingLeft * product(a, a);
@@ -95,13 +94,13 @@ PartialCorrelation partial_spearman(const std::vector<double>& left, const std::
   fit.remove_from(b);
   const double aa = product(a, a), bb = product(b, b);
   const bool is_defined = aa > smallest && bb > smallest;
-  return {is_defined ? std::clamp(product(a, b) / std::sqrt(aa * bb), -1.0, 1.0)
-                     : std::numeric_limits<double>::quiet_NaN(),
-          double(left.size()) - 1 - double(fit.rank())};
+  return {
+      is_defined ? std::clamp(product(a, b) / std::sqrt(aa * bb), -1.0, 1.0) : std::numeric_limits<double>::quiet_NaN(),
+      double(left.size()) - 1 - double(fit.rank())};
 }
 
-std::optional<Interval> partial_spearman_interval(const std::vector<double>& left,
-                                                  const std::vector<double>& right, const HeldFixed& held) {
+std::optional<Interval> partial_spearman_interval(const std::vector<double>& left, const std::vector<double>& right,
+                                                  const HeldFixed& held) {
   return bootstrap_interval(
       left.size(),
       [&](const std::vector<std::size_t>& indices) {

@@ -32,8 +32,8 @@ PartialCorrelation partial_spearman(const std::vector<double>& left, const std::
                                     const HeldFixed& held);
 /// Bootstrap interval over pairs, of which each resample is ranked and fitted anew; resamples in which
 /// nothing is left of one side count as 0.
-std::optional<Interval> partial_spearman_interval(const std::vector<double>& left,
-                                                  const std::vector<double>& right, const HeldFixed& held);
+std::optional<Interval> partial_spearman_interval(const std::vector<double>& left, const std::vector<double>& right,
+                                                  const HeldFixed& held);
 
 /// Two-sided p of no correlation by Student's t, but at least 2 / (degrees of freedom + 2)!: with n pairs and
 /// nothing fitted, chance puts two of the n! orders in perfect agreement. Nothing without a degree of freedom

@@ -46,8 +46,8 @@ void write_results(StudyProgress& progress) {
     }
     const auto summary = read_summary(folder);
     if (!summary || last.is_null()) continue;
-    for (const char* key : {"wall_seconds", "measure_seconds", "tokens_per_second", "peak_memory_bytes",
-                            "parameters", "parameters_head", "parameters_body"})
+    for (const char* key : {"wall_seconds", "measure_seconds", "tokens_per_second", "peak_memory_bytes", "parameters",
+                            "parameters_head", "parameters_body"})
       if (summary->contains(key) && (*summary)[key].is_number()) add(last, key, (*summary)[key]);
   }
   write_file_atomic(progress.folder() / "results.jsonl", text);

@@ -105,7 +105,8 @@ std::optional<std::string> RowStore::dataset_of(const std::string& configuration
     for (const Json& row : file.rows()) {
       const std::string dataset = text_at(row, "dataset");
       if (dataset.empty()) continue;
-      if (text_at(row, "study") == study_.name && std::ranges::find(arms, text_at(row, "arm")) != arms.end()) return dataset;
+      if (text_at(row, "study") == study_.name && std::ranges::find(arms, text_at(row, "arm")) != arms.end())
+        return dataset;
       if (text_at(row, "configuration") == configuration) of_configuration.insert(dataset);
     }
   // The configuration does not tell one dataset from another.

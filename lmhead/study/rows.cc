@@ -48,10 +48,8 @@ Json curve_of(const Study& study, const std::vector<Json>& log) {
   std::vector<Json> lines;
   for (const Json& line : log)
     if (line.contains("validation")) lines.push_back(line);
-  Json curve = {{"step", Json::array()},
-                {"tokens", Json::array()},
-                {"wall_seconds", Json::array()},
-                {"loss", Json::array()}};
+  Json curve = {
+      {"step", Json::array()}, {"tokens", Json::array()}, {"wall_seconds", Json::array()}, {"loss", Json::array()}};
   const bool other = study.outcome != "validation.loss";
   if (other) curve["outcome"] = Json::array();
   for (const Json& line : thinned(lines)) {
@@ -65,9 +63,7 @@ Json curve_of(const Study& study, const std::vector<Json>& log) {
   return curve;
 }
 
-bool is_observation(const std::string& key, const Json& value) {
-  return value.is_object() && key != "validation";
-}
+bool is_observation(const std::string& key, const Json& value) { return value.is_object() && key != "validation"; }
 
 Json last_observations(const std::vector<Json>& log) {
   Json last = Json::object();
@@ -101,8 +97,7 @@ Json observation_curves(const std::vector<Json>& log) {
 }
 
 Json identified_row(const Study& study, const StudyRun& run, const RunIdentity& identity) {
-  Json row = {
-      {"study", study.name}, {"arm", run.arm_name}, {"phase", to_string(run.phase)}, {"seed", run.seed}};
+  Json row = {{"study", study.name}, {"arm", run.arm_name}, {"phase", to_string(run.phase)}, {"seed", run.seed}};
   row["grid"] = Json::object();
   for (const auto& [path, value] : study.arms[run.arm].grid) row["grid"][path] = value;
   row["searched"] = Json::object();
@@ -163,8 +158,8 @@ const RunIdentity& RunIdentities::of(const StudyRun& run) {
   try {
     auto found = datasets_.find(data_key);
     if (found == datasets_.end()) {
-      const auto batches = open_batches(configuration.data, std::uint64_t(configuration.training.seed),
-                                        configuration.model.vocab_size);
+      const auto batches =
+          open_batches(configuration.data, std::uint64_t(configuration.training.seed), configuration.model.vocab_size);
       found = datasets_.emplace(data_key, std::pair(batches->content_hash(), batches->vocab_size())).first;
     }
     identity.dataset = found->second.first;
@@ -172,29 +167,28 @@ const RunIdentity& RunIdentities::of(const StudyRun& run) {
     std::string flops_key = data.dump() + std::to_string(vocab_size);
     for (const char* part : {"model", "head", "head_gradient"}) flops_key += run.configuration[part].dump();
     const auto flops = flops_.find(flops_key);
-    identity.flops_per_token =
-        flops != flops_.end() ? flops->second
-                              : (flops_[flops_key] = training_flops_per_token(configuration, vocab_size));
+    identity.flops_per_token = flops != flops_.end()
+                                   ? flops->second
+                                   : (flops_[flops_key] = training_flops_per_token(configuration, vocab_size));
   } catch (const std::exception&) {  // no such data, or too large for memory: the run itself will say so
   }
   return runs_.emplace(run.folder, std::move(identity)).first->second;
 }
 
-Json make_row(const Study& study, const StudyRun& run, const RunIdentity& identity,
-              const fs::path& run_folder) {
+Json make_row(const Study& study, const StudyRun& run, const RunIdentity& identity, const fs::path& run_folder) {
   const auto summary = read_summary(run_folder);
-  require(summary && summary->contains("final") && (*summary)["final"].is_object(), "study",
-          run_folder.string(), " must hold a summary with a final record, got none");
+  require(summary && summary->contains("final") && (*summary)["final"].is_object(), "study", run_folder.string(),
+          " must hold a summary with a final record, got none");
   const Json& final = (*summary)["final"];
   const Json* outcome = find_value(final, study.outcome);
   if (!outcome) outcome = find_value(*summary, study.outcome);
   require(outcome && (outcome->is_number() || outcome->is_null()), "study",
-          "outcome must be a path to a number in a run's final record, got \"", study.outcome,
-          "\"; that record has ", final.dump().substr(0, 200));
+          "outcome must be a path to a number in a run's final record, got \"", study.outcome, "\"; that record has ",
+          final.dump().substr(0, 200));
   const Json* loss = find_value(final, "validation.loss");
   const bool diverged = outcome->is_null();  // JSON has no other way to say that a number was not finite
-  require(!diverged || !loss || loss->is_null(), "study",
-          "outcome must be known at the end of a run, got null at \"", study.outcome, '"');
+  require(!diverged || !loss || loss->is_null(), "study", "outcome must be known at the end of a run, got null at \"",
+          study.outcome, '"');
 
   const std::vector<Json> log = read_log(run_folder);
   Json row = identified_row(study, run, identity);
@@ -213,13 +207,12 @@ Json make_row(const Study& study, const StudyRun& run, const RunIdentity& identi
     }
   }
   const Json curves = observation_curves(log);
-  if (!curves.empty() && curves.dump().size() < kLargestCurves)
-    row["observation_curves"] = curves;
+  if (!curves.empty() && curves.dump().size() < kLargestCurves) row["observation_curves"] = curves;
   return row;
 }
 
-Json make_diverged_row(const Study& study, const StudyRun& run, const RunIdentity& identity,
-                       const fs::path& run_folder, const std::string& error) {
+Json make_diverged_row(const Study& study, const StudyRun& run, const RunIdentity& identity, const fs::path& run_folder,
+                       const std::string& error) {
   Json row = identified_row(study, run, identity);
   row["outcome"] = nullptr;
   row["diverged"] = true;
@@ -231,8 +224,7 @@ Json make_diverged_row(const Study& study, const StudyRun& run, const RunIdentit
 
 double outcome_of(const Json& row) {
   const auto found = row.find("outcome");
-  return found != row.end() && found->is_number() ? found->get<double>()
-                                                  : std::numeric_limits<double>::infinity();
+  return found != row.end() && found->is_number() ? found->get<double>() : std::numeric_limits<double>::infinity();
 }
 
 }  // namespace lmhead

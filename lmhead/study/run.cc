@@ -64,8 +64,8 @@ void add_observers(Trainer& trainer, const RunConfiguration& configuration) {
   const bool is_linear = trainer.model().head->linear_map().has_value();
   if (options.gradient_retention.every > 0) {
     require(is_linear, "config", "observe.gradient_retention.every must be 0 for a head that is no linear map");
-    trainer.add_observer(std::make_unique<RetentionObserver>(
-        options.gradient_retention, configuration.train.training.precision == "float32"));
+    trainer.add_observer(std::make_unique<RetentionObserver>(options.gradient_retention,
+                                                             configuration.train.training.precision == "float32"));
   }
   if (options.diagnostics.every > 0 || options.diagnostics.powers_of_two) {
     require(is_linear, "config", "observe.diagnostics must be off for a head that is no linear map");

@@ -48,8 +48,8 @@ struct RunControl {
   TrainerControl trainer;
 };
 
-/// Trains in `folder` to the end or until stopped; writes the summary. True when the last step is done. `json` may leave out keys
-/// that have defaults; the folder's config.json has them all.
+/// Trains in `folder` to the end or until stopped; writes the summary. True when the last step is done. `json` may
+/// leave out keys that have defaults; the folder's config.json has them all.
 bool run_training(const Json& json, const std::filesystem::path& folder, const RunControl& control);
 
 /// The configuration with every default written out, checked.

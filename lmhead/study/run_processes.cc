@@ -83,9 +83,8 @@ RunEnd end_named(const std::string& name) {
 
 RunProcesses::RunProcesses(std::optional<int> threads) : threads_(threads.value_or(at::get_num_threads())) {
   at::set_num_threads(1);
-  require(count_threads() == 1, "study",
-          "runs must be started before this process has threads of its own, got ", count_threads(),
-          " threads");
+  require(count_threads() == 1, "study", "runs must be started before this process has threads of its own, got ",
+          count_threads(), " threads");
 }
 
 RunProcesses::~RunProcesses() {
@@ -133,15 +132,12 @@ void RunProcesses::start(std::size_t ticket, const Json& configuration, const fs
 }
 
 void RunProcesses::read_lines(Child& child, std::vector<RunEvent>& events) {
-  for (std::size_t end; (end = child.unread.find('\n')) != std::string::npos;
-       child.unread.erase(0, end + 1)) {
+  for (std::size_t end; (end = child.unread.find('\n')) != std::string::npos; child.unread.erase(0, end + 1)) {
     const Json line = Json::parse(child.unread.substr(0, end), nullptr, /*allow_exceptions=*/false);
     if (!line.is_object()) continue;
     if (line.contains("end"))
-      child.last =
-          RunEvent{child.ticket, end_named(line["end"].get<std::string>()), 0, line.value("error", "")};
-    else
-      events.push_back({child.ticket, std::nullopt, line.value("step", std::int64_t(0)), ""});
+      child.last = RunEvent{child.ticket, end_named(line["end"].get<std::string>()), 0, line.value("error", "")};
+    else events.push_back({child.ticket, std::nullopt, line.value("step", std::int64_t(0)), ""});
   }
 }
 
@@ -172,10 +168,8 @@ std::vector<RunEvent> RunProcesses::wait() {
       read_lines(child, events);
       open = count > 0 || (count < 0 && errno == EINTR);
     }
-    if (open)
-      going.push_back(std::move(child));
-    else
-      events.push_back(ended(child));
+    if (open) going.push_back(std::move(child));
+    else events.push_back(ended(child));
   }
   children_ = std::move(going);
   return events;

@@ -12,8 +12,7 @@ namespace lmhead {
 namespace {
 
 constexpr int kResamples = 10000;
-constexpr std::size_t kExactResampled =
-    5;  // 3125 resamples: fewer than the random ones, and no chance in them
+constexpr std::size_t kExactResampled = 5;  // 3125 resamples: fewer than the random ones, and no chance in them
 constexpr std::size_t kExactSigns = 20;
 constexpr int kRandomSigns = 100000;
 
@@ -51,8 +50,7 @@ std::vector<double> random_resamples(std::size_t n, const Statistic& statistic, 
 }
 
 /// Skewness of the jackknife values: the bootstrap's acceleration.
-double acceleration_of(std::size_t n,
-                       const std::function<double(const std::vector<std::size_t>&)>& statistic) {
+double acceleration_of(std::size_t n, const std::function<double(const std::vector<std::size_t>&)>& statistic) {
   std::vector<double> left_out;
   for (std::size_t out = 0; out < n; ++out) {
     std::vector<std::size_t> indices;
@@ -88,15 +86,13 @@ double student_t_quantile(double probability, double degrees_of_freedom) {
 }
 
 double student_t_two_sided(double t, double degrees_of_freedom) {
-  return 2 *
-         boost::math::cdf(boost::math::complement(boost::math::students_t(degrees_of_freedom), std::abs(t)));
+  return 2 * boost::math::cdf(boost::math::complement(boost::math::students_t(degrees_of_freedom), std::abs(t)));
 }
 
 std::optional<Interval> t_interval(const std::vector<double>& values, double confidence) {
   if (values.size() < 2) return std::nullopt;
   const auto n = double(values.size());
-  const double half =
-      student_t_quantile((1 + confidence) / 2, n - 1) * standard_deviation(values) / std::sqrt(n);
+  const double half = student_t_quantile((1 + confidence) / 2, n - 1) * standard_deviation(values) / std::sqrt(n);
   return Interval{mean(values) - half, mean(values) + half};
 }
 
@@ -110,14 +106,12 @@ std::optional<double> t_test(const std::vector<double>& values) {
 
 double sign_flip_test(const std::vector<double>& values) {
   const double observed = std::abs(std::accumulate(values.begin(), values.end(), 0.0));
-  const double scale = std::accumulate(values.begin(), values.end(), 0.0,
-                                       [](double sum, double v) { return sum + std::abs(v); });
-  const double at_least =
-      observed - 1e-12 * scale;  // sums of equal terms in another order differ in the last bits
+  const double scale =
+      std::accumulate(values.begin(), values.end(), 0.0, [](double sum, double v) { return sum + std::abs(v); });
+  const double at_least = observed - 1e-12 * scale;  // sums of equal terms in another order differ in the last bits
   const auto sum_with = [&](auto&& flipped) {
     double sum = 0;
-    for (std::size_t index = 0; index < values.size(); ++index)
-      sum += flipped(index) ? -values[index] : values[index];
+    for (std::size_t index = 0; index < values.size(); ++index) sum += flipped(index) ? -values[index] : values[index];
     return std::abs(sum);
   };
   if (values.size() <= kExactSigns) {
@@ -141,17 +135,14 @@ std::optional<double> paired_effect_size(const std::vector<double>& values) {
   // J = Gamma(m / 2) / (sqrt(m / 2) Gamma((m - 1) / 2)); with one degree of freedom the second Gamma is
   // infinite.
   const double correction =
-      freedom > 1
-          ? std::exp(std::lgamma(freedom / 2) - std::lgamma((freedom - 1) / 2)) / std::sqrt(freedom / 2)
-          : 0;
+      freedom > 1 ? std::exp(std::lgamma(freedom / 2) - std::lgamma((freedom - 1) / 2)) / std::sqrt(freedom / 2) : 0;
   return correction * mean(values) / deviation;
 }
 
 std::vector<double> holm_adjusted(const std::vector<double>& p_values) {
   std::vector<std::size_t> order(p_values.size());
   std::iota(order.begin(), order.end(), 0u);
-  std::stable_sort(order.begin(), order.end(),
-                   [&](std::size_t a, std::size_t b) { return p_values[a] < p_values[b]; });
+  std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) { return p_values[a] < p_values[b]; });
   std::vector<double> adjusted(p_values.size());
   double largest = 0;
   for (std::size_t place = 0; place < order.size(); ++place) {
@@ -161,9 +152,9 @@ std::vector<double> holm_adjusted(const std::vector<double>& p_values) {
   return adjusted;
 }
 
-std::optional<Interval> bootstrap_interval(
-    std::size_t n, const std::function<double(const std::vector<std::size_t>&)>& statistic,
-    std::string_view name, double confidence) {
+std::optional<Interval> bootstrap_interval(std::size_t n,
+                                           const std::function<double(const std::vector<std::size_t>&)>& statistic,
+                                           std::string_view name, double confidence) {
   if (n < 2) return std::nullopt;
   std::vector<std::size_t> indices(n);
   std::iota(indices.begin(), indices.end(), 0u);
@@ -187,8 +178,7 @@ std::optional<Interval> bootstrap_interval(
     const double z = bias + boost::math::quantile(normal, probability);
     return boost::math::cdf(normal, bias + z / (1 - acceleration * z));
   };
-  return Interval{quantile_of_sorted(resampled, corrected(low)),
-                  quantile_of_sorted(resampled, corrected(high))};
+  return Interval{quantile_of_sorted(resampled, corrected(low)), quantile_of_sorted(resampled, corrected(high))};
 }
 
 std::optional<Interval> bootstrap_mean_interval(const std::vector<double>& values) {

@@ -42,9 +42,9 @@ std::vector<double> holm_adjusted(const std::vector<double>& p_values);
 /// the items' indices. All n^n resamples up to 5 items, above that 10,000 from the stream
 /// "statistics.bootstrap." + `name` of seed 0. The percentile interval where the correction is not defined
 /// (all resamples on one side, or a jackknife without spread); nothing for n < 2.
-std::optional<Interval> bootstrap_interval(
-    std::size_t n, const std::function<double(const std::vector<std::size_t>&)>& statistic,
-    std::string_view name = "mean", double confidence = 0.95);
+std::optional<Interval> bootstrap_interval(std::size_t n,
+                                           const std::function<double(const std::vector<std::size_t>&)>& statistic,
+                                           std::string_view name = "mean", double confidence = 0.95);
 /// The same of the mean.
 std::optional<Interval> bootstrap_mean_interval(const std::vector<double>& values);
 

@@ -22,16 +22,14 @@ const Json& member(const Json& json, const char* key, Json::value_t type, const 
 }
 
 std::string text_member(const Json& json, const char* key, const std::string& otherwise) {
-  return json.contains(key) ? member(json, key, Json::value_t::string, "a text").get<std::string>()
-                            : otherwise;
+  return json.contains(key) ? member(json, key, Json::value_t::string, "a text").get<std::string>() : otherwise;
 }
 
 void check_keys(const Json& json, const std::string& where, const std::vector<std::string>& known) {
   for (const auto& item : json.items()) {
     if (std::find(known.begin(), known.end(), item.key()) != known.end()) continue;
     const std::string nearest = nearest_word(item.key(), known);
-    fail("study", where, item.key(), " must be a known key",
-         nearest.empty() ? "" : ", did you mean " + nearest + "?");
+    fail("study", where, item.key(), " must be a known key", nearest.empty() ? "" : ", did you mean " + nearest + "?");
   }
 }
 
@@ -45,8 +43,8 @@ std::vector<std::string> read_texts(const Json& json, const std::string& name) {
 std::vector<std::int64_t> read_seeds(const Json& json, const std::string& name) {
   std::vector<std::int64_t> seeds;
   for (const Json& seed : typed(json, name, Json::value_t::array, "a list of integers")) {
-    require(seed.is_number_integer() && (seed.is_number_unsigned() || seed.get<std::int64_t>() >= 0), "study",
-            name, " must be integers of at least 0, got ", seed.dump());
+    require(seed.is_number_integer() && (seed.is_number_unsigned() || seed.get<std::int64_t>() >= 0), "study", name,
+            " must be integers of at least 0, got ", seed.dump());
     seeds.push_back(seed.get<std::int64_t>());
   }
   require(!seeds.empty(), "study", name, " must hold at least one seed, got none");
@@ -88,10 +86,8 @@ void read_search(const Json& json, const std::string& name, SearchOptions& optio
       const SearchKey key = read_search_key(item.key(), item.value());
       const auto same = std::find_if(options.keys.begin(), options.keys.end(),
                                      [&](const SearchKey& other) { return other.path == key.path; });
-      if (same == options.keys.end())
-        options.keys.push_back(key);
-      else
-        *same = key;
+      if (same == options.keys.end()) options.keys.push_back(key);
+      else *same = key;
     }
   if (json.contains("seeds")) options.seeds = read_seeds(json["seeds"], name + ".seeds");
   const auto read_count = [&](const char* key, std::int64_t least, std::int64_t& into) {
@@ -115,8 +111,7 @@ std::vector<StudyArm> read_arms(const Json& json, const SearchOptions& search) {
     StudyArm arm;
     arm.name = member(item, "name", Json::value_t::string, "a text in every arm").get<std::string>();
     arm.choice = arm.name;
-    require(names.insert(arm.name).second, "study", "arms must have names that differ, got \"", arm.name,
-            "\" twice");
+    require(names.insert(arm.name).second, "study", "arms must have names that differ, got \"", arm.name, "\" twice");
     arm.search = search;
     if (item.contains("set"))
       for (const auto& entry : member(item, "set", Json::value_t::object, "an object in an arm").items())
@@ -155,10 +150,9 @@ void check_arm(const Study& study, const StudyArm& arm) {
   require(!arm.search.seeds.empty(), "study",
           "search.seeds must be a list of integers where keys are searched, got nothing");
   for (const std::int64_t seed : arm.search.seeds)
-    require(
-        std::find(study.seeds.begin(), study.seeds.end(), seed) == study.seeds.end(), "study",
-        "search.seeds must share no seed with seeds (what was tuned on a seed cannot be tested on it), got ",
-        seed, " in both");
+    require(std::find(study.seeds.begin(), study.seeds.end(), seed) == study.seeds.end(), "study",
+            "search.seeds must share no seed with seeds (what was tuned on a seed cannot be tested on it), got ", seed,
+            " in both");
 }
 
 void check_choice(const Study& study, const std::string& name, const std::string& where) {
@@ -183,8 +177,7 @@ std::vector<Comparison> read_comparisons(const Study& study, const Json& json) {
       }
   };
   for (const Json& item : typed(json, "comparisons", Json::value_t::array, "a list of comparisons")) {
-    check_keys(typed(item, "a comparison", Json::value_t::object, "an object"), "comparisons.",
-               {"baseline", "arms"});
+    check_keys(typed(item, "a comparison", Json::value_t::object, "an object"), "comparisons.", {"baseline", "arms"});
     const std::string baseline =
         member(item, "baseline", Json::value_t::string, "the name of an arm").get<std::string>();
     check_choice(study, baseline, "comparisons.baseline");
@@ -207,13 +200,11 @@ CorrelationRequest read_correlation(const Json& json) {
   require(outcome == "final" || outcome == "progress", "study",
           "correlations.outcome must be \"final\" or \"progress\", got \"", outcome, '"');
   request.of_progress = outcome == "progress";
-  if (json.contains("predictors"))
-    request.predictors = read_texts(json["predictors"], "correlations.predictors");
-  require(!request.predictors.empty(), "study",
-          "correlations.predictors must name at least one figure, got none");
+  if (json.contains("predictors")) request.predictors = read_texts(json["predictors"], "correlations.predictors");
+  require(!request.predictors.empty(), "study", "correlations.predictors must name at least one figure, got none");
   const Json step = json.value("at_step", Json());
-  require(step.is_number_integer() && step >= 1, "study",
-          "correlations.at_step must be an integer of at least 1, got ", step.dump());
+  require(step.is_number_integer() && step >= 1, "study", "correlations.at_step must be an integer of at least 1, got ",
+          step.dump());
   request.at_step = step.get<std::int64_t>();
   if (json.contains("given")) request.given = read_texts(json["given"], "correlations.given");
   if (json.contains("within")) request.within = read_texts(json["within"], "correlations.within");
@@ -246,10 +237,9 @@ void check_source(const Study& study) {
   check_keys(typed(study.source, "source", Json::value_t::object, "an object"), "source.",
              {"paper", "claim", "reported", "expected_sign"});
   if (study.source.contains("reported"))
-    for (const Json& item :
-         typed(study.source["reported"], "source.reported", Json::value_t::array, "a list")) {
-      check_keys(typed(item, "source.reported", Json::value_t::object, "a list of objects"),
-                 "source.reported.", {"arm", "baseline", "difference", "interval", "note"});
+    for (const Json& item : typed(study.source["reported"], "source.reported", Json::value_t::array, "a list")) {
+      check_keys(typed(item, "source.reported", Json::value_t::object, "a list of objects"), "source.reported.",
+                 {"arm", "baseline", "difference", "interval", "note"});
       check_choice(study, member(item, "arm", Json::value_t::string, "the name of an arm").get<std::string>(),
                    "source.reported.arm");
       require(item.contains("difference") && item["difference"].is_number(), "study",
@@ -261,11 +251,10 @@ void check_source(const Study& study) {
     }
   if (!study.source.contains("expected_sign")) return;
   for (const auto& item :
-       typed(study.source["expected_sign"], "source.expected_sign", Json::value_t::object, "an object")
-           .items()) {
+       typed(study.source["expected_sign"], "source.expected_sign", Json::value_t::object, "an object").items()) {
     check_choice(study, item.key(), "source.expected_sign");
-    require(item.value() == "+" || item.value() == "-" || item.value() == "0", "study",
-            "source.expected_sign.", item.key(), " must be \"+\", \"-\" or \"0\", got ", item.value().dump());
+    require(item.value() == "+" || item.value() == "-" || item.value() == "0", "study", "source.expected_sign.",
+            item.key(), " must be \"+\", \"-\" or \"0\", got ", item.value().dump());
   }
 }
 
@@ -274,8 +263,8 @@ void check_source(const Study& study) {
 Study read_study(const Json& json, const std::vector<std::string>& overrides) {
   require(json.is_object(), "study", "a study must be an object, got ", json.type_name());
   check_keys(json, "",
-             {"name", "description", "source", "base", "arms", "grid", "search", "seeds", "outcome",
-              "higher_is_better", "comparisons", "correlations", "margin", "reach", "details", "against", "keep", "limits"});
+             {"name", "description", "source", "base", "arms", "grid", "search", "seeds", "outcome", "higher_is_better",
+              "comparisons", "correlations", "margin", "reach", "details", "against", "keep", "limits"});
   Study study;
   study.json = json;
   study.name = member(json, "name", Json::value_t::string, "a text").get<std::string>();
@@ -288,8 +277,7 @@ Study read_study(const Json& json, const std::vector<std::string>& overrides) {
   study.seeds = {0};
   if (json.contains("seeds")) study.seeds = read_seeds(json["seeds"], "seeds");
   if (json.contains("higher_is_better"))
-    study.higher_is_better =
-        member(json, "higher_is_better", Json::value_t::boolean, "true or false").get<bool>();
+    study.higher_is_better = member(json, "higher_is_better", Json::value_t::boolean, "true or false").get<bool>();
   if (json.contains("margin")) study.margin = read_number(json["margin"], "margin", 0);
   if (json.contains("details")) study.details = read_texts(json["details"], "details");
   if (json.contains("against")) study.against = read_texts(json["against"], "against");

@@ -20,7 +20,9 @@ namespace {
 class StudyReader {
  public:
   explicit StudyReader(StudyProgress& progress)
-      : progress_(progress), study_(progress.study()), confirmed_{study_, progress.plan(), std::vector<RowsBySeed>(study_.arms.size())} {
+      : progress_(progress),
+        study_(progress.study()),
+        confirmed_{study_, progress.plan(), std::vector<RowsBySeed>(study_.arms.size())} {
     for (std::size_t arm = 0; arm < study_.arms.size(); ++arm)
       for (const StudyRun& run : confirmed_.plan.arms[arm].confirmation_runs)
         if (const Json* row = progress.row_of(run)) confirmed_.rows[arm][run.seed] = row;
@@ -82,8 +84,7 @@ class StudyReader {
       add(flops, "flops");
       if (row->value("dataset", Json()).is_string()) datasets.insert((*row)["dataset"].get<std::string>());
       if (row->value("version", Json()).is_string()) versions.insert((*row)["version"].get<std::string>());
-      if (row->value("threads", Json()).is_number_integer())
-        threads.insert((*row)["threads"].get<std::int64_t>());
+      if (row->value("threads", Json()).is_number_integer()) threads.insert((*row)["threads"].get<std::int64_t>());
     }
     return {{"known", finished + missing + std::size_t(confirmed_.plan.to_come)},
             {"finished", finished},

@@ -24,8 +24,8 @@ bool is_trained_model(const std::filesystem::path& folder);
 /// Which checkpoints of a run's folder are meant.
 enum class CheckpointChoice { kNewest, kBest, kAll };
 
-/// The folders of a run's checkpoints that are meant, by rising step; `folder` itself where it is a checkpoint's. Throws
-/// where there is none.
+/// The folders of a run's checkpoints that are meant, by rising step; `folder` itself where it is a checkpoint's.
+/// Throws where there is none.
 std::vector<std::filesystem::path> find_checkpoints(const std::filesystem::path& folder, CheckpointChoice choice);
 
 /// Opens a run's newest checkpoint, or the checkpoint whose folder is given (the run's config.json lies two folders

@@ -36,17 +36,14 @@ Outlook outlook(double center, double deviation, std::int64_t n) {
 
 /// Seeds beyond those there are with which the verdict would be decided if mean and standard deviation
 /// stayed.
-std::optional<std::int64_t> seeds_needed(const PairedStatistics& statistics, double harm,
-                                         const VerdictRule& rule) {
+std::optional<std::int64_t> seeds_needed(const PairedStatistics& statistics, double harm, const VerdictRule& rule) {
   const double deviation = standard_deviation(statistics.differences);
   // Holm's correction multiplies p; the multiplier stays about what it is.
-  const double multiplier =
-      statistics.holm_p && *statistics.p_value > 0 ? *statistics.holm_p / *statistics.p_value : 1;
+  const double multiplier = statistics.holm_p && *statistics.p_value > 0 ? *statistics.holm_p / *statistics.p_value : 1;
   const auto now = std::int64_t(statistics.differences.size());
   for (std::int64_t n = now + 1; n <= kMostSeeds; ++n) {
     const Outlook then = outlook(harm, deviation, n);
-    const bool sign_decided =
-        then.half_width < std::abs(harm) && then.p_value * std::max(1.0, multiplier) < kLevel;
+    const bool sign_decided = then.half_width < std::abs(harm) && then.p_value * std::max(1.0, multiplier) < kLevel;
     if (sign_decided || (rule.margin && harm + then.half_width < *rule.margin)) return n - now;
   }
   return std::nullopt;
@@ -82,12 +79,11 @@ const char* to_string(Finding finding) {
 }
 
 std::string format_difference(double difference, const std::optional<Interval>& interval) {
-  const int decimals = decimals_for(
-      interval && interval->high > interval->low ? interval->high - interval->low : std::abs(difference));
+  const int decimals =
+      decimals_for(interval && interval->high > interval->low ? interval->high - interval->low : std::abs(difference));
   std::string text = format("%+.*f", decimals, difference);
   if (interval)
-    text += " [" + format("%.*f", decimals, interval->low) + ", " + format("%.*f", decimals, interval->high) +
-            "]";
+    text += " [" + format("%.*f", decimals, interval->low) + ", " + format("%.*f", decimals, interval->high) + "]";
   return text;
 }
 
@@ -110,30 +106,26 @@ Verdict decide(const PairedStatistics& statistics, const VerdictRule& rule) {
   if (standard_deviation(statistics.differences) == 0)
     return {Finding::kUndecided, std::nullopt, "undecided: the pairs do not differ, and there is no margin"};
   const auto more = seeds_needed(statistics, harm, rule);
-  return {
-      Finding::kUndecided, more,
-      "undecided: " + (more ? "about " + std::to_string(*more) : "more than " + std::to_string(kMostSeeds)) +
-          (more == 1 ? " more seed" : " more seeds") + " needed"};
+  return {Finding::kUndecided, more,
+          "undecided: " + (more ? "about " + std::to_string(*more) : "more than " + std::to_string(kMostSeeds)) +
+              (more == 1 ? " more seed" : " more seeds") + " needed"};
 }
 
 std::string compare_with_source(const PairedStatistics& statistics, double difference,
                                 const std::optional<Interval>& interval) {
   if (!statistics.interval) return "one seed does not speak to the source";
   const auto [low, high] = *statistics.interval;
-  std::string words = low <= 0 && high >= 0 ? "does not decide the source's sign"
-                      : (statistics.mean_difference > 0) == (difference > 0)
-                          ? "agrees with the source's sign"
-                          : "contradicts the source's sign";
+  std::string words = low <= 0 && high >= 0                                  ? "does not decide the source's sign"
+                      : (statistics.mean_difference > 0) == (difference > 0) ? "agrees with the source's sign"
+                                                                             : "contradicts the source's sign";
   words += low <= difference && difference <= high ? "; the source's value lies in our interval"
                                                    : "; the source's value lies outside our interval";
   if (interval)
-    words += interval->low <= high && low <= interval->high ? ", the intervals overlap"
-                                                            : ", the intervals are apart";
+    words += interval->low <= high && low <= interval->high ? ", the intervals overlap" : ", the intervals are apart";
   return words;
 }
 
-std::string compare_with_sign(const PairedStatistics& statistics, char sign,
-                              const std::optional<double>& margin) {
+std::string compare_with_sign(const PairedStatistics& statistics, char sign, const std::optional<double>& margin) {
   if (!statistics.interval) return "one seed does not speak to the source";
   const auto [low, high] = *statistics.interval;
   const bool around_zero = low <= 0 && high >= 0;

@@ -48,8 +48,7 @@ Verdict decide(const PairedStatistics& statistics, const VerdictRule& rule);
 std::string compare_with_source(const PairedStatistics& statistics, double difference,
                                 const std::optional<Interval>& interval);
 /// The same where the source gave nothing but a sign: '+', '-' or '0'.
-std::string compare_with_sign(const PairedStatistics& statistics, char sign,
-                              const std::optional<double>& margin);
+std::string compare_with_sign(const PairedStatistics& statistics, char sign, const std::optional<double>& margin);
 
 /// "+0.063 [0.041, 0.086]", with three significant digits of the interval's width.
 std::string format_difference(double difference, const std::optional<Interval>& interval);

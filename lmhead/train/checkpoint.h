@@ -29,8 +29,8 @@ class CheckpointFolder {
   /// `folder` holds the checkpoints; `keep_last` of them stay, and the best.
   CheckpointFolder(std::filesystem::path folder, std::int64_t keep_last);
 
-  /// Writes a checkpoint for `state.step` and removes those that need not stay. On an error the earlier ones are untouched.
-  /// `head_gradient` is the state of rules on the head's gradients, where there is one.
+  /// Writes a checkpoint for `state.step` and removes those that need not stay. On an error the earlier ones are
+  /// untouched. `head_gradient` is the state of rules on the head's gradients, where there is one.
   void save(const TrainingState& state, const ParameterList& parameters, Optimizer& optimizer,
             const NamedTensors& head_gradient = {}) const;
   /// The newest whole checkpoint's step.
@@ -48,8 +48,8 @@ class CheckpointFolder {
   std::int64_t keep_last_;
 };
 
-/// Reads the tensors of a safetensors file into the model's parameters; throws, naming the tensor, on any that is missing,
-/// misshapen or not float32, and on any that is left over.
+/// Reads the tensors of a safetensors file into the model's parameters; throws, naming the tensor, on any that is
+/// missing, misshapen or not float32, and on any that is left over.
 void load_parameters(const std::filesystem::path& file, const ParameterList& parameters);
 
 }  // namespace lmhead

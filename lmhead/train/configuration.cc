@@ -9,7 +9,8 @@ void TrainingOptions::visit_fields(FieldVisitor& visitor) {
                 {"float32", "bfloat16"});
   visitor.field("clip_norm", clip_norm, "largest Euclidean norm of the whole gradient; 0: no clipping", at_least(0));
   visitor.field("threads", threads, "of every operation; null: as many as there are cores", between(1, 4096));
-  visitor.field("validate_every", validate_every, "steps between validations; 0: only after the last step", at_least(0));
+  visitor.field("validate_every", validate_every, "steps between validations; 0: only after the last step",
+                at_least(0));
   visitor.field("checkpoint_every", checkpoint_every, "steps between checkpoints; 0: only after the last step",
                 at_least(0));
   visitor.field("keep_last", keep_last, "newest checkpoints that stay, beside the best", at_least(1));

@@ -17,8 +17,8 @@ struct StepView {
   at::Tensor hidden;   // [N, D], detached
   at::Tensor targets;  // [N]
   const LmHead& head;
-  /// Of these tokens, from the pass that trained on them, with the head's working weights; undefined where no observer asked, or
-  /// the head has none.
+  /// Of these tokens, from the pass that trained on them, with the head's working weights; undefined where no observer
+  /// asked, or the head has none.
   TokenStatistics statistics = {};
 };
 

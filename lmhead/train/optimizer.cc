@@ -81,7 +81,9 @@ class AdamW : public Rule {
  public:
   AdamW(const OptimizerOptions& options, ParameterList parameters, std::vector<Rates> rates,
         std::vector<std::size_t> places)
-      : Rule(std::move(parameters), std::move(rates), std::move(places)), options_(options), exp_avg_(zeros()),
+      : Rule(std::move(parameters), std::move(rates), std::move(places)),
+        options_(options),
+        exp_avg_(zeros()),
         exp_avg_sq_(zeros()) {
     for (std::size_t index = 0; index < rates_.size(); ++index) groups_[rates_[index]].push_back(index);
   }
@@ -120,7 +122,9 @@ class Momentum : public Rule {
  public:
   Momentum(const OptimizerOptions& options, bool orthogonal, ParameterList parameters, std::vector<Rates> rates,
            std::vector<std::size_t> places)
-      : Rule(std::move(parameters), std::move(rates), std::move(places)), options_(options), orthogonal_(orthogonal),
+      : Rule(std::move(parameters), std::move(rates), std::move(places)),
+        options_(options),
+        orthogonal_(orthogonal),
         buffers_(zeros()) {}
 
   void step(std::vector<at::Tensor>& gradients, std::int64_t, double factor) override {
@@ -215,8 +219,7 @@ std::unique_ptr<Optimizer> make_optimizer(const OptimizerOptions& options, const
   std::vector<std::unique_ptr<Rule>> rules;
   if (!lists[0].empty()) rules.push_back(std::make_unique<AdamW>(options, lists[0], rates_of[0], places[0]));
   if (!lists[1].empty())
-    rules.push_back(
-        std::make_unique<Momentum>(options, options.type == "muon", lists[1], rates_of[1], places[1]));
+    rules.push_back(std::make_unique<Momentum>(options, options.type == "muon", lists[1], rates_of[1], places[1]));
   return std::make_unique<RuleList>(std::move(rules));
 }
 

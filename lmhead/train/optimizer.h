@@ -41,19 +41,21 @@ using NamedTensors = std::vector<std::pair<std::string, at::Tensor>>;
 class Optimizer {
  public:
   virtual ~Optimizer() = default;
-  /// Applies update number `step` (from 1). `gradients` are float32, one a parameter in the order of the list, undefined where a
-  /// parameter had none; they may be overwritten. Every rate is multiplied by `factor`.
+  /// Applies update number `step` (from 1). `gradients` are float32, one a parameter in the order of the list,
+  /// undefined where a parameter had none; they may be overwritten. Every rate is multiplied by `factor`.
   virtual void step(std::vector<at::Tensor>& gradients, std::int64_t step, double factor) = 0;
   /// The state tensors themselves, to be saved or overwritten; made with zeros where there was no step yet.
   virtual NamedTensors state() = 0;
 };
 
-/// AdamW with decoupled decay (Loshchilov & Hutter 2019) through ATen's fused kernel; SGD with (Nesterov) momentum; or Muon
-/// (Jordan 2024) for the matrices of the body with AdamW for everything else. Decay is applied to tensors of two dimensions.
-/// Throws where a group's pattern matches no parameter. Memory: two (AdamW) or one (SGD, Muon) float32 copies.
+/// AdamW with decoupled decay (Loshchilov & Hutter 2019) through ATen's fused kernel; SGD with (Nesterov) momentum; or
+/// Muon (Jordan 2024) for the matrices of the body with AdamW for everything else. Decay is applied to tensors of two
+/// dimensions. Throws where a group's pattern matches no parameter. Memory: two (AdamW) or one (SGD, Muon) float32
+/// copies.
 std::unique_ptr<Optimizer> make_optimizer(const OptimizerOptions& options, const ParameterList& parameters);
 
-/// The nearest semi-orthogonal matrix, roughly: five Newton-Schulz steps of Muon's quintic, in float32. For tests and Muon.
+/// The nearest semi-orthogonal matrix, roughly: five Newton-Schulz steps of Muon's quintic, in float32. For tests and
+/// Muon.
 at::Tensor orthogonalise(const at::Tensor& matrix);
 
 /// The Euclidean norm over all defined gradients: float32 within a tensor, float64 across tensors.

@@ -14,8 +14,8 @@ namespace lmhead {
 
 class RunFolder {
  public:
-  /// Makes the folder and writes `configuration`, or checks that the one in there is equal; the error names the first key that
-  /// differs. Throws where another process uses the folder.
+  /// Makes the folder and writes `configuration`, or checks that the one in there is equal; the error names the first
+  /// key that differs. Throws where another process uses the folder.
   RunFolder(const std::filesystem::path& path, const Json& configuration);
   ~RunFolder();
   RunFolder(const RunFolder&) = delete;
@@ -25,7 +25,8 @@ class RunFolder {
   std::filesystem::path checkpoints() const { return path_ / "checkpoints"; }
   const std::string& configuration_hash() const { return configuration_hash_; }
 
-  /// Drops every line of the log after `step` (and a line cut short by a kill), returns the rest and opens the log for more.
+  /// Drops every line of the log after `step` (and a line cut short by a kill), returns the rest and opens the log for
+  /// more.
   std::vector<Json> open_log(std::int64_t step);
   void append(const Json& line) { log_->append(line.dump()); }
   void write_summary(const Json& summary) const;

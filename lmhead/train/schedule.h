@@ -16,8 +16,9 @@ struct ScheduleOptions {
   void visit_fields(FieldVisitor& visitor);
 };
 
-/// The factor at `step` (counted from 1) of a run of `steps`: linear warm-up to 1, then the chosen shape down to `final_fraction`
-/// at the last step; wsd stays at 1 and falls linearly over the last `decay_fraction` of the run (Hu et al. 2024).
+/// The factor at `step` (counted from 1) of a run of `steps`: linear warm-up to 1, then the chosen shape down to
+/// `final_fraction` at the last step; wsd stays at 1 and falls linearly over the last `decay_fraction` of the run (Hu
+/// et al. 2024).
 double schedule_factor(const ScheduleOptions& options, std::int64_t step, std::int64_t steps);
 
 }  // namespace lmhead

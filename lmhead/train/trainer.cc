@@ -123,8 +123,7 @@ Json to_json(const StepRecord& record) {
   return json;
 }
 
-Trainer::Trainer(const TrainConfiguration& configuration, const Json& complete,
-                 const std::filesystem::path& run_folder)
+Trainer::Trainer(const TrainConfiguration& configuration, const Json& complete, const std::filesystem::path& run_folder)
     : configuration_(configuration),
       folder_(run_folder, complete),
       batches_(open_run_batches(configuration)),
@@ -227,8 +226,16 @@ StepRecord Trainer::step() {
   state_.tokens += tokens;
   state_.wall_seconds += seconds;
   speeds_.push_back(double(tokens) / seconds);
-  StepRecord record{step,           state_.tokens,       loss, configuration_.optimizer.learning_rate * factor, norm,
-                    speeds_.back(), state_.wall_seconds, 0,    std::nullopt, std::move(observations)};
+  StepRecord record{step,
+                    state_.tokens,
+                    loss,
+                    configuration_.optimizer.learning_rate * factor,
+                    norm,
+                    speeds_.back(),
+                    state_.wall_seconds,
+                    0,
+                    std::nullopt,
+                    std::move(observations)};
   record.measure_seconds = state_.measure_seconds;
   const std::int64_t every = configuration_.training.validate_every;
   if (step == configuration_.training.steps || (every > 0 && step % every == 0)) {
@@ -277,13 +284,14 @@ Validation Trainer::validate() const {
     const Batch batch = batches_->validation_batch(index);
     const HeadInput input{model_.decoder.forward(batch.tokens), batch.tokens, {}};
     const TokenScores scores = model_.head->token_scores(input, batch.targets);
-    bands.add(scores, frequency_bands_ ? frequency_bands_->band.index_select(0, batch.targets)
-                                       : at::zeros_like(batch.targets));
+    bands.add(scores,
+              frequency_bands_ ? frequency_bands_->band.index_select(0, batch.targets) : at::zeros_like(batch.targets));
     if (coverage) seen.add(scores, coverage->seen_targets.index_select(0, batch.targets).to(at::kLong));
   }
   const GroupScores all = bands.all();
   Validation validation{*all.loss, std::nullopt, *all.top1_accuracy, all.tokens, std::nullopt, {}};
-  if (coverage) validation.coverage = {coverage->draws_per_symbol, coverage->share_seen, seen.scores(1), seen.scores(0)};
+  if (coverage)
+    validation.coverage = {coverage->draws_per_symbol, coverage->share_seen, seen.scores(1), seen.scores(0)};
   if (frequency_bands_)
     for (std::size_t band = 0; band < frequency_bands_->names.size(); ++band)
       if (const GroupScores scores = bands.scores(std::int64_t(band)); scores.tokens > 0)
@@ -293,9 +301,7 @@ Validation Trainer::validate() const {
   return validation;
 }
 
-NamedTensors Trainer::head_gradient_state() const {
-  return head_gradient_ ? head_gradient_->state() : NamedTensors{};
-}
+NamedTensors Trainer::head_gradient_state() const { return head_gradient_ ? head_gradient_->state() : NamedTensors{}; }
 
 void Trainer::save() { checkpoints_.save(state_, parameters_, *optimizer_, head_gradient_state()); }
 
@@ -305,28 +311,28 @@ Json Trainer::summary(const std::string& state) const {
   rusage usage{};
   ::getrusage(RUSAGE_SELF, &usage);
   const double head = count(model_.head->parameters());
-  return {{"state", state},
-          {"steps", state_.step},
-          {"tokens", state_.tokens},
-          {"wall_seconds", state_.wall_seconds},
-          {"measure_seconds", state_.measure_seconds},
-          {"tokens_per_second", speeds.empty() ? Json(nullptr) : Json(speeds[speeds.size() / 2])},
-          {"peak_memory_bytes", std::int64_t(usage.ru_maxrss) * 1024},
-          {"parameters", std::int64_t(count(parameters_))},
-          {"parameters_head", std::int64_t(head)},
-          {"parameters_body", std::int64_t(count(parameters_) - head)},
-          {"final", last_validated_line_ ? *last_validated_line_ : Json(nullptr)},
-          {"best", state_.best_step > 0
-                       ? Json{{"step", state_.best_step}, {"validation_loss", state_.best_validation_loss}}
-                       : Json(nullptr)},
-          {"vocab_size", model_.head->vocab_size()},
-          {"hidden_size", model_.head->hidden_size()},
-          {"dataset", {{"content_hash", state_.dataset_hash}}},
-          {"version", LMHEAD_VERSION},
-          {"torch_version", TORCH_VERSION},
-          {"threads", at::get_num_threads()},
-          {"started", started_},
-          {"finished", now_in_iso_8601()}};
+  return {
+      {"state", state},
+      {"steps", state_.step},
+      {"tokens", state_.tokens},
+      {"wall_seconds", state_.wall_seconds},
+      {"measure_seconds", state_.measure_seconds},
+      {"tokens_per_second", speeds.empty() ? Json(nullptr) : Json(speeds[speeds.size() / 2])},
+      {"peak_memory_bytes", std::int64_t(usage.ru_maxrss) * 1024},
+      {"parameters", std::int64_t(count(parameters_))},
+      {"parameters_head", std::int64_t(head)},
+      {"parameters_body", std::int64_t(count(parameters_) - head)},
+      {"final", last_validated_line_ ? *last_validated_line_ : Json(nullptr)},
+      {"best", state_.best_step > 0 ? Json{{"step", state_.best_step}, {"validation_loss", state_.best_validation_loss}}
+                                    : Json(nullptr)},
+      {"vocab_size", model_.head->vocab_size()},
+      {"hidden_size", model_.head->hidden_size()},
+      {"dataset", {{"content_hash", state_.dataset_hash}}},
+      {"version", LMHEAD_VERSION},
+      {"torch_version", TORCH_VERSION},
+      {"threads", at::get_num_threads()},
+      {"started", started_},
+      {"finished", now_in_iso_8601()}};
 }
 
 }  // namespace lmhead

@@ -69,10 +69,13 @@ class Trainer {
 
   void add_observer(std::unique_ptr<Observer> observer) { observers_.push_back(std::move(observer)); }
   /// Called with every step's gradients before clipping; the one place where those of several processes meet.
-  void set_gradient_exchange(std::function<void(std::vector<at::Tensor>&)> exchange) { exchange_ = std::move(exchange); }
+  void set_gradient_exchange(std::function<void(std::vector<at::Tensor>&)> exchange) {
+    exchange_ = std::move(exchange);
+  }
 
-  /// Trains to the last step or until stopped, from the newest checkpoint where there is one; true when the last step is done.
-  /// Throws `Divergence` on a loss that is not finite (the newest checkpoint stays), on a full disk, on data that cannot be read.
+  /// Trains to the last step or until stopped, from the newest checkpoint where there is one; true when the last step
+  /// is done. Throws `Divergence` on a loss that is not finite (the newest checkpoint stays), on a full disk, on data
+  /// that cannot be read.
   bool run(const TrainerControl& control = {});
 
   const CausalModel& model() const { return model_; }

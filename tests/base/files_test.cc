@@ -81,8 +81,7 @@ TEST(AtomicWrite, KeepsTheOldContentWhenTheDiskIsFull) {
   write_file_atomic(folder / "f", "old");
   {
     const FileSizeLimit limit(1000);
-    EXPECT_ERROR(write_file_atomic(folder / "f", std::string(5000, 'x')),
-                 "must be writable, got: File too large");
+    EXPECT_ERROR(write_file_atomic(folder / "f", std::string(5000, 'x')), "must be writable, got: File too large");
   }
   EXPECT_EQ(read_file(folder / "f"), "old");
   EXPECT_EQ(names_in(folder.path()), (std::set<std::string>{"f"}));

@@ -24,8 +24,8 @@ TEST(ParameterFactory, ValuesDependOnSeedAndNameAlone) {
 }
 
 TEST(ParameterFactory, PartsDrawWhatTheyWouldDrawAlone) {
-  const ParameterPtr fused = ParameterFactory(7).make("qkv", ParameterKind::kMatrix, {9, 4},
-                                                      normal_initializer(1), {{"q", 5}, {"k", 3}, {"v", 1}});
+  const ParameterPtr fused = ParameterFactory(7).make("qkv", ParameterKind::kMatrix, {9, 4}, normal_initializer(1),
+                                                      {{"q", 5}, {"k", 3}, {"v", 1}});
   std::vector<at::Tensor> alone;
   for (const RowPart& part : fused->parts)
     alone.push_back(ParameterFactory(7)
@@ -35,17 +35,16 @@ TEST(ParameterFactory, PartsDrawWhatTheyWouldDrawAlone) {
 }
 
 TEST(ParameterFactory, PartsMustCoverEveryRow) {
-  EXPECT_THROW(ParameterFactory(0).make("qkv", ParameterKind::kMatrix, {9, 4}, normal_initializer(1),
-                                        {{"q", 5}, {"k", 3}}),
-               Error);
+  EXPECT_THROW(
+      ParameterFactory(0).make("qkv", ParameterKind::kMatrix, {9, 4}, normal_initializer(1), {{"q", 5}, {"k", 3}}),
+      Error);
 }
 
 TEST(ParameterFactory, InitializersGiveWhatTheySay) {
   const at::Tensor values = make("wide", {300, 300})->value;
   EXPECT_NEAR(values.mean().item<double>(), 0, 4 * 0.5 / 300);
   EXPECT_NEAR(values.std().item<double>(), 0.5, 4 * 0.5 / 300 / std::sqrt(2.0));
-  const ParameterPtr constant =
-      ParameterFactory(0).make("c", ParameterKind::kVector, {6}, constant_initializer(1.5));
+  const ParameterPtr constant = ParameterFactory(0).make("c", ParameterKind::kVector, {6}, constant_initializer(1.5));
   EXPECT_TRUE(constant->value.detach().equal(at::ones({6}) * 1.5));
 }
 
@@ -75,9 +74,7 @@ TEST(WorkingCopies, FollowTheMasterWhenRefreshed) {
   EXPECT_TRUE(parameter->working.detach().equal(parameter->value.detach().to(at::kBFloat16)));
 }
 
-TEST(TakeGradient, IsUndefinedWithoutABackwardPass) {
-  EXPECT_FALSE(take_gradient(*make("a", {2})).defined());
-}
+TEST(TakeGradient, IsUndefinedWithoutABackwardPass) { EXPECT_FALSE(take_gradient(*make("a", {2})).defined()); }
 
 TEST(TakeGradient, TakesOnceAndClears) {
   const ParameterPtr parameter = make("a", {3});

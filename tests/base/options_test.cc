@@ -52,7 +52,8 @@ TEST(Options, RoundTripKeepsEveryField) {
 }
 
 TEST(Options, UnknownKeyNamesTheNearest) {
-  EXPECT_EQ(error_of(R"({"inner":{"stepz":3}})"), "[config] inner.stepz must be a known key, did you mean inner.steps?");
+  EXPECT_EQ(error_of(R"({"inner":{"stepz":3}})"),
+            "[config] inner.stepz must be a known key, did you mean inner.steps?");
   EXPECT_EQ(error_of(R"({"groups":[{"patern":"a"}]})"),
             "[config] groups.0.patern must be a known key, did you mean groups.0.pattern?");
 }
@@ -60,8 +61,7 @@ TEST(Options, UnknownKeyNamesTheNearest) {
 TEST(Options, WrongTypesAndRangesSayWhatMustHold) {
   EXPECT_EQ(error_of(R"({"learning_rate":0})"), "[config] learning_rate must be a number above 0, got 0");
   EXPECT_EQ(error_of(R"({"learning_rate":"big"})"), "[config] learning_rate must be a number above 0, got \"big\"");
-  EXPECT_EQ(error_of(R"({"inner":{"steps":1.5}})"),
-            "[config] inner.steps must be an integer of at least 1, got 1.5");
+  EXPECT_EQ(error_of(R"({"inner":{"steps":1.5}})"), "[config] inner.steps must be an integer of at least 1, got 1.5");
   EXPECT_EQ(error_of(R"({"inner":{"steps":1e300}})"),
             "[config] inner.steps must be an integer of at least 1, got 1e+300");
   EXPECT_EQ(error_of(R"({"inner":{"steps":18446744073709551615}})"),
@@ -93,8 +93,8 @@ TEST(Options, ParsingThrowsErrorsAlone) {
 TEST(Options, DescriptionsCoverEveryKeyWithItsPath) {
   std::vector<std::string> paths;
   for (const FieldDescription& field : describe_options<Outer>()) paths.push_back(field.path);
-  EXPECT_EQ(paths, (std::vector<std::string>{"learning_rate", "inner.steps", "inner.type", "groups",
-                                             "groups[].pattern", "groups[].learning_rate"}));
+  EXPECT_EQ(paths, (std::vector<std::string>{"learning_rate", "inner.steps", "inner.type", "groups", "groups[].pattern",
+                                             "groups[].learning_rate"}));
 }
 
 }  // namespace

@@ -100,8 +100,7 @@ TEST(HashText, IsFixed) {
   // Names of configurations and initial values in files that exist depend on it.
   EXPECT_NE(hash_text(""), hash_text(std::string_view("\0", 1)));
   std::set<std::uint64_t> hashes;
-  for (int number = 0; number < 1000; ++number)
-    hashes.insert(hash_text("model.layers." + std::to_string(number)));
+  for (int number = 0; number < 1000; ++number) hashes.insert(hash_text("model.layers." + std::to_string(number)));
   EXPECT_EQ(hashes.size(), 1000u);
 }
 

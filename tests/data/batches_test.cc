@@ -22,9 +22,8 @@ void write_counting(const ScratchFolder& folder, std::int64_t train, std::int64_
   write_ids<std::uint16_t>(folder / "val.bin", counting(validation));
 }
 
-std::unique_ptr<BatchSource> open_counting(const ScratchFolder& folder, std::uint64_t seed,
-                                           std::int64_t length, std::int64_t batch_size,
-                                           std::int64_t micro_batches = 1,
+std::unique_ptr<BatchSource> open_counting(const ScratchFolder& folder, std::uint64_t seed, std::int64_t length,
+                                           std::int64_t batch_size, std::int64_t micro_batches = 1,
                                            std::int64_t validation_tokens = 65536) {
   DataOptions options;
   options.path = folder.path();
@@ -180,16 +179,14 @@ TEST(TokenBatches, NameTheIdThatTheModelHasNoOutputFor) {
 }
 
 TEST(DataOptions, AreCompleteAndStrict) {
-  const DataOptions options = read_options<DataOptions>(Json::parse(
-      R"({"kind":"spamlang","sequence_length":4,"spamlang":{"vocab_size":9,"shuffled_map":true}})"));
+  const DataOptions options = read_options<DataOptions>(
+      Json::parse(R"({"kind":"spamlang","sequence_length":4,"spamlang":{"vocab_size":9,"shuffled_map":true}})"));
   EXPECT_EQ(options.spamlang.vocab_size, 9);
   EXPECT_EQ(open_batches(options, 1)->vocab_size(), 9);
   EXPECT_EQ(open_batches(options, 1, 20)->vocab_size(), 9);
-  EXPECT_ERROR(open_batches(options, 1, 8),
-               "model.vocab_size must be at least the 9 of spamlang.vocab_size, got 8");
+  EXPECT_ERROR(open_batches(options, 1, 8), "model.vocab_size must be at least the 9 of spamlang.vocab_size, got 8");
   EXPECT_ERROR(read_options<DataOptions>(Json::parse(R"({"sequence_length":0})")), "at least 1");
-  EXPECT_ERROR(read_options<DataOptions>(Json::parse(R"({"sequence_len":1})")),
-               "did you mean sequence_length?");
+  EXPECT_ERROR(read_options<DataOptions>(Json::parse(R"({"sequence_len":1})")), "did you mean sequence_length?");
   EXPECT_ERROR(open_batches(DataOptions{}, 1), "path must be the folder of a dataset, got \"\"");
 }
 

@@ -70,7 +70,6 @@ std::string error_of(const Call& call) {
   return "no error";
 }
 
-#define EXPECT_ERROR(statement, part) \
-  EXPECT_PRED_FORMAT2(::testing::IsSubstring, part, error_of([&] { statement; }))
+#define EXPECT_ERROR(statement, part) EXPECT_PRED_FORMAT2(::testing::IsSubstring, part, error_of([&] { statement; }))
 
 }  // namespace lmhead

@@ -82,8 +82,7 @@ TEST(Dataset, NamesFileAndKeyOfEverythingWrongInASidecar) {
       {"/splits", "[]", "splits must be an object, got array"},
       {"/splits/train", "3", "splits.train must be an object, got number"},
       {"/splits/validation", nullptr, "splits.validation must be there"},
-      {"/splits/train/file", "\"/etc/passwd\"",
-       "splits.train.file must be the plain name of a file beside it"},
+      {"/splits/train/file", "\"/etc/passwd\"", "splits.train.file must be the plain name of a file beside it"},
       {"/splits/train/file", "\"..\"", "splits.train.file must be the plain name"},
       {"/splits/train/file", "\"a\\u0000b\"", "splits.train.file must be the plain name"},
       {"/splits/train/file", "\"absent.bin\"", "absent.bin must be readable"},
@@ -97,10 +96,8 @@ TEST(Dataset, NamesFileAndKeyOfEverythingWrongInASidecar) {
   for (const Hostile& hostile : cases) {
     Json json = write_dataset(folder);
     const Json::json_pointer pointer(hostile.pointer);
-    if (hostile.value)
-      json[pointer] = Json::parse(hostile.value);
-    else
-      json[pointer.parent_pointer()].erase(pointer.back());
+    if (hostile.value) json[pointer] = Json::parse(hostile.value);
+    else json[pointer.parent_pointer()].erase(pointer.back());
     write_text(folder / "dataset.json", json.dump());
     EXPECT_ERROR(open_dataset(folder.path()), hostile.error);
   }
@@ -126,8 +123,7 @@ TEST(Dataset, RefusesFilesWhoseSizeIsNotThatOfTheirTokens) {
   ScratchFolder folder;
   write_dataset(folder);
   std::filesystem::resize_file(folder / "train.bin", 78);
-  EXPECT_ERROR(open_dataset(folder.path()),
-               "train.bin must hold the 40 tokens that dataset.json says, got 39");
+  EXPECT_ERROR(open_dataset(folder.path()), "train.bin must hold the 40 tokens that dataset.json says, got 39");
   std::filesystem::resize_file(folder / "train.bin", 79);
   EXPECT_ERROR(open_dataset(folder.path()), "whole ids of 2 bytes, got 79 bytes");
   std::filesystem::resize_file(folder / "train.bin", 0);
@@ -139,8 +135,7 @@ TEST(Dataset, ReadsNanoGptFolders) {
   write_ids<std::uint16_t>(folder / "train.bin", counting(40));
   EXPECT_ERROR(open_dataset(folder.path(), 40), "val.bin must be readable");
   write_ids<std::uint16_t>(folder / "val.bin", counting(20));
-  EXPECT_ERROR(open_dataset(folder.path()),
-               "model.vocab_size must be given where the data has no dataset.json");
+  EXPECT_ERROR(open_dataset(folder.path()), "model.vocab_size must be given where the data has no dataset.json");
   const Dataset dataset = open_dataset(folder.path(), 40);
   EXPECT_EQ(dataset.vocab_size, 40);
   EXPECT_EQ(dataset.train.tokens.size(), 40);

@@ -8,8 +8,7 @@ namespace lmhead {
 namespace {
 
 TEST(KeyedPermutation, IsABijectionOfEverySize) {
-  for (std::uint64_t size :
-       {1, 2, 3, 4, 5, 15, 16, 17, 63, 64, 65, 255, 256, 257, 1000, 4095, 4096, 4097, 70000}) {
+  for (std::uint64_t size : {1, 2, 3, 4, 5, 15, 16, 17, 63, 64, 65, 255, 256, 257, 1000, 4095, 4096, 4097, 70000}) {
     const KeyedPermutation permutation(7, "test", 3, size);
     std::vector<bool> hit(size);
     for (std::uint64_t position = 0; position < size; ++position) {

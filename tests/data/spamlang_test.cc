@@ -10,9 +10,8 @@
 namespace lmhead {
 namespace {
 
-SpamlangBatches make(std::int64_t vocab_size, bool shuffled_map, std::uint64_t seed = 1,
-                     std::int64_t length = 4, std::int64_t batch_size = 8,
-                     std::int64_t validation_tokens = 65536) {
+SpamlangBatches make(std::int64_t vocab_size, bool shuffled_map, std::uint64_t seed = 1, std::int64_t length = 4,
+                     std::int64_t batch_size = 8, std::int64_t validation_tokens = 65536) {
   DataOptions options;
   options.kind = "spamlang";
   options.sequence_length = length;
@@ -56,11 +55,9 @@ TEST(Spamlang, DrawsSymbolsUniformlyAndBySeed) {
   int counts[kSymbols] = {};
   for (int sequence = 0; sequence < kDraws; ++sequence) ++counts[source.symbol(sequence)];
   const double share = 1.0 / kSymbols;
-  for (const int count : counts)
-    EXPECT_NEAR(count, kDraws * share, 5 * std::sqrt(kDraws * share * (1 - share)));
+  for (const int count : counts) EXPECT_NEAR(count, kDraws * share, 5 * std::sqrt(kDraws * share * (1 - share)));
   EXPECT_TRUE(at::equal(source.training_batch(9).tokens, make(kSymbols, true).training_batch(9).tokens));
-  EXPECT_FALSE(at::equal(make(1000, false, 1).training_batch(9).tokens,
-                         make(1000, false, 2).training_batch(9).tokens));
+  EXPECT_FALSE(at::equal(make(1000, false, 1).training_batch(9).tokens, make(1000, false, 2).training_batch(9).tokens));
 }
 
 TEST(Spamlang, CoverageFollowsTheClosedForm) {
@@ -72,8 +69,7 @@ TEST(Spamlang, CoverageFollowsTheClosedForm) {
     EXPECT_EQ(coverage.draws, steps * batch_size);
     EXPECT_DOUBLE_EQ(coverage.draws_per_symbol, draws / double(vocab_size));
     const double expected = 1 - std::pow(1 - 1 / double(vocab_size), draws);
-    EXPECT_NEAR(coverage.share_seen, expected,
-                5 * std::sqrt(expected * (1 - expected) / double(vocab_size)) + 1e-12);
+    EXPECT_NEAR(coverage.share_seen, expected, 5 * std::sqrt(expected * (1 - expected) / double(vocab_size)) + 1e-12);
     EXPECT_DOUBLE_EQ(coverage.seen_targets.sum().item<double>(), coverage.share_seen * double(vocab_size));
   }
 }
@@ -96,8 +92,7 @@ TEST(Spamlang, ValidationIsEverySymbolOnceOrThatManyDifferentOnes) {
     std::multiset<std::int64_t> result;
     for (std::int64_t index = 0; index < source.validation_batches(); ++index) {
       const at::Tensor tokens = source.validation_batch(index).tokens;
-      for (std::int64_t row = 0; row < tokens.size(0); ++row)
-        result.insert(tokens[row][0].item<std::int64_t>());
+      for (std::int64_t row = 0; row < tokens.size(0); ++row) result.insert(tokens[row][0].item<std::int64_t>());
     }
     return result;
   };

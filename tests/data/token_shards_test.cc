@@ -14,8 +14,7 @@ TEST(TokenShard, ReadsBothWidthsAtAnyPosition) {
   const auto b = TokenShard::open_headerless(folder / "b.bin", TokenType::kUint32, std::int64_t(1) << 32);
   ASSERT_EQ(a.size(), 5);
   ASSERT_EQ(b.size(), 3);
-  for (std::size_t index = 0; index < small.size(); ++index)
-    EXPECT_EQ(a.at(std::int64_t(index)), small[index]);
+  for (std::size_t index = 0; index < small.size(); ++index) EXPECT_EQ(a.at(std::int64_t(index)), small[index]);
   std::vector<std::int64_t> copied(2);
   b.copy(1, 2, copied.data());
   EXPECT_EQ(copied, (std::vector<std::int64_t>{65536, 4294967295}));
@@ -54,10 +53,8 @@ TEST(TokenShard, RefusesEmptyOddAndMissingFiles) {
   };
   EXPECT_PRED_FORMAT2(::testing::IsSubstring, "must hold at least one token, got an empty file",
                       open("empty.bin", TokenType::kUint16));
-  EXPECT_PRED_FORMAT2(::testing::IsSubstring, "whole ids of 2 bytes, got 3 bytes",
-                      open("odd.bin", TokenType::kUint16));
-  EXPECT_PRED_FORMAT2(::testing::IsSubstring, "whole ids of 4 bytes, got 3 bytes",
-                      open("odd.bin", TokenType::kUint32));
+  EXPECT_PRED_FORMAT2(::testing::IsSubstring, "whole ids of 2 bytes, got 3 bytes", open("odd.bin", TokenType::kUint16));
+  EXPECT_PRED_FORMAT2(::testing::IsSubstring, "whole ids of 4 bytes, got 3 bytes", open("odd.bin", TokenType::kUint32));
   EXPECT_PRED_FORMAT2(::testing::IsSubstring, "must be readable", open("absent.bin", TokenType::kUint16));
   EXPECT_PRED_FORMAT2(::testing::IsSubstring, "must be a regular file", open(".", TokenType::kUint16));
 }
@@ -87,8 +84,7 @@ TEST(TokenShard, RefusesHeadersThatDoNotFitTheFile) {
   expect("got 20240521 and 1", open(llm_c_header(20240521, 1, 1), {1}));
   expect("got 20240520 and 2", open(llm_c_header(20240520, 2, 1), {1}));
   expect("got 20240801 and 1", open(llm_c_header(20240801, 1, 1), {1}));
-  expect("must have 1030 bytes for the 3 tokens of its header, got 1028",
-         open(llm_c_header(20240520, 1, 3), {1, 2}));
+  expect("must have 1030 bytes for the 3 tokens of its header, got 1028", open(llm_c_header(20240520, 1, 3), {1, 2}));
   expect("must have 1026 bytes", open(llm_c_header(20240520, 1, 1), {1, 2}));
   expect("must have 8589935612 bytes", open(llm_c_header(20240801, 7, INT32_MAX), {1, 2}));
   expect("got a count of 0", open(llm_c_header(20240520, 1, 0), {}));

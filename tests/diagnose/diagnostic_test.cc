@@ -15,11 +15,7 @@ namespace lmhead {
 namespace {
 
 TokenBatch batch_of(const oracle::Problem& problem) {
-  return {problem.hidden,
-          problem.targets,
-          at::arange(problem.hidden.size(0), at::kLong).floor_divide(5),
-          {},
-          100.0};
+  return {problem.hidden, problem.targets, at::arange(problem.hidden.size(0), at::kLong).floor_divide(5), {}, 100.0};
 }
 
 void expect_near(const Json& a, const Json& b, const std::string& where) {
@@ -28,8 +24,7 @@ void expect_near(const Json& a, const Json& b, const std::string& where) {
     EXPECT_NEAR(a.get<double>(), b.get<double>(), 1e-9 * (1 + std::abs(b.get<double>()))) << where;
   } else if (a.is_structured()) {
     ASSERT_EQ(a.size(), b.size()) << where;
-    for (auto left = a.begin(), right = b.begin(); left != a.end(); ++left, ++right)
-      expect_near(*left, *right, where);
+    for (auto left = a.begin(), right = b.begin(); left != a.end(); ++left, ++right) expect_near(*left, *right, where);
   } else {
     EXPECT_EQ(a, b) << where;
   }
@@ -43,8 +38,7 @@ TEST(DiagnosticSet, RunsEveryDiagnosticOfTheListByDefault) {
   EXPECT_EQ(result["hidden_size"], 6);
   EXPECT_EQ(result["vocab_size"], 40);
   EXPECT_EQ(result["tokens"], 30);
-  for (const DiagnosticKind& kind : diagnostic_kinds())
-    EXPECT_TRUE(result[kind.name].is_object()) << kind.name;
+  for (const DiagnosticKind& kind : diagnostic_kinds()) EXPECT_TRUE(result[kind.name].is_object()) << kind.name;
 }
 
 /// z = W tanh(h)^3: no linear map.
@@ -98,12 +92,11 @@ TEST(DiagnosticSet, BatchesOfAnySizeGiveTheFiguresOfTheWhole) {
     std::int64_t row = 0;
     for (const std::int64_t rows : {4, 0, 1, 25}) {
       const at::Tensor ignored = at::full({2}, -100, at::kLong);
-      pieces.update(
-          {at::cat(std::vector<at::Tensor>{oracle::normal("x", {2, 6}), whole.hidden.narrow(0, row, rows)}),
-           at::cat(std::vector<at::Tensor>{ignored, whole.targets.narrow(0, row, rows)}),
-           at::cat(std::vector<at::Tensor>{ignored, whole.documents.narrow(0, row, rows)}),
-           {},
-           25.0});
+      pieces.update({at::cat(std::vector<at::Tensor>{oracle::normal("x", {2, 6}), whole.hidden.narrow(0, row, rows)}),
+                     at::cat(std::vector<at::Tensor>{ignored, whole.targets.narrow(0, row, rows)}),
+                     at::cat(std::vector<at::Tensor>{ignored, whole.documents.narrow(0, row, rows)}),
+                     {},
+                     25.0});
       row += rows;
     }
     const Json a = pieces.result(), b = once.result();
@@ -113,12 +106,10 @@ TEST(DiagnosticSet, BatchesOfAnySizeGiveTheFiguresOfTheWhole) {
 
 TEST(DiagnosticSet, TakesBfloat16FeaturesAndWeights) {
   oracle::Problem problem = oracle::problem(30, 6, 40);
-  const oracle::Problem rounded{problem.hidden.to(at::kBFloat16),
-                                problem.targets,
-                                {.weight = problem.map.weight.to(at::kBFloat16), .bias = {}}};
-  const oracle::Problem wide{rounded.hidden.to(at::kDouble),
-                             problem.targets,
-                             {.weight = rounded.map.weight.to(at::kDouble), .bias = {}}};
+  const oracle::Problem rounded{
+      problem.hidden.to(at::kBFloat16), problem.targets, {.weight = problem.map.weight.to(at::kBFloat16), .bias = {}}};
+  const oracle::Problem wide{
+      rounded.hidden.to(at::kDouble), problem.targets, {.weight = rounded.map.weight.to(at::kDouble), .bias = {}}};
   DiagnosticSet narrow(rounded.map), exact(wide.map);
   narrow.update({rounded.hidden, problem.targets, {}, {}, {}});
   exact.update({wide.hidden, problem.targets, {}, {}, {}});

@@ -40,8 +40,7 @@ TEST(EnergyCurve, BracketsTheTrueCurveWhateverTheSketchMissed) {
   for (const std::size_t count : {1, 2, 7, 20, 40})
     for (const double loss : {0.0, 0.1, 0.9}) {
       std::vector<double> found(truth.begin(), truth.begin() + std::ptrdiff_t(count));
-      for (std::size_t index = 0; index < count; ++index)
-        found[index] *= 1 - loss * double(index + 1) / double(count);
+      for (std::size_t index = 0; index < count; ++index) found[index] *= 1 - loss * double(index + 1) / double(count);
       const EnergyCurve curve(found, total, 40);
       for (std::int64_t k = 1; k <= 40; ++k) {
         EXPECT_LE(curve.best(k).low, shares[k] + 1e-12);

@@ -32,11 +32,9 @@ void expect_definitions(const oracle::Problem& problem, double tolerance) {
   EXPECT_NEAR(result.retained_energy, energy, tolerance);
   EXPECT_NEAR(result.destroyed_ratio, std::sqrt(std::max(0.0, 1 - energy)), 10 * tolerance);
   EXPECT_NEAR(result.visible_cosine, std::sqrt(energy), tolerance);
-  EXPECT_NEAR(result.step_cosine, oracle::step_cosine(gradient, problem.map.weight.to(at::kDouble)),
-              tolerance);
+  EXPECT_NEAR(result.step_cosine, oracle::step_cosine(gradient, problem.map.weight.to(at::kDouble)), tolerance);
   EXPECT_EQ(result.head_rank, basis.size(1));
-  EXPECT_NEAR(result.null_destroyed_ratio, std::sqrt(1 - double(basis.size(1)) / problem.map.weight.size(0)),
-              1e-12);
+  EXPECT_NEAR(result.null_destroyed_ratio, std::sqrt(1 - double(basis.size(1)) / problem.map.weight.size(0)), 1e-12);
   EXPECT_EQ(result.destroyed_excess, result.destroyed_ratio - result.null_destroyed_ratio);
   EXPECT_NEAR(std::pow(result.destroyed_ratio, 2) + std::pow(result.visible_cosine, 2), 1, 1e-12);
   EXPECT_EQ(result.tokens, problem.hidden.size(0));
@@ -52,10 +50,9 @@ at::Tensor with_singular_values(const at::Tensor& values, std::int64_t vocab_siz
 
 TEST(GradientRetention, EqualsTheDefinitionsAcrossShapes) {
   for (const auto& [tokens, hidden_size, vocab_size] :
-       {std::array{1, 1, 2}, std::array{3, 1, 5}, std::array{50, 7, 23}, std::array{33, 64, 257},
-        std::array{5, 16, 16}, std::array{4100, 3, 40}, std::array{6, 4, 8200}})
-    expect_definitions(oracle::problem(tokens, hidden_size, vocab_size),
-                       hidden_size >= vocab_size ? 1e-7 : 1e-11);
+       {std::array{1, 1, 2}, std::array{3, 1, 5}, std::array{50, 7, 23}, std::array{33, 64, 257}, std::array{5, 16, 16},
+        std::array{4100, 3, 40}, std::array{6, 4, 8200}})
+    expect_definitions(oracle::problem(tokens, hidden_size, vocab_size), hidden_size >= vocab_size ? 1e-7 : 1e-11);
 }
 
 TEST(GradientRetention, EqualsTheDefinitionsWithBiasScaleAndSoftcap) {
@@ -76,11 +73,9 @@ TEST(GradientRetention, TakesTheGradientBeforeScaleAndSoftcap) {
   for (std::int64_t index = 0; index < 6; ++index) {  // a bias moves the product and nothing else
     problem.map.bias = at::zeros({6}, at::kDouble);
     problem.map.bias[index] = step;
-    const double above =
-        plain_linear_cross_entropy(problem.hidden, problem.map, problem.targets).item<double>();
+    const double above = plain_linear_cross_entropy(problem.hidden, problem.map, problem.targets).item<double>();
     problem.map.bias[index] = -step;
-    const double below =
-        plain_linear_cross_entropy(problem.hidden, problem.map, problem.targets).item<double>();
+    const double below = plain_linear_cross_entropy(problem.hidden, problem.map, problem.targets).item<double>();
     EXPECT_NEAR(gradient[0][index].item<double>(), (above - below) / (2 * step), 1e-8);
   }
 }
@@ -92,8 +87,8 @@ TEST(GradientRetention, CountsTheRankOfADeficientHead) {
   EXPECT_EQ(measure(problem).head_rank, 5);
 
   // A product rounded to float32 still has the rank of its factors.
-  problem.map.weight = at::matmul(oracle::normal("tall", {90, 5}).to(at::kFloat),
-                                  oracle::normal("wide", {5, 12}).to(at::kFloat));
+  problem.map.weight =
+      at::matmul(oracle::normal("tall", {90, 5}).to(at::kFloat), oracle::normal("wide", {5, 12}).to(at::kFloat));
   EXPECT_EQ(measure(problem).head_rank, 5);
 }
 
@@ -106,8 +101,7 @@ TEST(GradientRetention, SurvivesAConditionOfAMillion) {
   EXPECT_NEAR(result.head_condition / 1e6, 1, 1e-6);
 
   // In float32 the gradient W^T d has lost the small directions; through Q it has not.
-  problem.map.weight =
-      with_singular_values(at::Tensor(values * (5.0 / 6) * std::log(10.0)).exp(), 200).to(at::kFloat);
+  problem.map.weight = with_singular_values(at::Tensor(values * (5.0 / 6) * std::log(10.0)).exp(), 200).to(at::kFloat);
   const oracle::Problem wide{
       problem.hidden, problem.targets, {.weight = problem.map.weight.to(at::kDouble), .bias = {}}};
   EXPECT_NEAR(measure(problem).retained_energy,
@@ -188,8 +182,7 @@ TEST(GradientRetention, CenteringIgnoresACommonRowAndNothingElse) {
   const GradientRetentionResult before = measure(problem, centered);
   const at::Tensor centered_weight = problem.map.weight - problem.map.weight.mean(0);
   const at::Tensor gradient = oracle::logit_gradient(problem);
-  EXPECT_NEAR(before.retained_energy, oracle::retained_energy(gradient, oracle::basis(centered_weight)),
-              1e-11);
+  EXPECT_NEAR(before.retained_energy, oracle::retained_energy(gradient, oracle::basis(centered_weight)), 1e-11);
   EXPECT_NEAR(before.step_cosine, oracle::step_cosine(gradient, centered_weight), 1e-11);
   EXPECT_NEAR(before.null_destroyed_ratio, std::sqrt(1 - 8.0 / 49), 1e-12);
   const GradientRetentionResult plain = measure(problem);
@@ -239,10 +232,10 @@ TEST(GradientRetention, StreamsInAnyChunksAndSkipsIgnoredRows) {
   GradientRetention retention(problem.map);
   std::int64_t row = 0;
   for (const std::int64_t rows : {1, 0, 30, 14}) {
-    const at::Tensor hidden = at::cat(
-        std::vector<at::Tensor>{problem.hidden.narrow(0, row, rows), oracle::normal("extra", {2, 8})});
-    const at::Tensor targets = at::cat(
-        std::vector<at::Tensor>{problem.targets.narrow(0, row, rows), at::full({2}, -100, at::kLong)});
+    const at::Tensor hidden =
+        at::cat(std::vector<at::Tensor>{problem.hidden.narrow(0, row, rows), oracle::normal("extra", {2, 8})});
+    const at::Tensor targets =
+        at::cat(std::vector<at::Tensor>{problem.targets.narrow(0, row, rows), at::full({2}, -100, at::kLong)});
     EXPECT_EQ(retention.update(hidden, targets).total.size(0), rows);
     row += rows;
   }
@@ -258,13 +251,10 @@ TEST(GradientRetention, GivesEachTokensEnergies) {
   const oracle::Problem problem = oracle::problem(20, 8, 50);
   const TokenEnergies energies = GradientRetention(problem.map).update(problem.hidden, problem.targets);
   const at::Tensor gradient = oracle::logit_gradient(problem), basis = oracle::basis(problem.map.weight);
-  const auto difference = [](const at::Tensor& a, const at::Tensor& b) {
-    return (a - b).abs().max().item<double>();
-  };
+  const auto difference = [](const at::Tensor& a, const at::Tensor& b) { return (a - b).abs().max().item<double>(); };
   EXPECT_LT(difference(energies.total, gradient.square().sum(1)), 1e-12);
   EXPECT_LT(difference(energies.retained, at::matmul(gradient, basis).square().sum(1)), 1e-12);
-  EXPECT_LT(difference(energies.gradient_square, at::matmul(gradient, problem.map.weight).square().sum(1)),
-            1e-11);
+  EXPECT_LT(difference(energies.gradient_square, at::matmul(gradient, problem.map.weight).square().sum(1)), 1e-11);
 }
 
 TEST(GradientRetention, NarrowTypesAgreeWithFloat64OfTheSameValues) {
@@ -282,8 +272,8 @@ TEST(GradientRetention, NarrowTypesAgreeWithFloat64OfTheSameValues) {
 
 TEST(GradientRetention, MeasuresEvenlySpacedTokensOnRequest) {
   const oracle::Problem problem = oracle::problem(30, 8, 50);
-  const auto result = measure_gradient_retention(problem.map, problem.hidden, problem.targets,
-                                                 {.tokens = 4, .head_space = {}});
+  const auto result =
+      measure_gradient_retention(problem.map, problem.hidden, problem.targets, {.tokens = 4, .head_space = {}});
   const at::Tensor rows = at::arange(4, at::kLong) * 30 / 4;
   GradientRetention retention(problem.map);
   retention.update(problem.hidden.index_select(0, rows.to(at::kLong)),
@@ -342,9 +332,9 @@ TEST(GradientRetention, JsonHasTheKeysOfTheGlossary) {
   std::vector<std::string> keys;
   const Json json = to_json(measure(oracle::problem(3, 4, 9)));
   for (const auto& item : json.items()) keys.push_back(item.key());
-  EXPECT_EQ(keys, (std::vector<std::string>{"destroyed_ratio", "null_destroyed_ratio", "destroyed_excess",
-                                            "retained_energy", "visible_cosine", "step_cosine", "head_rank",
-                                            "head_condition", "tokens"}));
+  EXPECT_EQ(keys,
+            (std::vector<std::string>{"destroyed_ratio", "null_destroyed_ratio", "destroyed_excess", "retained_energy",
+                                      "visible_cosine", "step_cosine", "head_rank", "head_condition", "tokens"}));
 }
 
 }  // namespace

@@ -1,3 +1,5 @@
+#include "lmhead/diagnose/gradient_sketch.h"
+
 #include <ATen/ops/arange.h>
 #include <ATen/ops/eye.h>
 #include <ATen/ops/linalg_eigh.h>
@@ -8,7 +10,6 @@
 #include <nlohmann/json.hpp>
 
 #include "lmhead/diagnose/diagnostic.h"
-#include "lmhead/diagnose/gradient_sketch.h"
 #include "tests/diagnose/oracle.h"
 
 namespace lmhead {
@@ -17,8 +18,8 @@ namespace {
 constexpr std::int64_t kTokens = 300, kHidden = 6, kVocab = 130, kBatch = 70;
 
 /// Measures in batches; more than `exact_tokens` tokens are sketched.
-Json measure(const oracle::Problem& problem, std::int64_t exact_tokens, std::int64_t columns, const at::Tensor& documents = {},
-             at::ScalarType type = at::kDouble) {
+Json measure(const oracle::Problem& problem, std::int64_t exact_tokens, std::int64_t columns,
+             const at::Tensor& documents = {}, at::ScalarType type = at::kDouble) {
   DiagnosticOptions options;
   options.gradient_spectrum = {.tokens = 1 << 20, .exact_tokens = exact_tokens, .sketch_columns = columns};
   LinearMap map = problem.map;
@@ -26,8 +27,11 @@ Json measure(const oracle::Problem& problem, std::int64_t exact_tokens, std::int
   DiagnosticSet set(map, {"gradient_spectrum"}, options);
   for (std::int64_t row = 0; row < problem.targets.size(0); row += kBatch) {
     const std::int64_t rows = std::min(kBatch, problem.targets.size(0) - row);
-    set.update({problem.hidden.narrow(0, row, rows).to(type), problem.targets.narrow(0, row, rows),
-                documents.defined() ? documents.narrow(0, row, rows) : at::Tensor(), {}, {}});
+    set.update({problem.hidden.narrow(0, row, rows).to(type),
+                problem.targets.narrow(0, row, rows),
+                documents.defined() ? documents.narrow(0, row, rows) : at::Tensor(),
+                {},
+                {}});
   }
   return set.result()["gradient_spectrum"];
 }
@@ -126,7 +130,7 @@ TEST(GradientSketch, IsTheSameEachTimeAndHardlyKnowsItsBatches) {
 }
 
 TEST(GradientSketch, TilesOfTheVocabularyFitTogether) {
-  const oracle::Problem problem = oracle::problem(90, 3, 4100);  // three tiles
+  const oracle::Problem problem = oracle::problem(90, 3, 4100);                     // three tiles
   const Json exact = measure(problem, 90, 1), sketched = measure(problem, 20, 90);  // as many columns as tokens
   EXPECT_NEAR(sketched["best_retained_energy"].get<double>(), exact["best_retained_energy"].get<double>(), 1e-8);
   EXPECT_LT(sketched["unresolved_energy"].get<double>(), 1e-8);

@@ -44,8 +44,7 @@ TEST(GradientSpectrum, EqualsTheSingularValuesOfTheMaterialisedGradient) {
       EXPECT_LT(of_energy > 1 ? best(of_energy - 1) : 0, share);
     }
     const at::Tensor shares = values / values.sum();
-    EXPECT_NEAR(result["effective_rank"].get<double>(),
-                std::exp(-(shares * shares.log()).sum().item<double>()), 1e-9);
+    EXPECT_NEAR(result["effective_rank"].get<double>(), std::exp(-(shares * shares.log()).sum().item<double>()), 1e-9);
   }
 }
 

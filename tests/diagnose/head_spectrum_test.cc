@@ -27,11 +27,10 @@ TEST(HeadSpectrum, EqualsTheDefinitions) {
     EXPECT_NEAR(result["singular_values"][index].get<double>(), values[index].item<double>(), 1e-12);
   EXPECT_EQ(result["head_rank"], 6);
   EXPECT_NEAR(result["head_condition"].get<double>(), (values[0] / values[5]).item<double>(), 1e-10);
-  EXPECT_NEAR(result["effective_rank"].get<double>(), std::exp(-(shares * shares.log()).sum().item<double>()),
-              1e-10);
+  EXPECT_NEAR(result["effective_rank"].get<double>(), std::exp(-(shares * shares.log()).sum().item<double>()), 1e-10);
   const at::Tensor common = (weight * 0) + weight.mean(0);
-  EXPECT_NEAR(result["mean_row_share"].get<double>(),
-              std::pow((common.norm() / weight.norm()).item<double>(), 2), 1e-12);
+  EXPECT_NEAR(result["mean_row_share"].get<double>(), std::pow((common.norm() / weight.norm()).item<double>(), 2),
+              1e-12);
 }
 
 TEST(HeadSpectrum, RelatesRowNormsToCounts) {

@@ -30,9 +30,7 @@ struct Oracle {
   }
   void expect_group(const Json& group, const at::Tensor& inside) const {
     const at::Tensor rows = inside.nonzero().squeeze(1);
-    const auto sum = [&](const at::Tensor& values) {
-      return values.index_select(0, rows).sum().item<double>();
-    };
+    const auto sum = [&](const at::Tensor& values) { return values.index_select(0, rows).sum().item<double>(); };
     ASSERT_EQ(group["tokens"].get<std::int64_t>(), rows.size(0)) << group;
     EXPECT_NEAR(group["energy_share"].get<double>(), sum(total) / total.sum().item<double>(), 1e-12);
     EXPECT_NEAR(group["retained_energy"].get<double>(), sum(retained) / sum(total), 1e-11);
@@ -59,8 +57,7 @@ TEST(TokenBreakdown, SplitsByTheProbabilityOfTheTarget) {
   const Json groups = oracle.measured()["by_probability"];
   std::size_t index = 0;
   for (std::size_t edge = 0; edge + 1 < edges.size(); ++edge) {
-    const at::Tensor inside =
-        oracle.probability.ge(edges[edge]).logical_and(oracle.probability.lt(edges[edge + 1]));
+    const at::Tensor inside = oracle.probability.ge(edges[edge]).logical_and(oracle.probability.lt(edges[edge + 1]));
     if (inside.any().item<bool>()) oracle.expect_group(groups.at(index++), inside);
   }
   EXPECT_EQ(groups.size(), index);
@@ -103,8 +100,7 @@ TEST(TokenBreakdown, StandardErrorsAgreeWithLeavingOutEachDocument) {
   for (std::int64_t document = 0; document < 12; ++document) {
     const at::Tensor rows = oracle.documents.ne(document).nonzero().squeeze(1);
     const double left_out =
-        (oracle.retained.index_select(0, rows).sum() / oracle.total.index_select(0, rows).sum())
-            .item<double>();
+        (oracle.retained.index_select(0, rows).sum() / oracle.total.index_select(0, rows).sum()).item<double>();
     sum += left_out;
     square += left_out * left_out;
   }

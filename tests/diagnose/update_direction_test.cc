@@ -33,18 +33,14 @@ void expect_definitions(const oracle::Problem& problem) {
       {"projection", at::matmul(at::matmul(gradient, basis), basis.t())}};
   for (const auto& [name, direction] : directions)
     for (std::size_t index = 0; index < sizes.size(); ++index) {
-      const at::Tensor moved =
-          product - direction * (sizes[index] * length / direction.norm().item<double>());
-      const double loss =
-          plain_cross_entropy(logits_of_product(moved, problem.map), problem.targets).item<double>();
-      EXPECT_NEAR(result["loss_after"][name][index].get<double>(), loss, 1e-10)
-          << name << ' ' << sizes[index];
+      const at::Tensor moved = product - direction * (sizes[index] * length / direction.norm().item<double>());
+      const double loss = plain_cross_entropy(logits_of_product(moved, problem.map), problem.targets).item<double>();
+      EXPECT_NEAR(result["loss_after"][name][index].get<double>(), loss, 1e-10) << name << ' ' << sizes[index];
     }
   EXPECT_NEAR(result["loss"].get<double>(),
               plain_linear_cross_entropy(problem.hidden, problem.map, problem.targets).item<double>(), 1e-11);
   EXPECT_NEAR(result["step_cosine"].get<double>(), oracle::step_cosine(gradient, weight), 1e-11);
-  EXPECT_NEAR(result["visible_cosine"].get<double>(), std::sqrt(oracle::retained_energy(gradient, basis)),
-              1e-11);
+  EXPECT_NEAR(result["visible_cosine"].get<double>(), std::sqrt(oracle::retained_energy(gradient, basis)), 1e-11);
 }
 
 TEST(UpdateDirection, EqualsTheDefinitions) {

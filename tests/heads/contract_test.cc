@@ -22,8 +22,7 @@ double largest(const at::Tensor& tensor) { return tensor.abs().max().item<double
 /// Compares gradients of `function` by central differences with those on `bench`: some coordinates and random
 /// directions of every tensor. The float32 gradients may be off by 2e-5 of the tensor's largest, which is
 /// some hundred roundings.
-void expect_gradients(const Bench& bench,
-                      const std::function<double(const Values&, const at::Tensor&)>& function) {
+void expect_gradients(const Bench& bench, const std::function<double(const Values&, const at::Tensor&)>& function) {
   constexpr double kStep = 1e-5;
   const auto check = [&](const std::string& name, const at::Tensor& gradient, const at::Tensor& point,
                          const std::function<double(const at::Tensor&)>& at_point) {
@@ -36,22 +35,19 @@ void expect_gradients(const Bench& bench,
       at::Tensor direction = probe < 2 ? normal(point.sizes(), "direction" + std::to_string(probe))
                                        : at::zeros(point.sizes(), at::kDouble);
       if (probe >= 2) direction.view({-1})[std::int64_t(stream.below(std::uint64_t(point.numel())))] = 1.0;
-      const double want =
-          (at_point(point + kStep * direction) - at_point(point - kStep * direction)) / (2 * kStep);
-      EXPECT_NEAR((got * direction).sum().item<double>(), want,
-                  2e-5 * scale * direction.norm().item<double>() + 2e-7)
+      const double want = (at_point(point + kStep * direction) - at_point(point - kStep * direction)) / (2 * kStep);
+      EXPECT_NEAR((got * direction).sum().item<double>(), want, 2e-5 * scale * direction.norm().item<double>() + 2e-7)
           << name;
     }
   };
   check("hidden", bench.hidden.grad(), bench.hidden64,
         [&](const at::Tensor& hidden) { return function(bench.values, hidden); });
   for (const ParameterPtr& parameter : bench.all)
-    check(parameter->name, parameter->value.grad(), bench.values.at(parameter->name),
-          [&](const at::Tensor& value) {
-            Values changed = bench.values;
-            changed[parameter->name] = value;
-            return function(changed, bench.hidden64);
-          });
+    check(parameter->name, parameter->value.grad(), bench.values.at(parameter->name), [&](const at::Tensor& value) {
+      Values changed = bench.values;
+      changed[parameter->name] = value;
+      return function(changed, bench.hidden64);
+    });
 }
 
 TEST(HeadContract, EveryHeadInTheListHasAnEntry) {
@@ -113,13 +109,11 @@ TEST(HeadContract, LossIsTheFormula) {
 TEST(HeadContract, GradientsOfTheLossAreCentralDifferences) {
   for_every_head([](Bench& bench, const Shape&, std::size_t count) {
     const LossOptions options = kLosses[count % std::size(kLosses)];
-    constexpr double kUpstream =
-        1.7;  // not 1, which would hide a gradient that ignores what comes from above
+    constexpr double kUpstream = 1.7;  // not 1, which would hide a gradient that ignores what comes from above
     bench.hidden.requires_grad_(true);
     (bench.head->loss({bench.hidden, {}, {}}, bench.targets, options) * kUpstream).backward();
     expect_gradients(bench, [&](const Values& values, const at::Tensor& hidden) {
-      return kUpstream *
-             reference_loss(bench.reference(values, hidden), bench.targets, options).item<double>();
+      return kUpstream * reference_loss(bench.reference(values, hidden), bench.targets, options).item<double>();
     });
   });
 }
@@ -144,8 +138,7 @@ TEST(HeadContract, GradientsComeTwiceAsLargeFromTwoBackwardPasses) {
         const at::Tensor& gradient = bench.all[index]->value.grad();
         if (pass == 0) once.push_back(gradient.clone());
         const double passes = pass + 1;
-        EXPECT_LE(largest(gradient - passes * once[index]), 1e-6 * largest(once[index]))
-            << bench.all[index]->name;
+        EXPECT_LE(largest(gradient - passes * once[index]), 1e-6 * largest(once[index])) << bench.all[index]->name;
       }
     }
   });
@@ -168,8 +161,7 @@ TEST(HeadContract, SavedAndLoadedIsTheSameHead) {
   for (const HeadKind& kind : head_kinds())
     for (const Case& one : entries().at(kind.type).cases(7)) {
       SCOPED_TRACE(testing::Message() << kind.type << ' ' << one.options.dump() << one.tied);
-      const Bench saved(kind.type, one, {9, 17, 7}, /*seed=*/3),
-          other(kind.type, one, {9, 17, 7}, /*seed=*/4);
+      const Bench saved(kind.type, one, {9, 17, 7}, /*seed=*/3), other(kind.type, one, {9, 17, 7}, /*seed=*/4);
       const at::Tensor want = saved.head->logits({saved.hidden, {}, {}});
       EXPECT_FALSE(other.head->logits({saved.hidden, {}, {}}).equal(want));
       write_safetensors(folder / "head.safetensors", named_tensors(saved.all));
@@ -201,8 +193,7 @@ TEST(HeadContract, TiedHeadsOwnNoMatrixAndAnswerToTheEmbedding) {
 
 TEST(HeadContract, HeadsThatCannotBeTiedSaySo) {
   const ParameterFactory factory(0);
-  const ParameterPtr embedding =
-      factory.make(kEmbeddingName, ParameterKind::kEmbedding, {9, 4}, normal_initializer(1));
+  const ParameterPtr embedding = factory.make(kEmbeddingName, ParameterKind::kEmbedding, {9, 4}, normal_initializer(1));
   for (const HeadKind& kind : head_kinds()) {
     bool may_be_tied = false;
     for (const Case& one : entries().at(kind.type).cases(4)) may_be_tied |= one.tied;
@@ -230,8 +221,8 @@ TEST(HeadContract, BfloatWorkingCopiesGiveFloatGradientsOnTheMasters) {
       const at::Tensor got = take_gradient(*bench.all[index]);
       ASSERT_TRUE(got.defined()) << bench.all[index]->name;
       EXPECT_EQ(got.scalar_type(), at::kFloat) << bench.all[index]->name;
-      const double cosine = (got * exact[index]).sum().item<double>() /
-                            (got.norm().item<double>() * exact[index].norm().item<double>());
+      const double cosine =
+          (got * exact[index]).sum().item<double>() / (got.norm().item<double>() * exact[index].norm().item<double>());
       EXPECT_GT(cosine, 0.99) << bench.all[index]->name;
     }
   });
@@ -252,8 +243,7 @@ TEST(HeadContract, WrongInputIsRefusedByName) {
     EXPECT_ERROR(head.loss(good, at::zeros({4}, at::kInt)), "[head] targets must be int64 [4], got Int");
     EXPECT_ERROR(head.loss(good, at::zeros({2, 2}, at::kLong)), "[head] targets must be int64 [4]");
     EXPECT_ERROR(head.loss(good, none), "[head] targets must be int64 [4]");
-    EXPECT_ERROR(head.logits({at::zeros({4, 5}, at::kLong), none, {}}),
-                 "[head] hidden must be of a floating type");
+    EXPECT_ERROR(head.logits({at::zeros({4, 5}, at::kLong), none, {}}), "[head] hidden must be of a floating type");
   }
 }
 

@@ -41,8 +41,7 @@ inline at::Tensor reference_linear(const Json& options, const Values& values, co
   const auto own = values.find("lm_head.weight");
   at::Tensor z = hidden.matmul((own == values.end() ? values.at(kEmbeddingName) : own->second).t());
   if (options.value("bias", false)) z = z + values.at("lm_head.bias");
-  if (options.contains("mup_base_width"))
-    z = z * (options["mup_base_width"].get<double>() / double(hidden.size(1)));
+  if (options.contains("mup_base_width")) z = z * (options["mup_base_width"].get<double>() / double(hidden.size(1)));
   const double cap = options.value("logit_softcap", 0.0);
   return cap > 0 ? cap * at::tanh(z / cap) : z;
 }
@@ -59,8 +58,7 @@ inline const std::map<std::string, Entry>& entries() {
         reference_linear}},
       {"low_rank",
        {[](std::int64_t hidden_size) {
-          return std::vector<Case>{
-              {{{"rank", 1}}}, {{{"rank", (hidden_size + 1) / 2}}}, {{{"rank", hidden_size}}}};
+          return std::vector<Case>{{{{"rank", 1}}}, {{{"rank", (hidden_size + 1) / 2}}}, {{{"rank", hidden_size}}}};
         },
         [](const Json&, const Values& values, const at::Tensor& hidden) {
           const at::Tensor inner = hidden.matmul(values.at("lm_head.down_proj.weight").t());
@@ -121,8 +119,8 @@ struct Bench {
     json["type"] = type;
     const ParameterFactory factory(seed);
     if (one.tied)
-      embedding = factory.make(kEmbeddingName, ParameterKind::kEmbedding,
-                               {shape.vocab_size, shape.hidden_size}, normal_initializer(1));
+      embedding = factory.make(kEmbeddingName, ParameterKind::kEmbedding, {shape.vocab_size, shape.hidden_size},
+                               normal_initializer(1));
     head = read_options<HeadSpecification>(json).make(
         {shape.hidden_size, shape.vocab_size, factory, /*initializer_range=*/0.5, embedding});
     all = head->parameters();
@@ -146,8 +144,7 @@ struct Bench {
 };
 
 /// Mean loss from the definition: (1 - s) nll + s (mean nll over the classes) + z lse^2.
-inline at::Tensor reference_loss(const at::Tensor& logits, const at::Tensor& targets,
-                                 const LossOptions& options) {
+inline at::Tensor reference_loss(const at::Tensor& logits, const at::Tensor& targets, const LossOptions& options) {
   const at::Tensor largest = logits.amax({1}, true);
   const at::Tensor lse = (logits - largest).exp().sum({1}, true).log() + largest;
   const at::Tensor cost = lse - logits;  // [N, V]: -log p
@@ -165,9 +162,8 @@ inline void for_every_head(const std::function<void(Bench&, const Shape&, std::s
     std::size_t count = 0;
     for (const Shape& shape : kShapes)
       for (const Case& one : entry->second.cases(shape.hidden_size)) {
-        SCOPED_TRACE(testing::Message()
-                     << kind.type << ' ' << one.options.dump() << (one.tied ? " tied" : "") << " N "
-                     << shape.rows << " V " << shape.vocab_size << " D " << shape.hidden_size);
+        SCOPED_TRACE(testing::Message() << kind.type << ' ' << one.options.dump() << (one.tied ? " tied" : "") << " N "
+                                        << shape.rows << " V " << shape.vocab_size << " D " << shape.hidden_size);
         Bench bench(kind.type, one, shape);
         body(bench, shape, count++);
         if (testing::Test::HasFailure()) return;

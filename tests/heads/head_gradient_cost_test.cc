@@ -34,7 +34,8 @@ TEST(HeadGradientCost, IsThatOfTheProductsThatRulesCarryOut) {
 
 TEST(HeadGradientCost, OfAMatrixIsSharedByTheStepsThatUseIt) {
   const double each = hidden_flops({{"rule", "whitened"}, {"matrix", "head"}});
-  EXPECT_EQ(hidden_flops({{"rule", "whitened"}, {"matrix", "head"}, {"refresh_every", 4}}), kApply + (each - kApply) / 4);
+  EXPECT_EQ(hidden_flops({{"rule", "whitened"}, {"matrix", "head"}, {"refresh_every", 4}}),
+            kApply + (each - kApply) / 4);
   EXPECT_EQ(hidden_flops({{"rule", "whitened"}, {"matrix", "head"}, {"refresh_every", nullptr}}), kApply);
 }
 

@@ -39,7 +39,8 @@ TEST(HiddenGradientRule, NothingToChangeGivesBackTheVeryGradient) {
 
 TEST(HiddenGradientRule, InducedStepOfTheUndampedInverseIsTheProjectionOfG) {
   // The logit step of -g' is -g' W^T; on col(W) the best there is is -G P_W.
-  for (const Shape& shape : {Shape{40, 23, 6}, Shape{9, 5, 5}, Shape{12, 4, 7}}) {  // and where W has no full column rank
+  for (const Shape& shape :
+       {Shape{40, 23, 6}, Shape{9, 5, 5}, Shape{12, 4, 7}}) {  // and where W has no full column rank
     const GradientBench bench(shape);
     const at::Tensor u = std::get<0>(at::linalg_svd(bench.weight64, false));
     const at::Tensor step = bench.apply(whitened("head", 1, 0)).to(at::kDouble).matmul(bench.weight64.t());
@@ -54,7 +55,8 @@ at::Tensor definition(const std::string& matrix, const GradientBench& bench) {
   if (matrix == "head") return w.t().matmul(w);
   if (matrix == "centered_head") return (w - w.mean(0)).t().matmul(w - w.mean(0));
   if (matrix == "gradient_covariance") return bench.token_gradient.t().matmul(bench.token_gradient) / size;
-  if (matrix == "feature_covariance") return bench.hidden.to(at::kDouble).t().matmul(bench.hidden.to(at::kDouble)) / size;
+  if (matrix == "feature_covariance")
+    return bench.hidden.to(at::kDouble).t().matmul(bench.hidden.to(at::kDouble)) / size;
   at::Tensor sum = at::zeros({w.size(1), w.size(1)}, at::kDouble);  // fisher: the mean Hessian by the features
   for (std::int64_t row = 0; row < bench.hidden.size(0); ++row) {
     const at::Tensor p = bench.probability[row];
@@ -99,8 +101,7 @@ TEST(HiddenGradientRule, FisherFromTheLogitsIsFisherFromTheGradient) {
 TEST(HiddenGradientRule, WhiteningOfAZeroHeadIsZeroAndFinite) {
   GradientBench bench;
   bench.weight.zero_();
-  for (const double damping : {0.0, 0.01})
-    EXPECT_EQ(largest_of(bench.apply(whitened("head", 0.5, damping))), 0);
+  for (const double damping : {0.0, 0.01}) EXPECT_EQ(largest_of(bench.apply(whitened("head", 0.5, damping))), 0);
 }
 
 TEST(HiddenGradientRule, RandomMatrixHasTheSpectrumOfTheCovarianceAndOneBasisARun) {
@@ -214,9 +215,11 @@ TEST(HiddenGradientRule, MatrixStaysBetweenRefreshesAndIsStateThen) {
 TEST(HiddenGradientRule, ContradictionsAreRefusedByName) {
   const GradientBench bench;
   for (const char* rule : {"top_subspace", "random_subspace", "noise"})
-    EXPECT_ERROR(bench.rule({{"rule", rule}}), "head_gradient.hidden.rank must be a number for rule " + std::string(rule));
+    EXPECT_ERROR(bench.rule({{"rule", rule}}),
+                 "head_gradient.hidden.rank must be a number for rule " + std::string(rule));
   for (const char* rule : {"exact", "whitened", "fixed_feedback", "row_normalized"})
-    EXPECT_ERROR(bench.rule(with_rank(rule, 2)), "head_gradient.hidden.rank must be null for rule " + std::string(rule));
+    EXPECT_ERROR(bench.rule(with_rank(rule, 2)),
+                 "head_gradient.hidden.rank must be null for rule " + std::string(rule));
   EXPECT_ERROR(bench.rule(with_rank("top_subspace", 0)), "rank must be null or an integer of at least 1");
   EXPECT_ERROR(bench.rule(whitened("head", -1, 0)), "exponent must be a number of at least 0");
   EXPECT_ERROR(bench.rule(whitened("head", 1, -1)), "damping must be a number of at least 0");
@@ -249,8 +252,9 @@ TEST(HeadPass, LogitGradientIsTheDerivativeOfTheLossByTheProduct) {
       pass.map = LinearMap{at::eye(kClasses, at::kDouble), normal({kClasses}, "bias"), 0.6, cap};
       pass.hidden = normal({kRows, kClasses}, "features", 2);
       const at::Tensor leaf = pass.hidden.clone().requires_grad_(true);
-      plain_linear_cross_entropy(leaf, *pass.map, pass.targets,
-                                 {.reduction = Reduction::kSum, .label_smoothing = loss.label_smoothing, .z_loss = loss.z_loss})
+      plain_linear_cross_entropy(
+          leaf, *pass.map, pass.targets,
+          {.reduction = Reduction::kSum, .label_smoothing = loss.label_smoothing, .z_loss = loss.z_loss})
           .backward();
       for_each_logit_block(pass, [&](std::int64_t first, const at::Tensor& logits) {
         EXPECT_EQ(first, 0);

@@ -46,16 +46,14 @@ TEST(HeadSpecification, ReadingOneLeavesOthersAlone) {
 }
 
 TEST(HeadSpecification, KeysOfOtherHeadsAreUnknown) {
-  EXPECT_ERROR(read_options<HeadSpecification>(Json({{"type", "linear"}, {"rank", 4}})),
-               "rank must be a known key");
+  EXPECT_ERROR(read_options<HeadSpecification>(Json({{"type", "linear"}, {"rank", 4}})), "rank must be a known key");
   EXPECT_ERROR(read_options<HeadSpecification>(Json({{"type", "low_rank"}, {"bias", true}})),
                "bias must be a known key");
 }
 
 TEST(LowRankHead, RankAboveTheWidthIsRefused) {
   const auto specification = read_options<HeadSpecification>(Json{{"type", "low_rank"}, {"rank", 9}});
-  EXPECT_ERROR(specification.make(context_of(8, 32)),
-               "[head] head.rank must be at most hidden_size 8, got 9");
+  EXPECT_ERROR(specification.make(context_of(8, 32)), "[head] head.rank must be at most hidden_size 8, got 9");
   EXPECT_ERROR(read_options<HeadSpecification>(Json({{"type", "low_rank"}, {"rank", 0}})),
                "rank must be an integer of at least 1");
 }
@@ -63,8 +61,8 @@ TEST(LowRankHead, RankAboveTheWidthIsRefused) {
 TEST(LowRankHead, InitialLogitsAreAsLargeAsTheDenseHeads) {
   // For features of unit square mean, logits have standard deviation range * sqrt(D) under any rank.
   for (const std::int64_t rank : {1, 8, 64}) {
-    const auto head = read_options<HeadSpecification>(Json{{"type", "low_rank"}, {"rank", rank}})
-                          .make(context_of(64, 4096));
+    const auto head =
+        read_options<HeadSpecification>(Json{{"type", "low_rank"}, {"rank", rank}}).make(context_of(64, 4096));
     const at::Tensor weight = head->linear_map()->weight;
     const double deviation = weight.square().mean().sqrt().item<double>();
     // W's entries are sums of `rank` products: the estimate wanders with the D * rank numbers of B.
@@ -95,7 +93,8 @@ TEST(LinearHead, InitialValuesTakeTheRangeOfTheHeadWhereItHasOne) {
   const auto weight = [](const Json& json) {
     return read_options<HeadSpecification>(json).make(context_of(16, 512))->linear_map()->weight;
   };
-  const at::Tensor usual = weight({{"type", "linear"}}), larger = weight({{"type", "linear"}, {"initializer_range", 0.1}});
+  const at::Tensor usual = weight({{"type", "linear"}}),
+                   larger = weight({{"type", "linear"}, {"initializer_range", 0.1}});
   EXPECT_LE((larger - 5 * usual).abs().max().item<double>(), 1e-6);  // the same draws
   HeadContext tied = context_of(16, 512);
   tied.tied_embedding = tied.factory.make("embedding", ParameterKind::kEmbedding, {512, 16}, normal_initializer(1));

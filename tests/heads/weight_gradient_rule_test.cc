@@ -80,7 +80,8 @@ TEST(WeightGradientRule, AlignmentPenaltyIsItsFormulaAndItsGradientWithTheLogitG
 }
 
 TEST(GradientComparison, MatchesTheNormAndTellsAngleAndSize) {
-  const at::Tensor exact = normal({30, 4}, "exact").to(at::kFloat), changed = normal({30, 4}, "changed").to(at::kFloat) * 7;
+  const at::Tensor exact = normal({30, 4}, "exact").to(at::kFloat),
+                   changed = normal({30, 4}, "changed").to(at::kFloat) * 7;
   GradientComparison comparison;
   const double factor = comparison.add(exact, changed, true);
   EXPECT_NEAR((changed * factor).norm().item<double>(), exact.norm().item<double>(), 1e-4);

@@ -15,9 +15,9 @@ inline double epsilon_of(at::ScalarType type) {
 }
 
 /// `scale` is the size of the terms that the result is summed from, where they may cancel; `allowed` an error that has
-/// another reason. The floor is there because the plain composition's error is one draw that may be small by luck (one row,
-/// one column: often exactly 0), while any computation in the type rounds its input products, p and its result: a few units
-/// in the last place of what is summed.
+/// another reason. The floor is there because the plain composition's error is one draw that may be small by luck (one
+/// row, one column: often exactly 0), while any computation in the type rounds its input products, p and its result: a
+/// few units in the last place of what is summed.
 inline void expect_as_good_as_plain(const at::Tensor& fast, const at::Tensor& plain, const at::Tensor& exact,
                                     at::ScalarType type, double scale, const std::string& what, double allowed = 0) {
   ASSERT_EQ(fast.defined(), exact.defined()) << what;
@@ -30,8 +30,8 @@ inline void expect_as_good_as_plain(const at::Tensor& fast, const at::Tensor& pl
   // Where the reference is float64 itself, its own error is of the same size as what is measured.
   const double units = type == at::kDouble ? 128 : type == at::kFloat ? 8 : 1;
   const double floor = units * epsilon_of(type) * (reference.norm().item<double>() + scale);
-  EXPECT_LE(error, 2 * plain_error + floor + allowed) << what << ": plain errs " << plain_error << ", norm "
-                                                      << reference.norm().item<double>();
+  EXPECT_LE(error, 2 * plain_error + floor + allowed)
+      << what << ": plain errs " << plain_error << ", norm " << reference.norm().item<double>();
 }
 
 }  // namespace lmhead::test

@@ -60,13 +60,14 @@ TEST(RmsNorm, IsAsExactAsPlain) {
       for (const at::ScalarType type : kTypes) {
         const auto output_type = [&](const std::vector<at::Tensor>& x) { return x[0].scalar_type(); };
         const at::Tensor input = at::randn({rows, width}, at::kDouble) + 0.5;
-        const at::Tensor weight = at::rand({width}, at::kDouble) + 0.5, upstream = at::randn({rows, width}, at::kDouble);
+        const at::Tensor weight = at::rand({width}, at::kDouble) + 0.5,
+                         upstream = at::randn({rows, width}, at::kDouble);
         // For width 1 the input's gradient is a difference of two numbers of this size.
         const double scale = (upstream * weight / (input.square().mean(-1, true) + 1e-5).sqrt()).norm().item<double>();
-        expect_agreement({input, weight}, type, upstream,
-                         [&](const auto& x) { return rms_norm(x[0], x[1], 1e-5, output_type(x)); },
-                         [&](const auto& x) { return plain_rms_norm(x[0], x[1], 1e-5, output_type(x)); },
-                         "width " + std::to_string(width), scale);
+        expect_agreement(
+            {input, weight}, type, upstream, [&](const auto& x) { return rms_norm(x[0], x[1], 1e-5, output_type(x)); },
+            [&](const auto& x) { return plain_rms_norm(x[0], x[1], 1e-5, output_type(x)); },
+            "width " + std::to_string(width), scale);
       }
     }
   }
@@ -110,9 +111,10 @@ TEST(Swiglu, IsAsExactAsPlainAlsoWhereTheGateSaturates) {
   for (const std::int64_t width : {1, 15, 16, 17, 400}) {
     for (const double scale : {1.0, 60.0}) {
       for (const at::ScalarType type : kTypes) {
-        expect_agreement({at::randn({9, 2 * width}, at::kDouble) * scale}, type, at::randn({9, width}, at::kDouble),
-                         [](const auto& x) { return swiglu(x[0]); }, [](const auto& x) { return plain_swiglu(x[0]); },
-                         "width " + std::to_string(width));
+        expect_agreement(
+            {at::randn({9, 2 * width}, at::kDouble) * scale}, type, at::randn({9, width}, at::kDouble),
+            [](const auto& x) { return swiglu(x[0]); }, [](const auto& x) { return plain_swiglu(x[0]); },
+            "width " + std::to_string(width));
       }
     }
   }
@@ -124,11 +126,13 @@ TEST(Rotary, IsAsExactAsPlainAndLeavesTheRestAlone) {
       for (const at::ScalarType type : kTypes) {
         const at::Tensor angle = at::rand({6, half}, at::kDouble) * 6;
         // Angles are float32 in a model; plain casts them to the type of the features.
-        const at::Tensor cosine = at::cos(angle).to(type).to(at::kDouble), sine = at::sin(angle).to(type).to(at::kDouble);
-        expect_agreement({at::randn({3, 6, 5, 18}, at::kDouble)}, type, at::randn({3, 6, 5, 18}, at::kDouble),
-                         [&](const auto& x) { return rotary(x[0], cosine, sine, heads); },
-                         [&](const auto& x) { return plain_rotary(x[0], cosine, sine, heads); },
-                         "half " + std::to_string(half) + " heads " + std::to_string(heads));
+        const at::Tensor cosine = at::cos(angle).to(type).to(at::kDouble),
+                         sine = at::sin(angle).to(type).to(at::kDouble);
+        expect_agreement(
+            {at::randn({3, 6, 5, 18}, at::kDouble)}, type, at::randn({3, 6, 5, 18}, at::kDouble),
+            [&](const auto& x) { return rotary(x[0], cosine, sine, heads); },
+            [&](const auto& x) { return plain_rotary(x[0], cosine, sine, heads); },
+            "half " + std::to_string(half) + " heads " + std::to_string(heads));
       }
     }
   }

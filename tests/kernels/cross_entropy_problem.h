@@ -26,7 +26,8 @@ inline at::Tensor normal(at::IntArrayRef shape, RandomStream& random, double sca
 inline at::Tensor ids(std::int64_t size, std::int64_t bound, RandomStream& random) {
   at::Tensor tensor = at::empty({size}, at::kLong);
   for (std::int64_t i = 0; i < size; ++i)
-    tensor.mutable_data_ptr<std::int64_t>()[i] = static_cast<std::int64_t>(random.below(static_cast<std::uint64_t>(bound)));
+    tensor.mutable_data_ptr<std::int64_t>()[i] =
+        static_cast<std::int64_t>(random.below(static_cast<std::uint64_t>(bound)));
   return tensor;
 }
 
@@ -38,7 +39,8 @@ inline at::Tensor laid_out(const at::Tensor& tensor, at::ScalarType type, Layout
   if (tensor.dim() != 2 || layout == Layout::kContiguous) return copy;
   if (layout == Layout::kTransposed) return copy.t().contiguous().t();
   at::Tensor every_second = at::full({2 * tensor.size(0), 2 * tensor.size(1)}, 1e30, copy.options())
-                                .slice(0, 1, std::nullopt, 2).slice(1, 0, std::nullopt, 2);
+                                .slice(0, 1, std::nullopt, 2)
+                                .slice(1, 0, std::nullopt, 2);
   return every_second.copy_(copy);
 }
 
@@ -60,7 +62,8 @@ struct Outcome {
 
   bool same_bits(const Outcome& other) const {
     const auto equal = [](const at::Tensor& a, const at::Tensor& b) { return a.defined() ? a.equal(b) : !b.defined(); };
-    return equal(loss, other.loss) && equal(hidden, other.hidden) && equal(weight, other.weight) && equal(bias, other.bias);
+    return equal(loss, other.loss) && equal(hidden, other.hidden) && equal(weight, other.weight) &&
+           equal(bias, other.bias);
   }
 };
 
@@ -75,7 +78,8 @@ Outcome run(const Problem& problem, at::ScalarType type, const Function& functio
   const at::Tensor hidden = tied ? map.weight.index_select(0, problem.inputs) : leaf(problem.hidden);
   const at::Tensor loss = function(hidden, map, problem.targets, problem.options);
   (loss * problem.upstream.to(loss.scalar_type())).sum().backward();
-  return {loss, tied ? at::Tensor() : hidden.grad(), map.weight.grad(), problem.bias.defined() ? map.bias.grad() : at::Tensor()};
+  return {loss, tied ? at::Tensor() : hidden.grad(), map.weight.grad(),
+          problem.bias.defined() ? map.bias.grad() : at::Tensor()};
 }
 
 /// The size of what a result is summed from, where it may be much larger than the result.
@@ -104,7 +108,9 @@ inline Scales scales_of(const Problem& problem) {
   const double gradient = rows * factor * problem.logit_scale * conditioning;
   const double weight_scale = problem.weight.norm().item<double>() / std::sqrt(problem.weight.size(0));
   const double hidden_scale = problem.hidden.norm().item<double>() / std::sqrt(size);
-  const double losses = options.reduction == Reduction::kMean ? 1 : options.reduction == Reduction::kSum ? size : std::sqrt(size);
+  const double losses = options.reduction == Reduction::kMean  ? 1
+                        : options.reduction == Reduction::kSum ? size
+                                                               : std::sqrt(size);
   return {losses * logits * largest(options.token_weight), gradient * weight_scale,
           gradient * (hidden_scale + (problem.inputs.defined() ? weight_scale : 0)), gradient,
           std::max(1.0, std::sqrt(static_cast<double>(problem.weight.size(0))) / 32)};
@@ -115,7 +121,8 @@ inline void judge(const Outcome& fast, const Outcome& plain, const Outcome& exac
                   at::ScalarType type, const std::string& what) {
   expect_as_good_as_plain(fast.loss, plain.loss, exact.loss, type, scales.loss, what + ": loss");
   const double long_sums = type == at::kDouble ? scales.long_sums : 1;
-  expect_as_good_as_plain(fast.hidden, plain.hidden, exact.hidden, type, scales.hidden * long_sums, what + ": d_hidden");
+  expect_as_good_as_plain(fast.hidden, plain.hidden, exact.hidden, type, scales.hidden * long_sums,
+                          what + ": d_hidden");
   expect_as_good_as_plain(fast.weight, plain.weight, exact.weight, type, scales.weight, what + ": d_weight");
   expect_as_good_as_plain(fast.bias, plain.bias, exact.bias, type, scales.bias, what + ": d_bias");
 }
@@ -158,11 +165,13 @@ inline void make_extreme(Problem& problem, at::ScalarType type, RandomStream& ra
   switch (random.below(10)) {
     case 0:  // logits up to 1e4 either way
       if (size == 0) return;
-      problem.weight = rounded(problem.weight * (1e4 / problem.hidden.matmul(problem.weight.t()).abs().max().clamp_min(1e-3)));
+      problem.weight =
+          rounded(problem.weight * (1e4 / problem.hidden.matmul(problem.weight.t()).abs().max().clamp_min(1e-3)));
       return;
     case 1:  // classes that cannot be, none of them a target (nor may smoothing want them)
       problem.bias = rounded(normal({vocab_size}, random));
-      problem.bias.masked_fill_(normal({vocab_size}, random).gt(random.normal()), -std::numeric_limits<double>::infinity());
+      problem.bias.masked_fill_(normal({vocab_size}, random).gt(random.normal()),
+                                -std::numeric_limits<double>::infinity());
       problem.bias.index_fill_(0, problem.targets, 0.5);
       if (size == 0) problem.bias[0] = 0;
       problem.options.label_smoothing = 0;
@@ -175,7 +184,8 @@ inline void make_extreme(Problem& problem, at::ScalarType type, RandomStream& ra
       problem.options.ignore_index = -100;
       problem.targets.fill_(-100);
       return;
-    default: return;
+    default:
+      return;
   }
 }
 
@@ -183,11 +193,12 @@ inline std::string describe(const Problem& problem, at::ScalarType type) {
   std::ostringstream text;
   const LinearCrossEntropyOptions& options = problem.options;
   text << "N " << problem.hidden.size(0) << " V " << problem.weight.size(0) << " D " << problem.hidden.size(1) << " "
-       << type << " reduction " << static_cast<int>(options.reduction) << " mode " << mode_name(options.mode) << " layout "
-       << static_cast<int>(problem.layout) << " tied " << problem.inputs.defined() << " bias " << problem.bias.defined()
-       << " scale " << problem.logit_scale << " cap " << problem.logit_softcap << " smoothing " << options.label_smoothing
-       << " z " << options.z_loss << " class weight " << options.class_weight.defined() << " token weight "
-       << options.token_weight.defined() << " ignore " << options.ignore_index;
+       << type << " reduction " << static_cast<int>(options.reduction) << " mode " << mode_name(options.mode)
+       << " layout " << static_cast<int>(problem.layout) << " tied " << problem.inputs.defined() << " bias "
+       << problem.bias.defined() << " scale " << problem.logit_scale << " cap " << problem.logit_softcap
+       << " smoothing " << options.label_smoothing << " z " << options.z_loss << " class weight "
+       << options.class_weight.defined() << " token weight " << options.token_weight.defined() << " ignore "
+       << options.ignore_index;
   return text.str();
 }
 

@@ -31,11 +31,16 @@ Shape draw_shape(RandomStream& random) {
   const auto near = [&](std::int64_t boundary) { return boundary - 1 + static_cast<std::int64_t>(random.below(3)); };
   const auto below = [&](std::uint64_t bound) { return static_cast<std::int64_t>(random.below(bound)); };
   switch (random.below(10)) {
-    case 0: return {up_to(8), up_to(200'000), up_to(16)};
-    case 1: return {below(3), 1 + below(3), 1 + below(3)};
-    case 2: return {near(256 << below(2)), near(1024 << below(4)), up_to(20)};  // blocks, tiles, the way threads share
-    case 3: return {up_to(600), near(64), near(16 << below(3))};
-    default: return {up_to(600), up_to(5000), up_to(100)};
+    case 0:
+      return {up_to(8), up_to(200'000), up_to(16)};
+    case 1:
+      return {below(3), 1 + below(3), 1 + below(3)};
+    case 2:
+      return {near(256 << below(2)), near(1024 << below(4)), up_to(20)};  // blocks, tiles, the way threads share
+    case 3:
+      return {up_to(600), near(64), near(16 << below(3))};
+    default:
+      return {up_to(600), up_to(5000), up_to(100)};
   }
 }
 
@@ -53,21 +58,22 @@ void expect_nothing(const Problem& problem, const Outcome& fast) {
 void expect_bounded_filter(const Problem& problem, at::ScalarType type, double threshold, const Outcome& plain,
                            const Outcome& exact, const Scales& scales, const std::string& what) {
   FilterReport report;
-  const Outcome filtered = run(problem, type, [&](const auto& hidden, const auto& map, const auto& targets, const auto& options) {
-    FilteredCrossEntropy result = filtered_linear_cross_entropy(hidden, map, targets, threshold, options);
-    report = result.report;
-    return result.loss;
-  });
+  const Outcome filtered =
+      run(problem, type, [&](const auto& hidden, const auto& map, const auto& targets, const auto& options) {
+        FilteredCrossEntropy result = filtered_linear_cross_entropy(hidden, map, targets, threshold, options);
+        report = result.report;
+        return result.loss;
+      });
   EXPECT_LE(report.tiles_skipped, report.tiles_seen) << what;
   const double skipped = report.skipped_gradient_norm * std::abs(problem.upstream.item<double>()) * (1 + 1e-3);
   const double weight_norm = problem.weight.norm().item<double>(), hidden_norm = problem.hidden.norm().item<double>();
   const double allowed = skipped * (weight_norm + hidden_norm), long_sums = type == at::kDouble ? scales.long_sums : 1;
   expect_as_good_as_plain(filtered.loss, plain.loss, exact.loss, type, scales.loss, what + ": filtered loss");
   expect_as_good_as_plain(filtered.bias, plain.bias, exact.bias, type, scales.bias, what + ": filtered d_bias");
-  expect_as_good_as_plain(filtered.hidden, plain.hidden, exact.hidden, type, scales.hidden * long_sums, what + ": filtered d_hidden",
-                          skipped * weight_norm);
-  expect_as_good_as_plain(filtered.weight, plain.weight, exact.weight, type, scales.weight, what + ": filtered d_weight",
-                          problem.inputs.defined() ? allowed : skipped * hidden_norm);
+  expect_as_good_as_plain(filtered.hidden, plain.hidden, exact.hidden, type, scales.hidden * long_sums,
+                          what + ": filtered d_hidden", skipped * weight_norm);
+  expect_as_good_as_plain(filtered.weight, plain.weight, exact.weight, type, scales.weight,
+                          what + ": filtered d_weight", problem.inputs.defined() ? allowed : skipped * hidden_norm);
 }
 
 void check(const Problem& problem, at::ScalarType type, RandomStream& random, const std::string& what) {

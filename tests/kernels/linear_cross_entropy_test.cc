@@ -32,9 +32,9 @@ constexpr at::ScalarType kTypes[] = {at::kFloat, at::kDouble, at::kBFloat16};
 
 TEST(LinearCrossEntropy, IsAsExactAsPlainOnBothSidesOfEveryBoundary) {
   RandomStream random(1, "boundaries");
-  const std::int64_t shapes[][3] = {{1, 2, 1},    {2, 15, 3},      {3, 16, 8},     {5, 17, 1},     {31, 63, 7},
-                                    {64, 65, 16}, {255, 1023, 20}, {256, 1024, 8}, {257, 1025, 5}, {40, 2047, 33},
-                                    {513, 130, 9}, {20, 8193, 65}, {20, 40001, 4}};
+  const std::int64_t shapes[][3] = {{1, 2, 1},     {2, 15, 3},      {3, 16, 8},     {5, 17, 1},     {31, 63, 7},
+                                    {64, 65, 16},  {255, 1023, 20}, {256, 1024, 8}, {257, 1025, 5}, {40, 2047, 33},
+                                    {513, 130, 9}, {20, 8193, 65},  {20, 40001, 4}};
   for (const auto& shape : shapes) {
     for (const at::ScalarType type : kTypes) {
       const Problem problem = draw(shape[0], shape[1], shape[2], type, random);
@@ -46,14 +46,16 @@ TEST(LinearCrossEntropy, IsAsExactAsPlainOnBothSidesOfEveryBoundary) {
 TEST(LinearCrossEntropy, TheChunkedCompositionForOtherDevicesAgreesToo) {
   RandomStream random(3, "chunked");
   for (int draw_number = 0; draw_number < 40; ++draw_number) {
-    Problem problem = draw(1 + static_cast<std::int64_t>(random.below(50)), 2 + static_cast<std::int64_t>(random.below(200)),
-                           1 + static_cast<std::int64_t>(random.below(20)), at::kDouble, random);
+    Problem problem =
+        draw(1 + static_cast<std::int64_t>(random.below(50)), 2 + static_cast<std::int64_t>(random.below(200)),
+             1 + static_cast<std::int64_t>(random.below(20)), at::kDouble, random);
     problem.upstream = problem.upstream.abs() + 0.5;
     const Outcome exact = run(problem, at::kDouble, plain_linear_cross_entropy);
     const WantedGradients wanted{true, true, problem.bias.defined()};
-    const CrossEntropyArguments arguments{
-        problem.hidden, problem.targets,
-        {problem.weight, problem.bias, problem.logit_scale, problem.logit_softcap}, problem.options};
+    const CrossEntropyArguments arguments{problem.hidden,
+                                          problem.targets,
+                                          {problem.weight, problem.bias, problem.logit_scale, problem.logit_softcap},
+                                          problem.options};
     const CrossEntropyForward forward = chunked_forward(arguments, wanted);
     EXPECT_TRUE(forward.loss.allclose(exact.loss, 1e-10, 1e-12)) << describe(problem, at::kDouble);
     const CrossEntropyGradients backward = chunked_backward(arguments, problem.upstream, forward.row_sums, wanted);
@@ -71,7 +73,8 @@ TEST(LinearCrossEntropy, TheChunkedCompositionForOtherDevicesAgreesToo) {
 TEST(LinearCrossEntropy, NoTokensGiveAnEmptyLossAndZeroGradients) {
   for (const Reduction reduction : {Reduction::kSum, Reduction::kNone}) {
     const at::Tensor hidden = at::zeros({0, 4}).requires_grad_(), weight = at::ones({9, 4}).requires_grad_();
-    const at::Tensor loss = linear_cross_entropy(hidden, {weight, {}}, at::zeros({0}, at::kLong), {.reduction = reduction});
+    const at::Tensor loss =
+        linear_cross_entropy(hidden, {weight, {}}, at::zeros({0}, at::kLong), {.reduction = reduction});
     EXPECT_EQ(loss.numel(), reduction == Reduction::kSum ? 1 : 0);
     loss.sum().backward();
     EXPECT_EQ(weight.grad().abs().sum().item<double>(), 0);
@@ -130,7 +133,8 @@ TEST(LinearCrossEntropy, AWeightThatIsUsedElsewhereTooGetsBothGradients) {
   const at::Tensor targets = ids(30, 50, random), inputs = ids(30, 50, random), start = normal({50, 8}, random);
   const auto gradient = [&](auto&& loss_of) {
     const at::Tensor weight = start.clone().requires_grad_();
-    loss_of(weight.index_select(0, inputs).tanh(), LinearMap{weight, {}}, targets, LinearCrossEntropyOptions{}).backward();
+    loss_of(weight.index_select(0, inputs).tanh(), LinearMap{weight, {}}, targets, LinearCrossEntropyOptions{})
+        .backward();
     return weight.grad();
   };
   EXPECT_TRUE(gradient(linear_cross_entropy).allclose(gradient(plain_linear_cross_entropy), 1e-10, 1e-13));
@@ -180,7 +184,8 @@ TEST(LinearCrossEntropy, TheSameThreadCountGivesTheSameBitsAndAnotherCountTheSam
     for (const at::ScalarType type : {at::kFloat, at::kBFloat16}) {
       at::set_num_threads(2);
       const Outcome first = run(problem, type, linear_cross_entropy), second = run(problem, type, linear_cross_entropy);
-      EXPECT_TRUE(first.loss.equal(second.loss) && first.hidden.equal(second.hidden) && first.weight.equal(second.weight));
+      EXPECT_TRUE(first.loss.equal(second.loss) && first.hidden.equal(second.hidden) &&
+                  first.weight.equal(second.weight));
       at::set_num_threads(1);
       const Outcome alone = run(problem, type, linear_cross_entropy);
       at::set_num_threads(threads);
@@ -220,7 +225,8 @@ TEST(FilteredLinearCrossEntropy, ErrsByNoMoreThanItReports) {
   const std::int64_t size = 200, vocab_size = 9000, width = 64;
   at::Tensor weight = normal({vocab_size, width}, random);
   const at::Tensor targets = ids(size, 100, random);
-  const at::Tensor hidden = weight.index_select(0, targets) + 0.1 * normal({size, width}, random);  // targets lie in the first tile
+  const at::Tensor hidden =
+      weight.index_select(0, targets) + 0.1 * normal({size, width}, random);  // targets lie in the first tile
   const at::Tensor a = hidden.clone().requires_grad_(), b = weight.clone().requires_grad_();
   plain_linear_cross_entropy(a, {b, {}}, targets).backward();
   const at::Tensor c = hidden.clone().requires_grad_(), d = weight.clone().requires_grad_();
@@ -255,7 +261,10 @@ TEST(FilteredLinearCrossEntropy, IsExactWhereTokensAgree) {
       };
       EXPECT_LT(error(hidden.grad(), h.grad()), tolerance) << type;
       EXPECT_LT(error(weight.grad(), w.grad()), tolerance) << type;
-      EXPECT_LT(filtered.report.skipped_gradient_norm, type == at::kDouble ? 1e-9 : type == at::kFloat ? 1e-5 : 1e-3) << type;
+      EXPECT_LT(filtered.report.skipped_gradient_norm, type == at::kDouble  ? 1e-9
+                                                       : type == at::kFloat ? 1e-5
+                                                                            : 1e-3)
+          << type;
     }
 }
 
@@ -341,13 +350,15 @@ TEST(LinearCrossEntropyWithStatistics, SaysOfEveryTokenWhatAPassOfItsOwnWould) {
     EXPECT_TRUE(with.same_bits(without)) << what;
     const at::AutoGradMode no_gradients(false);
     expect_statistics(
-        problem, linear_cross_entropy_with_statistics(problem.hidden, problem.map(), problem.targets, problem.options).statistics,
+        problem,
+        linear_cross_entropy_with_statistics(problem.hidden, problem.map(), problem.targets, problem.options)
+            .statistics,
         what + ", no gradients");
-    expect_statistics(problem,
-                      chunked_forward({problem.hidden, problem.targets, problem.map(), problem.options}, {},
-                                      WantedStatistics::kAll)
-                          .statistics,
-                      what + ", chunked");
+    expect_statistics(
+        problem,
+        chunked_forward({problem.hidden, problem.targets, problem.map(), problem.options}, {}, WantedStatistics::kAll)
+            .statistics,
+        what + ", chunked");
   }
 }
 
@@ -358,14 +369,17 @@ TEST(LinearCrossEntropyWithStatistics, ChangesNoBitOfALossInAnyType) {
       Problem problem = draw(300, vocab_size, 33, type, random);
       problem.options = {};
       problem.upstream = normal({}, random);
-      const auto both = [&](const auto&... arguments) { return linear_cross_entropy_with_statistics(arguments...).loss; };
-      EXPECT_TRUE(run(problem, type, both).same_bits(run(problem, type, linear_cross_entropy))) << describe(problem, type);
+      const auto both = [&](const auto&... arguments) {
+        return linear_cross_entropy_with_statistics(arguments...).loss;
+      };
+      EXPECT_TRUE(run(problem, type, both).same_bits(run(problem, type, linear_cross_entropy)))
+          << describe(problem, type);
     }
 }
 
 TEST(LinearCrossEntropyWithStatistics, OfNoTokensAreEmpty) {
-  const auto result = linear_cross_entropy_with_statistics(at::ones({0, 3}), {at::ones({5, 3}), {}}, at::zeros({0}, at::kLong),
-                                                           {.reduction = Reduction::kSum});
+  const auto result = linear_cross_entropy_with_statistics(at::ones({0, 3}), {at::ones({5, 3}), {}},
+                                                           at::zeros({0}, at::kLong), {.reduction = Reduction::kSum});
   EXPECT_EQ(result.statistics.log_probability.numel(), 0);
   EXPECT_EQ(result.statistics.hidden_gradient.sizes(), (at::IntArrayRef{0, 3}));
 }

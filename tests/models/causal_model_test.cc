@@ -59,11 +59,10 @@ TEST(CausalModel, NamedTensorsAreViewsOfTheMasters) {
 }
 
 /// Loss of the whole model in float64, from tensors as outsiders know them.
-double reference_loss(const DecoderOptions& options, const ReferenceDecoder::Values& values,
-                      const at::Tensor& tokens, const at::Tensor& targets) {
+double reference_loss(const DecoderOptions& options, const ReferenceDecoder::Values& values, const at::Tensor& tokens,
+                      const at::Tensor& targets) {
   const at::Tensor features = ReferenceDecoder(options, values).features(tokens);
-  const at::Tensor weight =
-      values.at(options.tie_word_embeddings ? "model.embed_tokens.weight" : "lm_head.weight");
+  const at::Tensor weight = values.at(options.tie_word_embeddings ? "model.embed_tokens.weight" : "lm_head.weight");
   const at::Tensor logits = features.matmul(weight.t());
   return -at::log_softmax(logits, 1).gather(1, targets.unsqueeze(1)).mean().item<double>();
 }
@@ -75,8 +74,7 @@ TEST(CausalModel, GradientsAreCentralDifferencesOfTheReference) {
     const CausalModel model(variant.options, HeadSpecification(), kVocabSize, 0);
     randomise(model.parameters());
     ReferenceDecoder::Values values, gradients;
-    for (const auto& [name, tensor] : named_tensors(model.parameters()))
-      values[name] = tensor.to(at::kDouble);
+    for (const auto& [name, tensor] : named_tensors(model.parameters())) values[name] = tensor.to(at::kDouble);
 
     const HeadInput input{model.decoder.forward(tokens), tokens, {}};
     const at::Tensor loss = model.head->loss(input, targets);

@@ -38,8 +38,7 @@ class Checkpoints : public testing::Test {
     add("model.norm.weight", {8});
     add("lm_head.weight", {11, 8});
     const std::string layer = "model.layers.0.";
-    for (const char* name : {"input_layernorm.weight", "post_attention_layernorm.weight"})
-      add(layer + name, {8});
+    for (const char* name : {"input_layernorm.weight", "post_attention_layernorm.weight"}) add(layer + name, {8});
     for (const char* name : {"self_attn.q_proj.weight", "self_attn.o_proj.weight"}) add(layer + name, {8, 8});
     for (const char* name : {"self_attn.k_proj.weight", "self_attn.v_proj.weight"}) add(layer + name, {4, 8});
     for (const char* name : {"mlp.gate_proj.weight", "mlp.up_proj.weight"}) add(layer + name, {12, 8});

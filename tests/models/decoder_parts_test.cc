@@ -16,8 +16,7 @@ namespace {
 /// The formula, one number at a time, for tensors of float64.
 at::Tensor plain_attention(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value,
                            const AttentionOptions& options) {
-  const std::int64_t batch = query.size(0), length = query.size(1), heads = query.size(2),
-                     width = query.size(3);
+  const std::int64_t batch = query.size(0), length = query.size(1), heads = query.size(2), width = query.size(3);
   const std::int64_t group = heads / key.size(2);
   const auto q = query.accessor<double, 4>(), k = key.accessor<double, 4>(), v = value.accessor<double, 4>();
   at::Tensor result = at::zeros({batch, length, heads, width}, at::kDouble);

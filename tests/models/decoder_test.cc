@@ -40,8 +40,7 @@ TEST(Decoder, EveryVariantIsTheReferenceInFloat64) {
     EXPECT_LE(largest(got.to(at::kDouble) - want), 2e-5 * (1 + largest(want)));
     ASSERT_EQ(layers.size(), std::size_t(variant.options.num_hidden_layers));
     for (std::size_t layer = 0; layer < layers.size(); ++layer)
-      EXPECT_LE(largest(layers[layer].to(at::kDouble) - want_layers[layer]),
-                2e-5 * (1 + largest(want_layers[layer])));
+      EXPECT_LE(largest(layers[layer].to(at::kDouble) - want_layers[layer]), 2e-5 * (1 + largest(want_layers[layer])));
   }
 }
 
@@ -55,8 +54,7 @@ TEST(Decoder, ATokenChangesNothingBeforeIt) {
     for (const std::int64_t position : {std::int64_t(0), std::int64_t(4), kLength - 1}) {
       at::Tensor changed = tokens.clone();
       changed[0][position] = (tokens[0][position] + 1) % kVocabSize;
-      const at::Tensor difference =
-          (decoder.forward(changed).view({2, kLength, 16}) - before).abs().amax({2});
+      const at::Tensor difference = (decoder.forward(changed).view({2, kLength, 16}) - before).abs().amax({2});
       for (std::int64_t t = 0; t < kLength; ++t) {
         const double moved = difference[0][t].item<double>();
         if (t < position || (t > position && variant.options.num_hidden_layers == 0)) {
@@ -100,9 +98,7 @@ TEST(Decoder, SharedKeyHeadsAreRepeatedHeads) {
 
 TEST(Decoder, NormsStandWhereTheSpecificationSays) {
   const at::Tensor tokens = draw_ids({2, 6}, kVocabSize);
-  const auto rows_are_normal = [](const at::Tensor& features) {
-    return largest(features.square().mean(1) - 1) < 1e-3;
-  };
+  const auto rows_are_normal = [](const at::Tensor& features) { return largest(features.square().mean(1) - 1) < 1e-3; };
   for (const std::string position : {"pre", "post", "output"}) {
     DecoderOptions options = tiny_options();
     options.norm_position = position;
@@ -210,8 +206,7 @@ TEST(DecoderOptions, ContradictionsAreNamed) {
                "must be a multiple of num_key_value_heads 3, got 4");
   EXPECT_ERROR(with([](auto& o) { o.num_key_value_heads = 8; }).check(),
                "must be a multiple of num_key_value_heads 8, got 4");
-  EXPECT_ERROR(with([](auto& o) { o.head_dim = 3; }).check(),
-               "head_dim must be even for rotary positions, got 3");
+  EXPECT_ERROR(with([](auto& o) { o.head_dim = 3; }).check(), "head_dim must be even for rotary positions, got 3");
   EXPECT_ERROR(with([](auto& o) { o.position = "none", o.head_dim = 3; }).check(), "no error");
 }
 

@@ -63,12 +63,10 @@ TEST(Families, OldAndNewRotaryKeysMeanTheSame) {
 }
 
 TEST(Families, GemmaThreeOfTheHubIsReadInItsOldKeysAndInsideTheModelThatSees) {
-  const std::string old_keys =
-      R"("rope_theta":1000000,"rope_local_base_freq":10000,"rope_scaling":{"factor":8.0,)"
-      R"("rope_type":"linear"},"sliding_window":512,"sliding_window_pattern":6)";
+  const std::string old_keys = R"("rope_theta":1000000,"rope_local_base_freq":10000,"rope_scaling":{"factor":8.0,)"
+                               R"("rope_type":"linear"},"sliding_window":512,"sliding_window_pattern":6)";
   const std::string text_alone = gemma3_with(old_keys);
-  for (const std::string& text :
-       {text_alone, R"({"model_type":"gemma3","text_config":)" + text_alone + "}"}) {
+  for (const std::string& text : {text_alone, R"({"model_type":"gemma3","text_config":)" + text_alone + "}"}) {
     const DecoderSpecification s = describe(text).decoder;
     ASSERT_EQ(s.rotaries.size(), 2u);
     EXPECT_EQ(s.rotaries[0].theta, 1e6);
@@ -87,9 +85,8 @@ TEST(Families, GemmaThreeOfTheHubIsReadInItsOldKeysAndInsideTheModelThatSees) {
 }
 
 TEST(Families, MistralTellsNoWindowFromNoWord) {
-  const std::string start =
-      R"({"model_type":"mistral","vocab_size":11,"hidden_size":16,"intermediate_size":12,)"
-      R"("num_hidden_layers":1,"num_attention_heads":8)";
+  const std::string start = R"({"model_type":"mistral","vocab_size":11,"hidden_size":16,"intermediate_size":12,)"
+                            R"("num_hidden_layers":1,"num_attention_heads":8)";
   EXPECT_EQ(describe(start + "}").decoder.layers[0].sliding_window, 4096);
   EXPECT_EQ(describe(start + R"(,"sliding_window":null})").decoder.layers[0].sliding_window, 0);
 }
@@ -107,20 +104,16 @@ TEST(Families, WrongValuesNameFileAndKey) {
             "[checkpoint] config.json: vocab_size must be an integer from 1 to 2147483647, got \"11\"");
   EXPECT_REFUSED("hidden_size must be an integer from 1 to 2147483647, got nothing",
                  R"({"model_type":"llama","vocab_size":3})");
-  for (const char* size :
-       {"0", "-1", "8.0", "1e300", "2147483648", "99999999999999999999", "true", "[8]", "{}"}) {
-    EXPECT_REFUSED("hidden_size must be an integer",
-                   llama_with(std::string("\"hidden_size\":").append(size)));
+  for (const char* size : {"0", "-1", "8.0", "1e300", "2147483648", "99999999999999999999", "true", "[8]", "{}"}) {
+    EXPECT_REFUSED("hidden_size must be an integer", llama_with(std::string("\"hidden_size\":").append(size)));
   }
   for (const char* eps : {"0", "-1e-5", "\"1e-5\"", "false"}) {
-    EXPECT_REFUSED("rms_norm_eps must be a number above 0",
-                   llama_with(std::string("\"rms_norm_eps\":").append(eps)));
+    EXPECT_REFUSED("rms_norm_eps must be a number above 0", llama_with(std::string("\"rms_norm_eps\":").append(eps)));
   }
   EXPECT_REFUSED("attention_bias must be true or false, got 1", llama_with(R"("attention_bias":1)"));
   EXPECT_REFUSED("hidden_act must be silu, gelu", llama_with(R"("hidden_act":"quick_gelu")"));
   EXPECT_REFUSED("num_key_value_heads must be a divisor", llama_with(R"("num_key_value_heads":3)"));
-  EXPECT_REFUSED("num_attention_heads must be a divisor of hidden_size",
-                 llama_with(R"("num_attention_heads":3)"));
+  EXPECT_REFUSED("num_attention_heads must be a divisor of hidden_size", llama_with(R"("num_attention_heads":3)"));
   EXPECT_REFUSED("num_hidden_layers must be at most 4096", llama_with(R"("num_hidden_layers":2000000000)"));
   EXPECT_REFUSED("such that an even number", llama_with(R"("head_dim":3)"));
   EXPECT_REFUSED("config.json: rope_scaling: rope_type must be default, linear or llama3, got \"yarn\"",

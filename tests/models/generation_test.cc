@@ -141,8 +141,8 @@ struct TinyModel {
     randomise(model.parameters());
   }
   std::vector<std::int64_t> generate(const std::vector<std::int64_t>& prompt, const GenerationOptions& options) const {
-    return lmhead::generate(model.decoder, [&](const at::Tensor& hidden) { return model.head->logits({hidden}); },
-                            prompt, options);
+    return lmhead::generate(
+        model.decoder, [&](const at::Tensor& hidden) { return model.head->logits({hidden}); }, prompt, options);
   }
   CausalModel model;
 };
@@ -192,14 +192,14 @@ TEST(Generation, PromptsWithoutMeaningAreRefused) {
 TEST(Generation, TinyStoriesGoesOnAsPublished) {
   const fs::path data = LMHEAD_SHARED_DATA, reference = data / "reference" / "TinyStories-656K.float64.json";
   if (!fs::exists(reference)) GTEST_SKIP() << "no shared data";
-  const auto golden = nlohmann::json::parse(read_file(reference))["greedy_from_Once_upon_a_time"]
-                          .get<std::vector<std::int64_t>>();
+  const auto golden =
+      nlohmann::json::parse(read_file(reference))["greedy_from_Once_upon_a_time"].get<std::vector<std::int64_t>>();
   constexpr std::size_t kPrompt = 6;  // a beginning, "Once upon a time" and the space that its tokenizer adds
   const PretrainedModel model = load_pretrained(data / "models" / "TinyStories-656K");
   std::vector<std::int64_t> all(golden.begin(), golden.begin() + kPrompt);
-  const auto generated = generate(
-      model.decoder, [&](const at::Tensor& hidden) { return linear_logits(hidden, model.head); }, all,
-      {.sampling = {.temperature = 0}, .max_new_tokens = std::int64_t(golden.size() - kPrompt)});
+  const auto generated =
+      generate(model.decoder, [&](const at::Tensor& hidden) { return linear_logits(hidden, model.head); }, all,
+               {.sampling = {.temperature = 0}, .max_new_tokens = std::int64_t(golden.size() - kPrompt)});
   all.insert(all.end(), generated.begin(), generated.end());
   EXPECT_EQ(all, golden);
 }

@@ -61,14 +61,13 @@ TEST_P(GoldenLogits, AreReproduced) {
   if (!golden.contains("hidden_after_lnf")) return;
   at::NoGradGuard no_grad;
   std::vector<at::Tensor> layers;
-  EXPECT_LT(relative_difference(model.decoder.forward(tokens, &layers), numbers(golden["hidden_after_lnf"])),
-            1e-5);
+  EXPECT_LT(relative_difference(model.decoder.forward(tokens, &layers), numbers(golden["hidden_after_lnf"])), 1e-5);
   EXPECT_LT(relative_difference(layers[0], numbers(golden["hidden_after_block0"])), 1e-5);
 }
 
 INSTANTIATE_TEST_SUITE_P(Families, GoldenLogits,
-                         testing::Values("gpt2", "gpt2-torch", "gptneox", "llama", "smollm2", "mistral",
-                                         "olmo2", "gemma"),
+                         testing::Values("gpt2", "gpt2-torch", "gptneox", "llama", "smollm2", "mistral", "olmo2",
+                                         "gemma"),
                          [](const auto& info) {
                            std::string name = info.param;
                            std::erase(name, '-');
@@ -85,10 +84,9 @@ TEST(PretrainedModel, TinyStoriesHasItsPublishedLosses) {
     EXPECT_EQ(model.head.weight.const_data_ptr(), model.decoder.embedding()->value.const_data_ptr());
     for (const auto& item : golden["cases"]) {
       const at::Tensor ids = numbers(item["ids"]).to(at::kLong);
-      const at::Tensor inputs = ids.narrow(0, 0, ids.size(0) - 1),
-                       targets = ids.narrow(0, 1, ids.size(0) - 1);
-      const at::Tensor losses = plain_cross_entropy(logits_of(model, inputs.unsqueeze(0)), targets,
-                                                    {.reduction = Reduction::kNone});
+      const at::Tensor inputs = ids.narrow(0, 0, ids.size(0) - 1), targets = ids.narrow(0, 1, ids.size(0) - 1);
+      const at::Tensor losses =
+          plain_cross_entropy(logits_of(model, inputs.unsqueeze(0)), targets, {.reduction = Reduction::kNone});
       EXPECT_LT((losses - numbers(item["nll"]).to(at::kFloat)).abs().max().item<double>(), 1e-4) << name;
     }
   }

@@ -31,8 +31,7 @@ class ReferenceDecoder {
   at::Tensor features(const at::Tensor& tokens, std::vector<at::Tensor>* layers = nullptr) const {
     std::vector<at::Tensor> sequences;
     std::vector<std::vector<at::Tensor>> by_layer(std::size_t(o_.num_hidden_layers));
-    for (std::int64_t row = 0; row < tokens.size(0); ++row)
-      sequences.push_back(sequence(tokens[row], by_layer));
+    for (std::int64_t row = 0; row < tokens.size(0); ++row) sequences.push_back(sequence(tokens[row], by_layer));
     if (layers)
       for (const auto& parts : by_layer) layers->push_back(at::cat(parts));
     return at::cat(sequences);
@@ -41,8 +40,7 @@ class ReferenceDecoder {
  private:
   at::Tensor sequence(const at::Tensor& ids, std::vector<std::vector<at::Tensor>>& by_layer) const {
     at::Tensor x = values_.at("model.embed_tokens.weight").index_select(0, ids);
-    if (o_.position == "learned")
-      x = x + values_.at("model.embed_positions.weight").narrow(0, 0, ids.size(0));
+    if (o_.position == "learned") x = x + values_.at("model.embed_positions.weight").narrow(0, 0, ids.size(0));
     for (std::int64_t layer = 0; layer < o_.num_hidden_layers; ++layer) {
       const std::string prefix = "model.layers." + std::to_string(layer) + ".";
       // OLMo 2, whose norms follow both sublayers, names them by where they stand.
@@ -99,8 +97,7 @@ class ReferenceDecoder {
     if (o_.qk_norm) x = rms(x) * values_.at(norm_name + ".weight");
     if (o_.position != "rotary") return x;
     const std::int64_t half = x.size(1) / 2;
-    at::Tensor cosine = at::zeros({x.size(0), half}, at::kDouble),
-               sine = at::zeros({x.size(0), half}, at::kDouble);
+    at::Tensor cosine = at::zeros({x.size(0), half}, at::kDouble), sine = at::zeros({x.size(0), half}, at::kDouble);
     for (std::int64_t t = 0; t < x.size(0); ++t)
       for (std::int64_t i = 0; i < half; ++i) {
         const double angle = double(t) * std::pow(o_.rope_theta, -double(i) / double(half));

@@ -50,8 +50,7 @@ bool same_bytes(const at::Tensor& a, const at::Tensor& b) {
 
 TEST_F(SafetensorsFiles, WrittenBytesAreTheFormat) {
   const std::vector<float> values = {1.0f, -2.0f};
-  write_safetensors(folder_ / "x",
-                    {{"b", at::tensor({std::int64_t(7)}, at::kByte)}, {"a\"\u00e9", at::tensor(values)}},
+  write_safetensors(folder_ / "x", {{"b", at::tensor({std::int64_t(7)}, at::kByte)}, {"a\"\u00e9", at::tensor(values)}},
                     {{"format", "pt"}});
   const std::string header =
       "{\"__metadata__\":{\"format\":\"pt\"},\"a\\\"\u00e9\":{\"dtype\":\"F32\",\"shape\":[2],\"data_"
@@ -65,9 +64,9 @@ TEST_F(SafetensorsFiles, WrittenBytesAreTheFormat) {
 
 TEST_F(SafetensorsFiles, EveryTypeComesBackBitForBit) {
   std::vector<std::pair<std::string, at::Tensor>> tensors;
-  for (const auto type : {at::kBool, at::kByte, at::kChar, at::kShort, at::kUInt16, at::kHalf, at::kBFloat16,
-                          at::kInt, at::kUInt32, at::kFloat, at::kComplexFloat, at::kDouble, at::kLong,
-                          at::kUInt64, at::kFloat8_e5m2, at::kFloat8_e4m3fn}) {
+  for (const auto type :
+       {at::kBool, at::kByte, at::kChar, at::kShort, at::kUInt16, at::kHalf, at::kBFloat16, at::kInt, at::kUInt32,
+        at::kFloat, at::kComplexFloat, at::kDouble, at::kLong, at::kUInt64, at::kFloat8_e5m2, at::kFloat8_e4m3fn}) {
     tensors.emplace_back(c10::toString(type), at::arange(6, at::kFloat).view({2, 3}).to(type));
   }
   tensors.emplace_back("scalar", at::full({}, std::numeric_limits<float>::quiet_NaN(), at::kFloat));
@@ -105,14 +104,12 @@ TEST_F(SafetensorsFiles, UnalignedDataIsCopied) {
 
 TEST_F(SafetensorsFiles, WhatAtenCannotHoldIsAnError) {
   const auto file_with = [&](const std::string& header, const std::string& data) {
-    write_file_atomic(folder_ / "x",
-                      std::string(1, char(header.size())) + std::string(7, '\0') + header + data);
+    write_file_atomic(folder_ / "x", std::string(1, char(header.size())) + std::string(7, '\0') + header + data);
     return SafetensorsFile::open(folder_ / "x");
   };
   const auto packed = file_with("{\"a\":{\"dtype\":\"F4\",\"shape\":[2],\"data_offsets\":[0,1]}}", "x");
   EXPECT_ERROR("must have a type of whole bytes to be computed with, got F4", packed.tensor("a"));
-  const auto wrong =
-      file_with("{\"a\":{\"dtype\":\"BOOL\",\"shape\":[2],\"data_offsets\":[0,2]}}", "\x01\x02");
+  const auto wrong = file_with("{\"a\":{\"dtype\":\"BOOL\",\"shape\":[2],\"data_offsets\":[0,2]}}", "\x01\x02");
   EXPECT_ERROR("must hold 0 and 1 as BOOL, got another byte", wrong.tensor("a"));
   EXPECT_ERROR("tensor \"b\" must be there, got none of that name", wrong.tensor("b"));
 }
@@ -138,8 +135,7 @@ TEST_F(TensorFolders, ShardsAreOneNamespace) {
   const auto index = [&](const std::string& map) {
     write_file_atomic(folder_ / "model.safetensors.index.json", "{\"weight_map\":{" + map + "}}");
   };
-  const std::string a = R"("a":"m-1.safetensors")", b = R"("b":"m-1.safetensors")",
-                    c = R"("c":"m-2.safetensors")";
+  const std::string a = R"("a":"m-1.safetensors")", b = R"("b":"m-1.safetensors")", c = R"("c":"m-2.safetensors")";
   index(a + "," + b + "," + c);
   const auto folder = TensorFolder::open(folder_);
   EXPECT_EQ(folder.names(), (std::vector<std::string>{"a", "b", "c"}));

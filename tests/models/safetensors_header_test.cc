@@ -42,8 +42,7 @@ std::string object(const std::string& members) { return std::string("{").append(
 /// A tensor's member in a header.
 std::string tensor(const std::string& name, const std::string& shape, const std::string& offsets,
                    const std::string& dtype = "U8") {
-  return "\"" + name + "\":{\"dtype\":\"" + dtype + "\",\"shape\":[" + shape + "],\"data_offsets\":[" +
-         offsets + "]}";
+  return "\"" + name + "\":{\"dtype\":\"" + dtype + "\",\"shape\":[" + shape + "],\"data_offsets\":[" + offsets + "]}";
 }
 
 #define EXPECT_REFUSED(part, ...) EXPECT_PRED_FORMAT2(testing::IsSubstring, part, verdict(__VA_ARGS__))
@@ -61,16 +60,14 @@ TEST(SafetensorsHeader, EverySharedCaseGetsItsVerdict) {
   }
   for (const auto& [name, bits] : list["dtypes_bits"].items()) {
     const auto types = safetensors_types();
-    const auto known =
-        std::find_if(types.begin(), types.end(), [&](const auto& type) { return type.name == name; });
+    const auto known = std::find_if(types.begin(), types.end(), [&](const auto& type) { return type.name == name; });
     ASSERT_NE(known, types.end()) << name;
     EXPECT_EQ(known->bits, bits.get<unsigned>()) << name;
   }
 }
 
 TEST(SafetensorsHeader, WhatIsReadIsWhatStandsThere) {
-  const std::string header = "{\"__metadata__\":{\"a\":\"line\\nbreak\"}," +
-                             tensor("b", "2", "12,20", "F32") + "," +
+  const std::string header = "{\"__metadata__\":{\"a\":\"line\\nbreak\"}," + tensor("b", "2", "12,20", "F32") + "," +
                              tensor("\\u00e9\\ud83d\\ude00", "3,1,1", "0,12", "I32") + "}  \n";
   const SafetensorsHeader read = parse_safetensors_header(bytes_of(file_of(header, 20)), "F");
   EXPECT_EQ(read.data_start, 8 + header.size());
@@ -87,11 +84,9 @@ TEST(SafetensorsHeader, WhatIsReadIsWhatStandsThere) {
 
 TEST(SafetensorsHeader, TheLengthFieldIsCheckedBeforeAnythingIsRead) {
   EXPECT_EQ(verdict_on_file(""), "[safetensors] F: the file must hold at least 8 bytes, got 0");
-  EXPECT_EQ(verdict_on_file(std::string(7, '\0')),
-            "[safetensors] F: the file must hold at least 8 bytes, got 7");
-  EXPECT_EQ(
-      verdict_on_file(std::string(8, '\xFF') + "{}"),
-      "[safetensors] F: the header must have at most 100000000 bytes, got a length of 18446744073709551615");
+  EXPECT_EQ(verdict_on_file(std::string(7, '\0')), "[safetensors] F: the file must hold at least 8 bytes, got 7");
+  EXPECT_EQ(verdict_on_file(std::string(8, '\xFF') + "{}"),
+            "[safetensors] F: the header must have at most 100000000 bytes, got a length of 18446744073709551615");
   EXPECT_EQ(verdict_on_file(std::string("\x03\0\0\0\0\0\0\0{}", 10)),
             "[safetensors] F: the header must lie inside the file, got a length of 3 with 2 bytes left");
   EXPECT_REFUSED("the header must be an object, got the end", "");
@@ -101,8 +96,7 @@ TEST(SafetensorsHeader, TensorsMustCoverTheDataExactly) {
   const std::string a = tensor("a", "4", "0,4");
   EXPECT_EQ(verdict(object(a + "," + tensor("b", "2", "4,6")), 6), "accepted");
   EXPECT_EQ(verdict(object(tensor("b", "2", "4,6") + "," + a), 6), "accepted");
-  EXPECT_EQ(verdict(object(a + "," + tensor("b", "0", "4,4") + "," + tensor("c", "9,0", "0,0")), 4),
-            "accepted");
+  EXPECT_EQ(verdict(object(a + "," + tensor("b", "0", "4,4") + "," + tensor("c", "9,0", "0,0")), 4), "accepted");
   EXPECT_EQ(verdict(object(a + "," + tensor("b", "3", "3,6")), 6),
             "[safetensors] F: tensor \"b\" must begin at byte 4 of the data, where the one before it ends, "
             "got 3 (overlap)");
@@ -128,8 +122,7 @@ TEST(SafetensorsHeader, SizesMustFitShapeAndType) {
   EXPECT_REFUSED("fewer than 2^63 bits", object(tensor("a", "4294967296,4294967296", "0,0")));
   EXPECT_REFUSED("fewer than 2^63 bits", object(tensor("a", "4611686018427387904", "0,0", "F32")));
   EXPECT_REFUSED("fewer than 2^63 bits", object(tensor("a", "0,4294967296,4294967296", "0,0")));
-  EXPECT_REFUSED("sizes below 2^63, got 9223372036854775808",
-                 object(tensor("a", "9223372036854775808", "0,0")));
+  EXPECT_REFUSED("sizes below 2^63, got 9223372036854775808", object(tensor("a", "9223372036854775808", "0,0")));
   std::string ones = "1";
   for (int size = 0; size < 64; ++size) ones += ",1";
   EXPECT_REFUSED("at most 64 sizes", object(tensor("a", ones, "0,1")), 1);
@@ -139,8 +132,7 @@ TEST(SafetensorsHeader, OffsetsBeyondTheFileAreNoArithmetic) {
   EXPECT_REFUSED("must have the 4 bytes", object(tensor("a", "4", "0,9223372036854775812")), 4);
   EXPECT_REFUSED("(hole)", object(tensor("a", "4", "18446744073709551611,18446744073709551615")), 4);
   EXPECT_REFUSED("whole number below 2^64", object(tensor("a", "4", "0,18446744073709551616")), 4);
-  EXPECT_REFUSED("whole number below 2^64",
-                 object(tensor("a", "4", "18446744073709551616,18446744073709551620")), 4);
+  EXPECT_REFUSED("whole number below 2^64", object(tensor("a", "4", "18446744073709551616,18446744073709551620")), 4);
 }
 
 TEST(SafetensorsHeader, NumbersAreDigitsAlone) {
@@ -156,10 +148,8 @@ TEST(SafetensorsHeader, NoKeyComesTwice) {
   EXPECT_EQ(verdict(object(tensor("a", "1", "0,1") + "," + tensor("\\u0061", "1", "1,2")), 2),
             "[safetensors] F: the header must name tensor \"a\" once, got it twice");
   EXPECT_REFUSED("once, got it twice", object(tensor("a", "1", "0,1") + "," + tensor("a", "1", "0,1")), 1);
-  EXPECT_REFUSED("one dtype, got two",
-                 R"({"a":{"dtype":"U8","dtype":"U8","shape":[1],"data_offsets":[0,1]}})", 1);
-  EXPECT_REFUSED("one shape, got two",
-                 R"({"a":{"dtype":"U8","shape":[1],"sh\u0061pe":[],"data_offsets":[0,1]}})", 1);
+  EXPECT_REFUSED("one dtype, got two", R"({"a":{"dtype":"U8","dtype":"U8","shape":[1],"data_offsets":[0,1]}})", 1);
+  EXPECT_REFUSED("one shape, got two", R"({"a":{"dtype":"U8","shape":[1],"sh\u0061pe":[],"data_offsets":[0,1]}})", 1);
   EXPECT_REFUSED("one __metadata__, got two", R"({"__metadata__":{},"__metadata__":{}})");
   EXPECT_REFUSED("__metadata__ must name \"k\" once", R"({"__metadata__":{"k":"1","k":"2"}})");
 }
@@ -167,8 +157,7 @@ TEST(SafetensorsHeader, NoKeyComesTwice) {
 TEST(SafetensorsHeader, FieldsAreTheThreeOfTheFormat) {
   EXPECT_REFUSED("must have data_offsets, got none", R"({"a":{"dtype":"U8","shape":[1]}})", 1);
   EXPECT_REFUSED("must have a dtype, got none", R"({"a":{"shape":[1],"data_offsets":[0,1]}})", 1);
-  EXPECT_REFUSED("data_offsets alone, got \"x\"",
-                 R"({"a":{"x":0,"dtype":"U8","shape":[1],"data_offsets":[0,1]}})", 1);
+  EXPECT_REFUSED("data_offsets alone, got \"x\"", R"({"a":{"x":0,"dtype":"U8","shape":[1],"data_offsets":[0,1]}})", 1);
   EXPECT_REFUSED("must be two numbers, got 1", object(tensor("a", "1", "0")), 1);
   EXPECT_REFUSED("must be two numbers, got more", object(tensor("a", "1", "0,1,1")), 1);
   EXPECT_REFUSED("must be a known type, got \"u8\"", object(tensor("a", "1", "0,1", "u8")), 1);
@@ -178,9 +167,8 @@ TEST(SafetensorsHeader, FieldsAreTheThreeOfTheFormat) {
 }
 
 TEST(SafetensorsHeader, JsonIsStrict) {
-  for (const char* header :
-       {"[]", "{} {}", "{}x", "\xEF\xBB\xBF{}", "{,}", "{\"__metadata__\":{},}", "{'a':1}", "{\"a\"}",
-        "{\"__metadata__\":{\"a\":\"b\"}", "//\n{}", "{}\v", "nul", "\"a\""}) {
+  for (const char* header : {"[]", "{} {}", "{}x", "\xEF\xBB\xBF{}", "{,}", "{\"__metadata__\":{},}", "{'a':1}",
+                             "{\"a\"}", "{\"__metadata__\":{\"a\":\"b\"}", "//\n{}", "{}\v", "nul", "\"a\""}) {
     EXPECT_NE(verdict(header), "accepted") << header;
   }
   EXPECT_NE(verdict(std::string("{}\0\0\0\0\0\0", 8)), "accepted");
@@ -256,21 +244,18 @@ TEST(SafetensorsIndex, HostileTextIsRefused) {
     }
     return "accepted";
   };
-  for (const char* file :
-       {"../x.safetensors", "/x.safetensors", "a/x.safetensors", "a\\\\x.safetensors", "x.bin", "",
-        ".safetensors", "..safetensors", "x\\u0000.safetensors", "x.safetensors/"}) {
+  for (const char* file : {"../x.safetensors", "/x.safetensors", "a/x.safetensors", "a\\\\x.safetensors", "x.bin", "",
+                           ".safetensors", "..safetensors", "x\\u0000.safetensors", "x.safetensors/"}) {
     EXPECT_PRED_FORMAT2(testing::IsSubstring, "must be the plain name",
                         verdict("{\"weight_map\":{\"a\":\"" + std::string(file) + "\"}}"));
   }
   EXPECT_PRED_FORMAT2(testing::IsSubstring, "once, got it twice",
                       verdict(R"({"weight_map":{"a":"x.safetensors","a":"y.safetensors"}})"));
-  EXPECT_PRED_FORMAT2(testing::IsSubstring, "one weight_map, got two",
-                      verdict(R"({"weight_map":{},"weight_map":{}})"));
+  EXPECT_PRED_FORMAT2(testing::IsSubstring, "one weight_map, got two", verdict(R"({"weight_map":{},"weight_map":{}})"));
   EXPECT_PRED_FORMAT2(testing::IsSubstring, "nested at most 32 deep",
                       verdict("{\"metadata\":" + std::string(1'000'000, '[')));
-  for (const char* text :
-       {"", "[]", "{}", R"({"weight_map":[]})", R"({"weight_map":{"a":1}})", R"({"metadata":01})",
-        R"({"metadata":-})", R"({"metadata":1.})", R"({"metadata":tru})"}) {
+  for (const char* text : {"", "[]", "{}", R"({"weight_map":[]})", R"({"weight_map":{"a":1}})", R"({"metadata":01})",
+                           R"({"metadata":-})", R"({"metadata":1.})", R"({"metadata":tru})"}) {
     EXPECT_NE(verdict(text), "accepted") << text;
   }
 }

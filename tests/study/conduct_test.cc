@@ -74,8 +74,7 @@ TEST_F(StudyConduct, NeedsNoRunWhoseRowIsThere) {
   // The same data in another place, on a machine that was killed while it wrote.
   write_dataset(scratch_ / "moved");
   write_text(rows, content + "{\"study\":\"ti");
-  const Study moved =
-      read_study(short_search(searching_study_json()), {"data.path=" + (scratch_ / "moved").string()});
+  const Study moved = read_study(short_search(searching_study_json()), {"data.path=" + (scratch_ / "moved").string()});
   InlineWorkers second;
   StudyProgress there(moved, scratch_ / "there", rows);
   EXPECT_TRUE(run_study(there, second, second.control()));
@@ -164,7 +163,10 @@ TEST_F(StudyConduct, TakesRowsOfOtherStudiesOnlyWhereTheySayTheSame) {
   const Study loss = read_study(json, {});
   json["outcome"] = "validation.top1_accuracy";
   const Study accuracy = read_study(json, {});
-  const Json of_loss = {{"study", "another"}, {"outcome", 2.5}, {"final", {{"loss", 2.5}, {"top1_accuracy", 0.25}}}, {"curve", {{"loss", {2.5}}}}};
+  const Json of_loss = {{"study", "another"},
+                        {"outcome", 2.5},
+                        {"final", {{"loss", 2.5}, {"top1_accuracy", 0.25}}},
+                        {"curve", {{"loss", {2.5}}}}};
   Json of_accuracy = of_loss;
   of_accuracy["outcome"] = 0.25;
   of_accuracy["curve"]["outcome"] = {0.25};
@@ -228,8 +230,7 @@ TEST_F(StudyConduct, RefusesAnOutcomeThatIsNotThere) {
   InlineWorkers workers;
   StudyProgress progress(study, scratch_ / "study", scratch_ / "rows.jsonl");
   EXPECT_FALSE(run_study(progress, workers, workers.control()));
-  EXPECT_NE(workers.failures[0].find("outcome must be a path to a number"), std::string::npos)
-      << workers.failures[0];
+  EXPECT_NE(workers.failures[0].find("outcome must be a path to a number"), std::string::npos) << workers.failures[0];
 }
 
 TEST_F(StudyConduct, TellsWhatIsDoneAndWhatItCosts) {
@@ -278,8 +279,8 @@ TEST_F(StudyResults, AreLongRowsOfEveryMeasuredFigure) {
     const Json row = Json::parse(line);
     std::vector<std::string> names;
     for (const auto& item : row.items()) names.push_back(item.key());
-    ASSERT_EQ(names, (std::vector<std::string>{"study", "arm", "seed", "run", "step", "tokens", "metric",
-                                               "value", "unit"}));
+    ASSERT_EQ(names,
+              (std::vector<std::string>{"study", "arm", "seed", "run", "step", "tokens", "metric", "value", "unit"}));
     EXPECT_EQ(row["study"], "tiny");
     EXPECT_TRUE(row["value"].is_number()) << line;
     EXPECT_EQ(row["tokens"], row["step"].get<int>() * 64);
@@ -311,8 +312,7 @@ TEST_F(StudyResults, StatisticsAreThoseOfTheRuns) {
   const Json statistics = study_statistics(progress);
   std::vector<double> loss[2];
   for (const StudyRun& run : progress.plan().runs)
-    loss[run.arm].push_back(
-        figures_of(scratch_ / "study" / run.folder).back()["validation"]["loss"].get<double>());
+    loss[run.arm].push_back(figures_of(scratch_ / "study" / run.folder).back()["validation"]["loss"].get<double>());
   for (std::size_t arm = 0; arm < 2; ++arm) {
     EXPECT_NEAR(statistics["arms"][arm]["mean"].get<double>(), mean(loss[arm]), 1e-12);
     EXPECT_NEAR(statistics["arms"][arm]["figures"]["validation.loss"].get<double>(), mean(loss[arm]), 1e-12);
@@ -335,8 +335,7 @@ TEST_F(StudyResults, StatisticsAreThoseOfTheRuns) {
   EXPECT_EQ(compared["details"][2]["figure"], "validation.by_frequency.rank 11-100.loss");
   EXPECT_EQ(statistics["runs"]["finished"], 6);
   EXPECT_GT(statistics["arms"][1]["figures"]["gradient_retention.destroyed_ratio"].get<double>(),
-            statistics["arms"][0]["figures"]["gradient_retention.destroyed_ratio"]
-                .get<double>());  // rank 2 against 16
+            statistics["arms"][0]["figures"]["gradient_retention.destroyed_ratio"].get<double>());  // rank 2 against 16
 }
 
 TEST(UnitOf, KnowsDottedNames) {

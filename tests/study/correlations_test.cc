@@ -21,8 +21,7 @@ TEST(ObservedAt, ReadsWhatRowsHoldOverTraining) {
   EXPECT_EQ(observed_at(row, "a.e", 2), 8);  // `keep` has but the last
   EXPECT_EQ(observed_at(row, "f.g", 2), 9);
   EXPECT_EQ(observed_at(row, "f.gg", 1), 10);
-  for (const char* name : {"a.c.d", "f.g", "h", "nowhere"})
-    EXPECT_FALSE(observed_at(row, name, 1).has_value()) << name;
+  for (const char* name : {"a.c.d", "f.g", "h", "nowhere"}) EXPECT_FALSE(observed_at(row, name, 1).has_value()) << name;
   EXPECT_FALSE(observed_at(Json::object(), "a", 1).has_value());
 }
 
@@ -30,8 +29,7 @@ TEST(CorrelationVerdict, NeedsIntervalAndCorrectedTestToAgree) {
   const auto words = [](double rho, Interval interval, double holm_p, std::optional<double> margin = {}) {
     return decide_correlation(rho, interval, holm_p, margin, "final loss").words;
   };
-  EXPECT_EQ(words(0.6, {0.3, 0.8}, 0.01),
-            "predicts: the larger it is, the higher the final loss, +0.60 [0.30, 0.80]");
+  EXPECT_EQ(words(0.6, {0.3, 0.8}, 0.01), "predicts: the larger it is, the higher the final loss, +0.60 [0.30, 0.80]");
   EXPECT_EQ(words(-0.6, {-0.8, -0.3}, 0.01),
             "predicts: the larger it is, the lower the final loss, -0.60 [-0.80, -0.30]");
   EXPECT_EQ(words(0.6, {0.3, 0.8}, 0.05), "undecided: anything from 0.30 to 0.80 is possible");
@@ -92,8 +90,7 @@ TEST_F(StudyCorrelations, AreOfEveryRunOfTheStudyAveragedOverSeeds) {
     EXPECT_LE(one["partial_interval"][0].get<double>(), one["partial_interval"][1].get<double>());
   };
   expect(list[0], partial_spearman(destroyed, loss, {{rate}, {}}), spearman_correlation(destroyed, loss));
-  expect(list[3], partial_spearman(late_destroyed, gained, {{}, {arm}}),
-         spearman_correlation(late_destroyed, gained));
+  expect(list[3], partial_spearman(late_destroyed, gained, {{}, {arm}}), spearman_correlation(late_destroyed, gained));
   EXPECT_TRUE(list[4]["partial_rho"].is_null());  // the rank of a head is all of its category
   EXPECT_EQ(list[2]["left_out"], 16);
   EXPECT_EQ(list[2]["finding"], "undecided");

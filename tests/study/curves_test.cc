@@ -64,8 +64,7 @@ TEST(TrainingFlops, AreSixAMatrixNumberAndTwelveAnAttendedPosition) {
   configuration.head = read_options<TrainConfiguration>({{"head", {{"type", "low_rank"}, {"rank", 4}}}}).head;
   EXPECT_EQ(training_flops_per_token(configuration, 257), 6 * (layers + 4 * (32 + 257)) + attention);
   model.num_key_value_heads = 2;
-  EXPECT_EQ(training_flops_per_token(configuration, 257),
-            6 * (layers - 4 * 2 * 32 * 16 + 4 * (32 + 257)) + attention);
+  EXPECT_EQ(training_flops_per_token(configuration, 257), 6 * (layers - 4 * 2 * 32 * 16 + 4 * (32 + 257)) + attention);
 }
 
 TEST(TrainingFlops, CountWhatRulesOnTheHeadsGradientsAdd) {

@@ -46,7 +46,8 @@ class Measurement : public testing::Test {
   fs::path write_text(const Ids& ids, const Ids& lengths, const Ids& documents, std::int64_t vocab_size) {
     write_ids<std::uint32_t>("tokens.bin", ids);
     write_ids<std::uint32_t>("lengths.bin", lengths);
-    const Json json = {{"tokenizer", "some/tokenizer.json"}, {"vocab_size", vocab_size}, {"document_tokens", documents}};
+    const Json json = {
+        {"tokenizer", "some/tokenizer.json"}, {"vocab_size", vocab_size}, {"document_tokens", documents}};
     write_file_atomic(folder_ / "tokens.json", json.dump());
     return folder_;
   }
@@ -121,7 +122,8 @@ TEST_F(Measurement, WindowsAcrossDocumentsStillKnowWhoseTheTargetIs) {
 }
 
 TEST_F(Measurement, MostTokensAreTheFirstOnes) {
-  const MeasuredTokens tokens = open_measured_tokens(write_ids<std::uint16_t>("ids.bin", {1, 2, 3, 4, 5, 6, 7}), 10, {});
+  const MeasuredTokens tokens =
+      open_measured_tokens(write_ids<std::uint16_t>("ids.bin", {1, 2, 3, 4, 5, 6, 7}), 10, {});
   const std::vector<Scored> expected = {{1, 2, 0, -1}, {2, 3, 1, -1}, {3, 4, 2, -1}, {4, 5, 0, -1}};
   EXPECT_EQ(read_all(tokens, {.sequence_length = 3, .max_tokens = 4}).scored, expected);
 }

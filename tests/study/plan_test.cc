@@ -158,8 +158,7 @@ TEST_F(StudyPlans, SearchOneKeyAtTheBestOfTheOthers) {
            distance(configuration["optimizer"]["weight_decay"].get<double>(), 0.2);
   });
   const StudyPlan plan = landscape.finish(planner);
-  EXPECT_EQ(plan.arms[1].best,
-            (KeyValues{{"optimizer.learning_rate", 0.02}, {"optimizer.weight_decay", 0.2}}));
+  EXPECT_EQ(plan.arms[1].best, (KeyValues{{"optimizer.learning_rate", 0.02}, {"optimizer.weight_decay", 0.2}}));
   for (const StudyRun& run : plan.arms[1].search_runs) {
     if (run.searched.size() == 2) {
       EXPECT_EQ(rate_of(run.configuration), 0.02);

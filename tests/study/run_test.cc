@@ -13,7 +13,8 @@ TEST(Run, ObservesDiagnosticsAtPowersOfTwoAndAtTheLastStep) {
   write_dataset(scratch / "data");
   Json configuration = tiny_configuration(scratch / "data");
   configuration["training"]["steps"] = 6;
-  configuration["observe"]["diagnostics"] = {{"powers_of_two", true}, {"gradient_spectrum", true}, {"gradient_retention", true}};
+  configuration["observe"]["diagnostics"] = {
+      {"powers_of_two", true}, {"gradient_spectrum", true}, {"gradient_retention", true}};
   ASSERT_TRUE(run_training(configuration, scratch / "run", {}));
   std::vector<std::int64_t> observed;
   for (const Json& line : read_log(scratch / "run")) {

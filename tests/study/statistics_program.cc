@@ -50,8 +50,8 @@ int main() {
                                  {"interval", interval(ends)}});
   }
   for (const Json& t : input["t"])
-    output["t"].push_back({{"two_sided", lmhead::student_t_two_sided(t[0], t[1])},
-                           {"quantile", lmhead::student_t_quantile(t[2], t[1])}});
+    output["t"].push_back(
+        {{"two_sided", lmhead::student_t_two_sided(t[0], t[1])}, {"quantile", lmhead::student_t_quantile(t[2], t[1])}});
   output["holm"] = lmhead::holm_adjusted(input["p_values"].get<std::vector<double>>());
   std::cout << output << '\n';
 }

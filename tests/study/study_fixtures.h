@@ -28,8 +28,7 @@ class StudyTest : public testing::Test {
   }
   Json searching_study_json() const {
     Json json = study_json();
-    json["search"] = {{"keys", {{"optimizer.learning_rate", {{"values", {0.01, 0.02, 0.04}}}}}},
-                      {"seeds", {100, 101}}};
+    json["search"] = {{"keys", {{"optimizer.learning_rate", {{"values", {0.01, 0.02, 0.04}}}}}}, {"seeds", {100, 101}}};
     json["comparisons"] = {{{"baseline", "full"}}};
     return json;
   }
@@ -48,9 +47,7 @@ class InlineWorkers : public RunWorkers {
     const Waiting run = waiting_.front();
     waiting_.pop_front();
     std::vector<RunEvent> events;
-    const auto end = [&](RunEnd how, const std::string& error = "") {
-      events.push_back({run.ticket, how, 0, error});
-    };
+    const auto end = [&](RunEnd how, const std::string& error = "") { events.push_back({run.ticket, how, 0, error}); };
     try {
       const bool finished =
           run_training(run.configuration, run.folder,

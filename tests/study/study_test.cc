@@ -43,8 +43,7 @@ TEST_F(StudyFile, MayLeaveOutArmsGridAndSeeds) {
   EXPECT_EQ(names_of(read_study(json, {})), (std::vector<std::string>{"base"}));
   EXPECT_EQ(read_study(json, {}).seeds, (std::vector<std::int64_t>{0}));
   json["grid"] = {{"training.steps", {1, 2}}};
-  EXPECT_EQ(names_of(read_study(json, {})),
-            (std::vector<std::string>{"training.steps=1", "training.steps=2"}));
+  EXPECT_EQ(names_of(read_study(json, {})), (std::vector<std::string>{"training.steps=1", "training.steps=2"}));
 }
 
 TEST_F(StudyFile, TakesOverridesForItsBase) {
@@ -105,9 +104,7 @@ TEST_F(StudyFile, IsRefusedWhereItIsWrongBeforeAnythingRuns) {
   const auto expect = [](const std::string& part, const std::string& text) {
     EXPECT_NE(text.find(part), text.npos) << text;
   };
-  const auto search = [](const Json& keys, const Json& seeds) {
-    return Json{{"keys", keys}, {"seeds", seeds}};
-  };
+  const auto search = [](const Json& keys, const Json& seeds) { return Json{{"keys", keys}, {"seeds", seeds}}; };
   const Json rate = {{"optimizer.learning_rate", {{"values", {0.1}}}}};
   expect("did you mean seeds?", error_with("seed", {1}));
   expect("seeds must be integers of at least 0, got -1", error_with("seeds", {-1}));
@@ -124,17 +121,14 @@ TEST_F(StudyFile, IsRefusedWhereItIsWrongBeforeAnythingRuns) {
   expect("grid.training.steps must be a list of values", error_with("grid", {{"training.steps", 3}}));
   expect("name must be a text, got number", error_with("name", 3));
   expect("search.seeds must share no seed with seeds", error_with("search", search(rate, {7, 3})));
-  expect("search.seeds must be a list of integers where keys are searched",
-         error_with("search", {{"keys", rate}}));
-  expect("values must be a number above 0, got 0",
-         error_with("search", search({{"a", {{"values", {0}}}}}, {9})));
+  expect("search.seeds must be a list of integers where keys are searched", error_with("search", {{"keys", rate}}));
+  expect("values must be a number above 0, got 0", error_with("search", search({{"a", {{"values", {0}}}}}, {9})));
   expect("factor must be a number above 1",
          error_with("search", search({{"a", {{"values", {1}}, {"factor", 1}}}}, {9})));
   expect("optimizer.learning_rat must be a known key",
          error_with("search", search({{"optimizer.learning_rat", {{"values", {1}}}}}, {9})));
   expect("did you mean rank 2?", error_with("comparisons", {{{"baseline", "full"}, {"arms", {"rank 3"}}}}));
-  expect("comparisons.baseline must be the name of an arm",
-         error_with("comparisons", {{{"baseline", "nobody"}}}));
+  expect("comparisons.baseline must be the name of an arm", error_with("comparisons", {{{"baseline", "nobody"}}}));
   expect("margin must be a number above 0", error_with("margin", 0));
   expect("reach must be the name of an arm", error_with("reach", "nobody"));
   expect("interval must be two numbers",
@@ -153,8 +147,7 @@ TEST_F(StudyFile, IsRefusedWhereItIsWrongBeforeAnythingRuns) {
   expect("at_step must be below training.steps of every arm, got 6", correlation("at_step", 6));
   expect("given must be keys of numbers", correlation("given", {"optimizer.type"}));
   expect("given must be keys of numbers", correlation("given", {"head.rank"}));  // one arm has none
-  expect("within must be keys of some arm's configuration, got \"head.rnk\"",
-         correlation("within", {"head.rnk"}));
+  expect("within must be keys of some arm's configuration, got \"head.rnk\"", correlation("within", {"head.rnk"}));
   EXPECT_EQ(correlation("within", {"head.rank"}), "no error");
 }
 

@@ -61,9 +61,8 @@ TEST(Source, IsComparedBySignAndInterval) {
   const PairedStatistics worse = with_holm(kWorse), noisy = with_holm(kNoisy);
   EXPECT_EQ(compare_with_source(worse, 0.0634, Interval{0.0413, 0.0856}),
             "agrees with the source's sign; the source's value lies in our interval, the intervals overlap");
-  EXPECT_EQ(
-      compare_with_source(worse, -0.1, Interval{-0.2, 0}),
-      "contradicts the source's sign; the source's value lies outside our interval, the intervals are apart");
+  EXPECT_EQ(compare_with_source(worse, -0.1, Interval{-0.2, 0}),
+            "contradicts the source's sign; the source's value lies outside our interval, the intervals are apart");
   EXPECT_EQ(compare_with_source(noisy, 0.0634, std::nullopt),
             "does not decide the source's sign; the source's value lies in our interval");
   EXPECT_EQ(compare_with_sign(worse, '+', {}), "agrees with the expected sign");

@@ -92,8 +92,8 @@ TEST(Checkpoint, HoldsOneTensorANameAsOutsidersKnowIt) {
             (std::set<std::string>{"model.safetensors", "optimizer.safetensors", "state.json"}));
   const auto file = SafetensorsFile::open(folder.path_of(3) / "model.safetensors");
   for (const char* name :
-       {"model.embed_tokens.weight", "model.layers.0.self_attn.q_proj.weight",
-        "model.layers.1.self_attn.v_proj.weight", "model.layers.0.mlp.gate_proj.weight", "lm_head.weight"})
+       {"model.embed_tokens.weight", "model.layers.0.self_attn.q_proj.weight", "model.layers.1.self_attn.v_proj.weight",
+        "model.layers.0.mlp.gate_proj.weight", "lm_head.weight"})
     EXPECT_TRUE(file.contains(name)) << name;
   EXPECT_FALSE(file.contains("model.layers.0.self_attn.qkv_proj.weight"));
 }
@@ -123,8 +123,7 @@ TEST(Checkpoint, LeftoversOfAKilledSaveAreNoCheckpointsAndGo) {
   write_text(scratch / "best.json.tmp77", "{");
   EXPECT_EQ(folder.newest(), 4);
   folder.save(state_at(5), subject.parameters, *subject.optimizer);
-  EXPECT_EQ(names_in(scratch.path()),
-            (std::set<std::string>{"step-00000004", "step-00000005", "step-x", "other"}));
+  EXPECT_EQ(names_in(scratch.path()), (std::set<std::string>{"step-00000004", "step-00000005", "step-x", "other"}));
 }
 
 TEST(Checkpoint, FullDiskLeavesTheEarlierOneWhole) {
@@ -137,8 +136,7 @@ TEST(Checkpoint, FullDiskLeavesTheEarlierOneWhole) {
   const auto handler = std::signal(SIGXFSZ, SIG_IGN);
   const rlimit limit{2000, before.rlim_max};
   ::setrlimit(RLIMIT_FSIZE, &limit);
-  const std::string error =
-      error_of([&] { folder.save(state_at(5), subject.parameters, *subject.optimizer); });
+  const std::string error = error_of([&] { folder.save(state_at(5), subject.parameters, *subject.optimizer); });
   ::setrlimit(RLIMIT_FSIZE, &before);
   std::signal(SIGXFSZ, handler);
   EXPECT_NE(error.find("model.safetensors"), error.npos) << error;
@@ -157,8 +155,7 @@ TEST(Checkpoint, ReadOnlyFolderIsAnErrorAndTheEarlierOneStays) {
   ::chmod(scratch.path().c_str(), 0755);
   const bool root = ::geteuid() == 0;  // to whom nothing is read-only
   ASSERT_EQ(root ? ::seteuid(65534) : 0, 0);
-  const std::string error =
-      error_of([&] { folder.save(state_at(5), subject.parameters, *subject.optimizer); });
+  const std::string error = error_of([&] { folder.save(state_at(5), subject.parameters, *subject.optimizer); });
   ASSERT_EQ(root ? ::seteuid(0) : 0, 0);
   ::chmod((scratch / "checkpoints").c_str(), 0755);
   EXPECT_NE(error.find("got: Permission denied"), error.npos) << error;
@@ -177,17 +174,15 @@ std::string error_after(const std::function<void(NamedTensors&)>& change) {
   return error_of([&] { load_parameters(scratch / "model.safetensors", subject.parameters); });
 }
 
-void expect_in(const std::string& part, const std::string& text) {
-  EXPECT_NE(text.find(part), text.npos) << text;
-}
+void expect_in(const std::string& part, const std::string& text) { EXPECT_NE(text.find(part), text.npos) << text; }
 
 TEST(LoadParameters, NamesTheTensorThatIsWrong) {
   EXPECT_EQ(error_after([](NamedTensors&) {}), "no error");
   const std::string name = "model.layers.0.self_attn.k_proj.weight";
   const auto edit = [&](const std::function<void(NamedTensors&, NamedTensors::iterator)>& action) {
     return error_after([&](NamedTensors& tensors) {
-      action(tensors, std::find_if(tensors.begin(), tensors.end(),
-                                   [&](const auto& item) { return item.first == name; }));
+      action(tensors,
+             std::find_if(tensors.begin(), tensors.end(), [&](const auto& item) { return item.first == name; }));
     });
   };
   expect_in("must hold a tensor " + name + ", got none", edit([](auto& all, auto at) { all.erase(at); }));

@@ -92,9 +92,10 @@ TEST_F(HeadGradientRuns, IdentitySettingsArePlainBackpropagationBitForBit) {
 TEST_F(HeadGradientRuns, HiddenRulesLeaveLossAndHeadAloneAndChangeTheBody) {
   const auto [exact, loss] = first_step(configuration(), "exact");
   int count = 0;
-  for (const Json& rule : {Json{{"rule", "top_subspace"}, {"rank", 4}}, Json{{"rule", "random_subspace"}, {"rank", 4}},
-                           Json{{"rule", "noise"}, {"rank", 4}}, Json{{"rule", "fixed_feedback"}},
-                           Json{{"rule", "whitened"}, {"matrix", "gradient_covariance"}}, Json{{"rule", "row_normalized"}}})
+  for (const Json& rule :
+       {Json{{"rule", "top_subspace"}, {"rank", 4}}, Json{{"rule", "random_subspace"}, {"rank", 4}},
+        Json{{"rule", "noise"}, {"rank", 4}}, Json{{"rule", "fixed_feedback"}},
+        Json{{"rule", "whitened"}, {"matrix", "gradient_covariance"}}, Json{{"rule", "row_normalized"}}})
     for (const char* at : {"features", "last_block_input"}) {
       SCOPED_TRACE(rule.dump() + at);
       Json options = rule;
@@ -174,7 +175,8 @@ TEST_F(HeadGradientRuns, PenaltiesAddTheirGradientToTheHeadAndNothingToTheLoss) 
     const Gradients exact = sent_in_first_step(json, "exact" + name);
     json["head_gradient"]["penalties"] = {{"orthogonality", 0.3}, {"alignment", 0.7}};
     const Gradients sent = sent_in_first_step(json, "penalties" + name);
-    EXPECT_EQ(figures_of(scratch_ / ("exact" + name))[0]["loss"], figures_of(scratch_ / ("penalties" + name))[0]["loss"]);
+    EXPECT_EQ(figures_of(scratch_ / ("exact" + name))[0]["loss"],
+              figures_of(scratch_ / ("penalties" + name))[0]["loss"]);
     for (std::size_t index = 0; index + 1 < sent.size(); ++index) EXPECT_TRUE(sent[index].equal(exact[index]));
 
     const Trainer trainer = make_trainer(json, scratch_ / ("fresh" + name));
@@ -198,7 +200,8 @@ TEST_F(HeadGradientRuns, ResumingIsExactWithAMatrixOlderThanTheCheckpoint) {
       hidden({{"rule", "random_subspace"}, {"rank", 4}, {"refresh_every", nullptr}}),
       hidden({{"rule", "noise"}, {"rank", 4}, {"refresh_every", 7}}),
       hidden({{"rule", "fixed_feedback"}}),
-      hidden({{"rule", "whitened"}, {"matrix", "gradient_covariance"}, {"refresh_every", 7}, {"at", "last_block_input"}}),
+      hidden(
+          {{"rule", "whitened"}, {"matrix", "gradient_covariance"}, {"refresh_every", 7}, {"at", "last_block_input"}}),
       {{"hidden", {{"rule", "whitened"}, {"matrix", "fisher"}}},
        {"weight", {{"rule", "whitened"}, {"matrix", "random"}, {"refresh_every", 7}}}},
       {{"hidden", {{"rule", "row_normalized"}}}, {"penalties", {{"orthogonality", 0.1}, {"alignment", 0.1}}}}};
@@ -225,9 +228,9 @@ TEST_F(HeadGradientRuns, ResumingIsExactWithAMatrixOlderThanTheCheckpoint) {
 }
 
 TEST_F(HeadGradientRuns, LogTellsAngleSizeAndTimeWhereItValidates) {
-  make_trainer(configuration({{"hidden", {{"rule", "top_subspace"}, {"rank", 4}}},
-                              {"weight", {{"rule", "perpendicular"}}}}),
-               scratch_ / "rules")
+  make_trainer(
+      configuration({{"hidden", {{"rule", "top_subspace"}, {"rank", 4}}}, {"weight", {{"rule", "perpendicular"}}}}),
+      scratch_ / "rules")
       .run();
   int lines = 0;
   for (const Json& line : read_log(scratch_ / "rules")) {

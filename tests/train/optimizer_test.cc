@@ -19,8 +19,7 @@ namespace {
 at::Tensor normal(at::IntArrayRef shape, const std::string& name, std::uint64_t index = 0) {
   at::Tensor tensor = at::zeros(shape, at::kDouble);
   RandomStream stream(2, name, index);
-  for (std::int64_t at = 0; at < tensor.numel(); ++at)
-    tensor.mutable_data_ptr<double>()[at] = stream.normal();
+  for (std::int64_t at = 0; at < tensor.numel(); ++at) tensor.mutable_data_ptr<double>()[at] = stream.normal();
   return tensor;
 }
 
@@ -49,8 +48,7 @@ void expect_same_steps(const OptimizerOptions& options, const ParameterList& par
                        const decltype(Reference::update)& update, double tolerance) {
   const auto optimizer = make_optimizer(options, parameters);
   std::vector<at::Tensor> values;
-  for (const ParameterPtr& parameter : parameters)
-    values.push_back(parameter->value.detach().to(at::kDouble));
+  for (const ParameterPtr& parameter : parameters) values.push_back(parameter->value.detach().to(at::kDouble));
   for (std::int64_t step = 1; step <= 5; ++step) {
     const double factor = 1.0 / double(step);
     std::vector<at::Tensor> gradients;
@@ -62,9 +60,8 @@ void expect_same_steps(const OptimizerOptions& options, const ParameterList& par
     }
     optimizer->step(gradients, step, factor);
     for (std::size_t index = 0; index < parameters.size(); ++index)
-      EXPECT_LE(
-          (parameters[index]->value.detach().to(at::kDouble) - values[index]).abs().max().item<double>(),
-          tolerance)
+      EXPECT_LE((parameters[index]->value.detach().to(at::kDouble) - values[index]).abs().max().item<double>(),
+                tolerance)
           << parameters[index]->name << " at step " << step;
   }
 }
@@ -78,8 +75,7 @@ class ReferenceAdamW {
     const double b1 = o_.betas[0], b2 = o_.betas[1];
     m_[index] = (m_[index].defined() ? b1 * m_[index] : 0 * g) + (1 - b1) * g;
     v_[index] = (v_[index].defined() ? b2 * v_[index] : 0 * g) + (1 - b2) * g * g;
-    const at::Tensor m = m_[index] / (1 - std::pow(b1, double(step))),
-                     v = v_[index] / (1 - std::pow(b2, double(step)));
+    const at::Tensor m = m_[index] / (1 - std::pow(b1, double(step))), v = v_[index] / (1 - std::pow(b2, double(step)));
     value = value - rate * decay * value - rate * m / (v.sqrt() + o_.eps);
   }
 
@@ -156,8 +152,7 @@ TEST(Optimizer, MuonOrthogonalisesBodyMatricesPartByPartAndLeavesTheRestToAdamW)
         std::int64_t start = 0;
         for (const std::int64_t count : rows) {
           const double shape = std::sqrt(std::max(1.0, double(count) / double(value.size(1))));
-          value.narrow(0, start, count) -=
-              rate * shape * reference_orthogonalise(smoothed.narrow(0, start, count));
+          value.narrow(0, start, count) -= rate * shape * reference_orthogonalise(smoothed.narrow(0, start, count));
           start += count;
         }
       },
@@ -178,9 +173,7 @@ TEST(Orthogonalise, SingularValuesComeNearOneAndDirectionsStay) {
   }
 }
 
-TEST(Orthogonalise, ZeroStaysZero) {
-  EXPECT_EQ(orthogonalise(at::zeros({3, 4})).abs().max().item<double>(), 0);
-}
+TEST(Orthogonalise, ZeroStaysZero) { EXPECT_EQ(orthogonalise(at::zeros({3, 4})).abs().max().item<double>(), 0); }
 
 /// Nothing but a rate of 0.1, so that what groups change is all there is to see.
 OptimizerOptions plain_descent() {
@@ -274,8 +267,7 @@ TEST(GradientNorm, IsTheEuclideanNormOfEverythingDefined) {
   EXPECT_EQ(gradient_norm({}), 0);
   EXPECT_EQ(gradient_norm({at::Tensor()}), 0);
   const at::Tensor a = normal({7, 3}, "a").to(at::kFloat), b = normal({5}, "b").to(at::kFloat);
-  const double want =
-      std::sqrt((a.to(at::kDouble).square().sum() + b.to(at::kDouble).square().sum()).item<double>());
+  const double want = std::sqrt((a.to(at::kDouble).square().sum() + b.to(at::kDouble).square().sum()).item<double>());
   EXPECT_NEAR(gradient_norm({a, at::Tensor(), b}), want, 1e-6 * want);
 }
 

@@ -38,8 +38,7 @@ TEST(RunFolder, SecondUserIsRefusedUntilTheFirstIsGone) {
 TEST(RunFolder, OpeningTheLogDropsWhatCameAfterTheCheckpoint) {
   const ScratchFolder scratch;
   RunFolder run(scratch / "run", kConfiguration);
-  write_text(scratch / "run" / "log.jsonl",
-             "{\"step\":1,\"loss\":0.1}\n{\"step\":2}\n{\"step\":3}\n{\"step\":4,\"lo");
+  write_text(scratch / "run" / "log.jsonl", "{\"step\":1,\"loss\":0.1}\n{\"step\":2}\n{\"step\":3}\n{\"step\":4,\"lo");
   EXPECT_EQ(run.open_log(2).size(), 2u);
   run.append({{"step", 3}, {"loss", 2.0}});
   EXPECT_EQ(read_file(scratch / "run" / "log.jsonl"),

@@ -28,8 +28,8 @@ TEST(Schedule, WarmsUpLinearlyWhateverTheShape) {
 TEST(Schedule, CosineIsHalfACosineDownToTheFinalFraction) {
   const auto options = of("cosine", 10, 0.1);
   for (std::int64_t step = 10; step <= 110; ++step)
-    EXPECT_NEAR(schedule_factor(options, step, 110),
-                0.55 + 0.45 * std::cos(std::numbers::pi * double(step - 10) / 100), 1e-12);
+    EXPECT_NEAR(schedule_factor(options, step, 110), 0.55 + 0.45 * std::cos(std::numbers::pi * double(step - 10) / 100),
+                1e-12);
 }
 
 TEST(Schedule, LinearFallsEvenly) {
@@ -46,8 +46,7 @@ TEST(Schedule, WsdStaysThenFallsOverItsLastPart) {
 }
 
 TEST(Schedule, ConstantStays) {
-  for (std::int64_t step = 10; step <= 100; ++step)
-    EXPECT_EQ(schedule_factor(of("constant", 10, 0.1), step, 100), 1);
+  for (std::int64_t step = 10; step <= 100; ++step) EXPECT_EQ(schedule_factor(of("constant", 10, 0.1), step, 100), 1);
 }
 
 TEST(Schedule, EndsAtTheFinalFraction) {

@@ -13,7 +13,12 @@ Json spamlang_configuration(std::int64_t sequence_length, std::int64_t steps) {
             {"batch_size", 32},
             {"validation_tokens", 1 << 20},
             {"spamlang", {{"vocab_size", 40}, {"shuffled_map", true}}}}},
-          {"model", {{"hidden_size", 16}, {"num_hidden_layers", 0}, {"num_attention_heads", 2}, {"norm", "none"}, {"position", "none"}}},
+          {"model",
+           {{"hidden_size", 16},
+            {"num_hidden_layers", 0},
+            {"num_attention_heads", 2},
+            {"norm", "none"},
+            {"position", "none"}}},
           {"optimizer", {{"learning_rate", 0.05}, {"weight_decay", 0}}},
           {"training", {{"steps", steps}, {"threads", 1}, {"validate_every", 0}}}};
 }
@@ -46,12 +51,15 @@ TEST(SpamlangRun, WhatWasNeverSeenStaysUnknownHoweverLongTheSequences) {
   const double share = coverage.at("share_seen").get<double>();
   EXPECT_GT(share, 0.6);  // 1 - (1 - 1/40)^60 = 0.78 is expected
   EXPECT_LT(share, 0.95);
-  // Once or twice seen is half learned here; what was never a target is known to be unlikely, so it is worse than a guess.
+  // Once or twice seen is half learned here; what was never a target is known to be unlikely, so it is worse than a
+  // guess.
   EXPECT_GT(coverage.at("seen_accuracy").get<double>(), 0.2);
   EXPECT_LT(coverage.at("unseen_accuracy").get<double>(), 0.05);
   EXPECT_GT(coverage.at("unseen_loss").get<double>(), coverage.at("seen_loss").get<double>());
-  EXPECT_NEAR(validation.at("top1_accuracy").get<double>(),
-              share * coverage.at("seen_accuracy").get<double>() + (1 - share) * coverage.at("unseen_accuracy").get<double>(), 1e-12);
+  EXPECT_NEAR(
+      validation.at("top1_accuracy").get<double>(),
+      share * coverage.at("seen_accuracy").get<double>() + (1 - share) * coverage.at("unseen_accuracy").get<double>(),
+      1e-12);
 }
 
 }  // namespace

@@ -25,8 +25,7 @@ inline void write_dataset(const std::filesystem::path& folder, const std::string
       ids.push_back(stream.uniform() < 0.2 ? std::int64_t(stream.below(64)) : (ids.back() * 5 + 3) % 64);
     const std::string file = std::string(split) + ".bin";
     write_ids<std::uint16_t>(folder / file, ids);
-    splits[split] = {
-        {"file", file}, {"tokens", count}, {"bytes", 2 * count}, {"documents", 1}, {"sha256", ""}};
+    splits[split] = {{"file", file}, {"tokens", count}, {"bytes", 2 * count}, {"documents", 1}, {"sha256", ""}};
   }
   write_text(folder / "dataset.json", Json{{"format", "lmhead-dataset"},
                                            {"version", 1},
@@ -43,13 +42,8 @@ inline void write_dataset(const std::filesystem::path& folder, const std::string
 /// Width 16, one layer, 64 classes; checkpoints at 7, 14, ... which divide neither 17 nor 40.
 inline Json tiny_configuration(const std::filesystem::path& dataset) {
   return {
-      {"data",
-       {{"path", dataset.string()}, {"sequence_length", 16}, {"batch_size", 4}, {"validation_tokens", 128}}},
-      {"model",
-       {{"hidden_size", 16},
-        {"num_hidden_layers", 1},
-        {"num_attention_heads", 2},
-        {"intermediate_size", 24}}},
+      {"data", {{"path", dataset.string()}, {"sequence_length", 16}, {"batch_size", 4}, {"validation_tokens", 128}}},
+      {"model", {{"hidden_size", 16}, {"num_hidden_layers", 1}, {"num_attention_heads", 2}, {"intermediate_size", 24}}},
       {"optimizer", {{"learning_rate", 0.01}}},
       {"schedule", {{"warmup_steps", 4}}},
       {"training", {{"steps", 40}, {"threads", 1}, {"validate_every", 10}, {"checkpoint_every", 7}}}};

@@ -28,8 +28,7 @@ class TrainerTest : public testing::Test {
   void expect_same_run(const std::string& left, const std::string& right) const {
     EXPECT_EQ(figures_of(scratch_ / left), figures_of(scratch_ / right));
     for (const char* file : {"model.safetensors", "optimizer.safetensors"})
-      EXPECT_TRUE(last_file(left, file) == last_file(right, file))
-          << file << " of " << left << " and " << right;
+      EXPECT_TRUE(last_file(left, file) == last_file(right, file)) << file << " of " << left << " and " << right;
   }
   ScratchFolder scratch_;
 };
@@ -144,8 +143,7 @@ TEST_F(TrainerRuns, MicroBatchesAddUpToTheWholeBatch) {
       for (const char* key : {"loss", "gradient_norm"})  // float32 sums in another order, over ten steps
         EXPECT_NEAR(split[line][key].get<double>(), whole[line][key].get<double>(),
                     2e-4 * whole[line][key].get<double>());
-    EXPECT_NEAR(split[9]["validation"]["loss"].get<double>(), whole[9]["validation"]["loss"].get<double>(),
-                1e-3);
+    EXPECT_NEAR(split[9]["validation"]["loss"].get<double>(), whole[9]["validation"]["loss"].get<double>(), 1e-3);
   }
 }
 
@@ -166,12 +164,11 @@ TEST_F(TrainerRuns, FirstLossAndNormAreThoseOfTheModelItself) {
   json["training"]["clip_norm"] = 0.01;  // clipping must not show in the logged norm
   Trainer trainer = make_trainer(json, scratch_ / "run");
   const Batch batch = trainer.batches().training_batch(0);
-  const at::Tensor loss = trainer.model().head->loss(
-      {trainer.model().decoder.forward(batch.tokens), batch.tokens, {}}, batch.targets);
+  const at::Tensor loss =
+      trainer.model().head->loss({trainer.model().decoder.forward(batch.tokens), batch.tokens, {}}, batch.targets);
   loss.backward();
   std::vector<at::Tensor> gradients;
-  for (const ParameterPtr& parameter : trainer.model().parameters())
-    gradients.push_back(take_gradient(*parameter));
+  for (const ParameterPtr& parameter : trainer.model().parameters()) gradients.push_back(take_gradient(*parameter));
   const double want = loss.item<double>(), norm = gradient_norm(gradients);
   EXPECT_THROW(trainer.run(kill_after(1)), Killed);
   const Json line = figures_of(scratch_ / "run").at(0);
@@ -221,8 +218,7 @@ TEST_F(TrainerRuns, SummaryCountsParametersOfBodyAndHead) {
   const Json summary = make_trainer(configuration(), scratch_ / "run").summary("stopped");
   EXPECT_EQ(summary["parameters_head"], 64 * 16);
   EXPECT_EQ(summary["parameters_body"], 64 * 16 + 4 * 16 * 16 + 3 * 16 * 24 + 3 * 16);
-  EXPECT_EQ(summary["parameters"],
-            summary["parameters_head"].get<int>() + summary["parameters_body"].get<int>());
+  EXPECT_EQ(summary["parameters"], summary["parameters_head"].get<int>() + summary["parameters_body"].get<int>());
   EXPECT_EQ(summary["state"], "stopped");
   EXPECT_EQ(summary["vocab_size"], 64);
 }
@@ -250,8 +246,7 @@ class CountingObserver : public Observer {
   Json observe(const StepView& view) override {
     EXPECT_FALSE(view.hidden.requires_grad());
     EXPECT_EQ(view.hidden.sizes(), (at::IntArrayRef{64, 16}));
-    return {{"step", view.step},
-            {"loss", view.head.loss({view.hidden, {}, {}}, view.targets).item<double>()}};
+    return {{"step", view.step}, {"loss", view.head.loss({view.hidden, {}, {}}, view.targets).item<double>()}};
   }
 };
 

@@ -1,8 +1,8 @@
-// Causal attention of one head over a sequence, for heads too narrow for matrix products to pay. See row_kernels.h for what
-// each operation means.
+// Causal attention of one head over a sequence, for heads too narrow for matrix products to pay. See row_kernels.h for
+// what each operation means.
 //
-// Sixteen queries (forwards) or keys (backwards) lie side by side in a vector, so every multiply-add is a full one however
-// narrow the head is, and rows above the diagonal are left out sixteen at a time.
+// Sixteen queries (forwards) or keys (backwards) lie side by side in a vector, so every multiply-add is a full one
+// however narrow the head is, and rows above the diagonal are left out sixteen at a time.
 #pragma once
 
 #include "lmhead/kernels/vector/elementary.h"
@@ -64,9 +64,9 @@ inline void add_weighted(const T* weights, const T* rows, std::int64_t stride, s
 template <class T>
 void attention_forward(const AttentionHead<T>& head, T* output, std::int64_t output_stride, T* log_sums, T* workspace) {
   const std::int64_t length = head.length, width = head.width;
-  T* queries = workspace;                 // [width][lanes]
-  T* mixed = queries + width * kLanes;    // [width][lanes]
-  T* weights = mixed + width * kLanes;    // [length, rounded up][lanes]
+  T* queries = workspace;               // [width][lanes]
+  T* mixed = queries + width * kLanes;  // [width][lanes]
+  T* weights = mixed + width * kLanes;  // [length, rounded up][lanes]
   for (std::int64_t first = 0; first < length; first += kLanes) {
     const std::int64_t count = smaller(kLanes, length - first), keys = first + count;
     lay_side_by_side(head.query + first * head.stride, head.stride, count, width, head.scale, queries);
@@ -85,7 +85,8 @@ void attention_forward(const AttentionHead<T>& head, T* output, std::int64_t out
       T* row = weights + k * kLanes;
       for (std::int64_t lane = 0; lane < k - first; ++lane) row[lane] = -INFINITY;  // queries before the key
 #pragma omp simd
-      for (std::int64_t lane = 0; lane < kLanes; ++lane) largest[lane] = row[lane] > largest[lane] ? row[lane] : largest[lane];
+      for (std::int64_t lane = 0; lane < kLanes; ++lane)
+        largest[lane] = row[lane] > largest[lane] ? row[lane] : largest[lane];
     }
     for (std::int64_t k = 0; k < keys; ++k) {
       T* row = weights + k * kLanes;
@@ -106,7 +107,8 @@ void attention_forward(const AttentionHead<T>& head, T* output, std::int64_t out
   }
 }
 
-/// d_query[row][c] = sum over the keys it sees of pulls[row][key] * keys[key][c], for kRowsAtOnce rows and `Blocks` vectors of c.
+/// d_query[row][c] = sum over the keys it sees of pulls[row][key] * keys[key][c], for kRowsAtOnce rows and `Blocks`
+/// vectors of c.
 template <std::int64_t Blocks, class T>
 inline void gather_query_gradient(const T* pulls, std::int64_t pull_stride, std::int64_t keys_seen, const T* keys,
                                   std::int64_t key_stride, T* products) {
@@ -126,18 +128,18 @@ template <class T>
 void attention_backward(const AttentionHead<T>& head, const T* output, const T* d_output, std::int64_t output_stride,
                         const T* log_sums, const AttentionGradient<T>& gradient, T* workspace) {
   using Vector = typename Lanes<T>::Type;
-  const std::int64_t length = head.length, width = head.width, padded = up_to_lanes(length) , wide = up_to_lanes(width);
+  const std::int64_t length = head.length, width = head.width, padded = up_to_lanes(length), wide = up_to_lanes(width);
   const std::int64_t rows = (length + kRowsAtOnce - 1) / kRowsAtOnce * kRowsAtOnce;
-  T* keys = workspace;                      // [width][lanes] of one block of keys
-  T* values = keys + width * kLanes;        // the same of values
+  T* keys = workspace;                // [width][lanes] of one block of keys
+  T* values = keys + width * kLanes;  // the same of values
   T* d_keys = values + width * kLanes;
   T* d_values = d_keys + width * kLanes;
-  T* queries = d_values + width * kLanes;   // [rows][width], scaled; zeros beyond the length
-  T* d_mixed = queries + rows * width;      // [rows][width]
-  T* means = d_mixed + rows * width;        // [rows]: sum of output * d_output
-  T* levels = means + rows;                 // [rows]: log_sums
-  T* pulls = levels + rows;                 // [rows][padded]: gradients of the scores
-  T* key_rows = pulls + rows * padded;      // [length][wide], zeros beyond the width
+  T* queries = d_values + width * kLanes;  // [rows][width], scaled; zeros beyond the length
+  T* d_mixed = queries + rows * width;     // [rows][width]
+  T* means = d_mixed + rows * width;       // [rows]: sum of output * d_output
+  T* levels = means + rows;                // [rows]: log_sums
+  T* pulls = levels + rows;                // [rows][padded]: gradients of the scores
+  T* key_rows = pulls + rows * padded;     // [length][wide], zeros beyond the width
   for (std::int64_t row = 0; row < rows; ++row) {
     T mean = 0;
     for (std::int64_t c = 0; c < width; ++c) {
@@ -150,7 +152,8 @@ void attention_backward(const AttentionHead<T>& head, const T* output, const T* 
     levels[row] = row < length ? log_sums[row] : T(INFINITY);  // probabilities of rows that are not there are 0
   }
   for (std::int64_t key = 0; key < length; ++key)
-    for (std::int64_t c = 0; c < wide; ++c) key_rows[key * wide + c] = c < width ? head.key[key * head.stride + c] : T(0);
+    for (std::int64_t c = 0; c < wide; ++c)
+      key_rows[key * wide + c] = c < width ? head.key[key * head.stride + c] : T(0);
 
   for (std::int64_t first = 0; first < length; first += kLanes) {
     const std::int64_t count = smaller(kLanes, length - first);

@@ -59,8 +59,8 @@ void swiglu_backward(const T* d_output, const T* gate, const T* up, std::int64_t
 }
 
 template <class T, class Wide>
-void rotate_heads(const T* input, const Wide* cosine, const Wide* sine, double direction, std::int64_t half, std::int64_t heads,
-                  std::int64_t width, T* output) {
+void rotate_heads(const T* input, const Wide* cosine, const Wide* sine, double direction, std::int64_t half,
+                  std::int64_t heads, std::int64_t width, T* output) {
   const Wide sign = static_cast<Wide>(direction);
   for (std::int64_t head = 0; head < heads; ++head, input += width, output += width) {
 #pragma omp simd

@@ -83,8 +83,8 @@ void logit_gradient(Wide* line, std::int64_t size, const LineGradient& factors, 
 #pragma omp simd
     for (std::int64_t i = 0; i < size; ++i) {
       const Wide share = line[i] * inverse_cap;
-      const Wide gradient = probability * exponential(line[i] - shift) -
-                            (class_weight ? smoothing * class_weight[i] : smoothing);
+      const Wide gradient =
+          probability * exponential(line[i] - shift) - (class_weight ? smoothing * class_weight[i] : smoothing);
       line[i] = gradient * (1 - share * share);
     }
   } else if (factors.smoothing == 0) {
@@ -159,9 +159,9 @@ void add_scaled_stored(const T* stored, std::int64_t size, double scale, Wide* t
 
 template <class T, class Wide>
 constexpr LogitKernels<T, Wide> logit_kernels() {
-  return {load_logits<T, Wide>,   store_logits<T, Wide>,    logit_sums<Wide>,         logit_gradient<Wide>,
-          logit_dot<Wide>,        logit_moments<Wide>,      logit_magnitude<Wide>,    add_line_to_double<Wide>,
-          add_stored<T, Wide>,    add_scaled_stored<T, Wide>};
+  return {load_logits<T, Wide>, store_logits<T, Wide>,     logit_sums<Wide>,      logit_gradient<Wide>,
+          logit_dot<Wide>,      logit_moments<Wide>,       logit_magnitude<Wide>, add_line_to_double<Wide>,
+          add_stored<T, Wide>,  add_scaled_stored<T, Wide>};
 }
 
 }  // namespace lmhead::vector::LMHEAD_VECTOR_LEVEL

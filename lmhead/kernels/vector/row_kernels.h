@@ -32,7 +32,7 @@ struct LineGradient {
   double smoothing;    // factor of class_weight, subtracted
   double target;       // subtracted at `target_index`, where that lies in the piece
   std::int64_t target_index;
-  double softcap;      // 0: none; else the result is multiplied by 1 - (z / softcap)^2
+  double softcap;  // 0: none; else the result is multiplied by 1 - (z / softcap)^2
 };
 
 /// Operations on logits that are stored as T and computed as Wide (float for bfloat16 and float, else double).
@@ -43,7 +43,8 @@ struct LogitKernels {
   void (*store)(const Wide* line, std::int64_t size, T* stored);
   /// `weighted` asks for that sum (over `class_weight`, or ones where it is null), `more` for entropy and arg_max.
   LineSums (*sums)(const Wide* line, std::int64_t size, const Wide* class_weight, bool weighted, bool more);
-  /// In place: logits to (probability * exp(z - shift) - target * onehot - smoothing * class_weight) * (softcap derivative).
+  /// In place: logits to (probability * exp(z - shift) - target * onehot - smoothing * class_weight) * (softcap
+  /// derivative).
   void (*gradient)(Wide* line, std::int64_t size, const LineGradient& factors, const Wide* class_weight);
   double (*dot)(const Wide* left, const Wide* right, std::int64_t size);
   /// Both sums of the line, which is added to `total` on the way.
@@ -71,8 +72,8 @@ struct BlockKernels {
   void (*swiglu_backward)(const T* d_output, const T* gate, const T* up, std::int64_t size, T* d_gate, T* d_up);
   /// In each of `heads` rows of `width`, turns the pairs (input[i], input[half + i]) by the angle of (cosine[i],
   /// direction * sine[i]) and copies what lies beyond 2 half.
-  void (*rotate)(const T* input, const Wide* cosine, const Wide* sine, double direction, std::int64_t half, std::int64_t heads,
-                 std::int64_t width, T* output);
+  void (*rotate)(const T* input, const Wide* cosine, const Wide* sine, double direction, std::int64_t half,
+                 std::int64_t heads, std::int64_t width, T* output);
 };
 
 /// One head of attention over one sequence: rows of `width` numbers, `stride` apart, scores multiplied by `scale`.
@@ -93,7 +94,8 @@ template <class T>
 struct AttentionKernels {
   /// Numbers of T that the others need as workspace.
   std::int64_t (*workspace)(std::int64_t length, std::int64_t width);
-  /// output = softmax over the keys up to each query, times value; `log_sums` [length] keeps the logs of the softmax's sums.
+  /// output = softmax over the keys up to each query, times value; `log_sums` [length] keeps the logs of the softmax's
+  /// sums.
   void (*forward)(const AttentionHead<T>& head, T* output, std::int64_t output_stride, T* log_sums, T* workspace);
   void (*backward)(const AttentionHead<T>& head, const T* output, const T* d_output, std::int64_t output_stride,
                    const T* log_sums, const AttentionGradient<T>& gradient, T* workspace);
