@@ -11,7 +11,6 @@ ordered by frequency: there, `lmhead filtered` skips what is too small to matter
 that of bfloat16's own arithmetic.
 """
 import argparse
-import json
 import math
 import os
 import pathlib

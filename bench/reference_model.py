@@ -57,7 +57,7 @@ class Llama(nn.Module):
         angles = torch.outer(torch.arange(length).float(), 1 / 10000 ** (torch.arange(0, head, 2).float() / head))
         self.register_buffer("cosine", angles.cos(), persistent=False)
         self.register_buffer("sine", angles.sin(), persistent=False)
-        for name, parameter in self.named_parameters():
+        for parameter in self.parameters():
             if parameter.dim() == 2:
                 nn.init.normal_(parameter, std=0.02)
 

@@ -7,7 +7,6 @@ to them (norms, activations, softmax, optimiser, batches, log) is the rest of it
 """
 import argparse
 import json
-import os
 import pathlib
 import statistics
 import subprocess

@@ -8,7 +8,6 @@ import copy
 import json
 import random
 import subprocess
-from pathlib import Path
 
 import pytest
 from conftest import ROOT
