@@ -130,12 +130,11 @@ double sign_flip_test(const std::vector<double>& values) {
 
 std::optional<double> paired_effect_size(const std::vector<double>& values) {
   const double deviation = standard_deviation(values);
-  if (deviation == 0) return std::nullopt;
+  if (values.size() < 3 || deviation == 0) return std::nullopt;
   const double freedom = double(values.size()) - 1;
-  // J = Gamma(m / 2) / (sqrt(m / 2) Gamma((m - 1) / 2)); with one degree of freedom the second Gamma is
-  // infinite.
+  // J = Gamma(m / 2) / (sqrt(m / 2) Gamma((m - 1) / 2)); at m = 1 the second Gamma is infinite and g always 0.
   const double correction =
-      freedom > 1 ? std::exp(std::lgamma(freedom / 2) - std::lgamma((freedom - 1) / 2)) / std::sqrt(freedom / 2) : 0;
+      std::exp(std::lgamma(freedom / 2) - std::lgamma((freedom - 1) / 2)) / std::sqrt(freedom / 2);
   return correction * mean(values) / deviation;
 }
 

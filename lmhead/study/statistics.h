@@ -32,7 +32,7 @@ std::optional<double> t_test(const std::vector<double>& values);
 /// the observed one counted.
 double sign_flip_test(const std::vector<double>& values);
 /// mean / s, Cohen's d of paired differences, times Hedges' exact correction for small n; nothing where s = 0
-/// or n < 2.
+/// or n < 3.
 std::optional<double> paired_effect_size(const std::vector<double>& values);
 
 /// Holm's step-down adjusted p values, in the order given.

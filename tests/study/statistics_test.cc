@@ -33,6 +33,7 @@ TEST(Statistics, OfOneValueSayNothing) {
   EXPECT_FALSE(t_test({1}).has_value());
   EXPECT_FALSE(bootstrap_mean_interval({1}).has_value());
   EXPECT_FALSE(paired_effect_size({1}).has_value());
+  EXPECT_FALSE(paired_effect_size({1, 2}).has_value());  // its correction for small n is 0
   EXPECT_EQ(standard_deviation({1}), 0);
 }
 
