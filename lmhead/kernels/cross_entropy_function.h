@@ -8,8 +8,8 @@
 namespace lmhead {
 
 struct DifferentiableCrossEntropy {
-  at::Tensor loss, filter, scores,
-      token_gradients;  // as in CrossEntropyForwardResults; only the loss is differentiable
+  /// As in CrossEntropyForwardResults; only the loss is differentiable.
+  at::Tensor loss, filter, scores, token_gradients;
 };
 
 /// The loss with its gradients: formed now for an upstream of one where `fast`, which a mean or a sum allows, else

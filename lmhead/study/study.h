@@ -63,9 +63,8 @@ struct Study {
   std::optional<double> margin;  // smallest difference that would matter
   std::vector<Comparison> comparisons;
   std::vector<CorrelationRequest> correlations;
-  std::string reach = "worst";  // whose final outcome others are to reach: an arm's name, or "worst"
-  std::vector<std::string>
-      details;  // names of figures that pairs are compared by beside the outcome; * stands for anything
+  std::string reach = "worst";       // whose final outcome others are to reach: an arm's name, or "worst"
+  std::vector<std::string> details;  // figures that pairs are compared by beside the outcome; * stands for anything
   std::vector<std::string> against;  // keys of the grid or names of figures that documents plot the outcome against
   std::vector<std::string> keep;     // dotted paths that rows hold beside the usual; predictors are among them
   Json source, limits;               // as written; null where there is none

@@ -30,8 +30,7 @@ const char* to_string(Finding finding);
 
 struct Verdict {
   Finding finding;
-  std::optional<std::int64_t>
-      more_seeds;  // of `kUndecided`: about so many would decide; nothing: more than `kMostSeeds`
+  std::optional<std::int64_t> more_seeds;  // of kUndecided: about so many would decide; nothing: beyond kMostSeeds
   std::string words;
 };
 
