@@ -1,6 +1,7 @@
 #include "lmhead/base/random.h"
 
 #include <cmath>
+#include <cstdio>
 #include <numbers>
 
 namespace lmhead {
@@ -18,6 +19,12 @@ std::uint64_t hash_text(std::string_view text) {
   std::uint64_t hash = 0xcbf29ce484222325ULL;
   for (unsigned char byte : text) hash = (hash ^ byte) * 0x100000001b3ULL;
   return mix(hash);
+}
+
+std::string hash_text_in_hex(std::string_view text) {
+  char digits[17];
+  std::snprintf(digits, sizeof digits, "%016llx", static_cast<unsigned long long>(hash_text(text)));
+  return digits;
 }
 
 RandomStream::RandomStream(std::uint64_t seed, std::string_view name, std::uint64_t index) {

@@ -3,6 +3,7 @@
 
 #include <array>
 #include <cstdint>
+#include <string>
 #include <string_view>
 
 namespace lmhead {
@@ -34,5 +35,7 @@ class RandomStream {
 
 /// A 64-bit hash of text (FNV-1a, then mixed); for names and content keys, not for security.
 std::uint64_t hash_text(std::string_view text);
+/// The same as 16 hexadecimal digits.
+std::string hash_text_in_hex(std::string_view text);
 
 }  // namespace lmhead

@@ -143,9 +143,7 @@ Json settings_of(const Json& complete) {
 
 std::string configuration_hash(const Json& complete) {
   const nlohmann::json sorted = nlohmann::json::parse(settings_of(complete).dump());
-  char text[17];
-  std::snprintf(text, sizeof text, "%016llx", static_cast<unsigned long long>(hash_text(sorted.dump())));
-  return text;
+  return hash_text_in_hex(sorted.dump());
 }
 
 const RunIdentity& RunIdentities::of(const StudyRun& run) {

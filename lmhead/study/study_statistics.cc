@@ -57,10 +57,8 @@ class StudyReader {
     Json json = study_.json;
     for (const char* key : {"description", "source", "limits", "details", "against"}) json.erase(key);
     if (json["base"].contains("data") && json["base"]["data"].is_object()) json["base"]["data"].erase("path");
-    char text[17];
-    std::snprintf(text, sizeof text, "%016llx",
-                  static_cast<unsigned long long>(hash_text(nlohmann::json::parse(json.dump()).dump())));
-    return text;
+    const nlohmann::json sorted = nlohmann::json::parse(json.dump());
+    return hash_text_in_hex(sorted.dump());
   }
 
   Json runs() {

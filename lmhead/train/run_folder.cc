@@ -4,7 +4,6 @@
 #include <sys/file.h>
 #include <unistd.h>
 
-#include <cstdio>
 #include <sstream>
 
 #include "lmhead/base/error.h"
@@ -97,10 +96,6 @@ std::string first_difference(const Json& left, const Json& right) {
   return left == right ? "" : ".";
 }
 
-std::string hash_configuration(const Json& configuration) {
-  char text[17];
-  std::snprintf(text, sizeof text, "%016llx", static_cast<unsigned long long>(hash_text(configuration.dump())));
-  return text;
-}
+std::string hash_configuration(const Json& configuration) { return hash_text_in_hex(configuration.dump()); }
 
 }  // namespace lmhead

@@ -1,12 +1,7 @@
 #include "lmhead/train/trainer.h"
 
 #include <ATen/Parallel.h>
-#include <ATen/core/grad_mode.h>
 #include <ATen/ops/_foreach_mul.h>
-#include <ATen/ops/ones_like.h>
-#include <ATen/ops/stack.h>
-#include <ATen/ops/zeros.h>
-#include <ATen/ops/zeros_like.h>
 #include <sys/resource.h>
 #include <torch/version.h>
 
@@ -14,7 +9,6 @@
 #include <chrono>
 #include <cmath>
 #include <ctime>
-#include <numbers>
 #include <sstream>
 
 #include "lmhead/base/error.h"
@@ -42,29 +36,6 @@ std::int64_t model_vocab_size(const TrainConfiguration& configuration, const Bat
   return configuration.model.vocab_size.value_or(batches.vocab_size());
 }
 
-/// Totals in float64 over groups of tokens.
-class ScoreSums {
- public:
-  explicit ScoreSums(std::int64_t groups) : sums_(at::zeros({groups, 3}, at::kDouble)) {}
-
-  /// Adds each token to the group that `group` [n] int64 names.
-  void add(const TokenScores& scores, const at::Tensor& group) {
-    const at::Tensor loss = -scores.log_probability.to(at::kDouble);
-    sums_.index_add_(0, group, at::stack({loss, scores.correct.to(at::kDouble), at::ones_like(loss)}, 1));
-  }
-  /// Group `index`, or all groups together.
-  GroupScores scores(std::int64_t index) const { return scores_of(sums_[index]); }
-  GroupScores all() const { return scores_of(sums_.sum(0)); }
-
- private:
-  static GroupScores scores_of(const at::Tensor& sums) {
-    const double* sum = sums.const_data_ptr<double>();
-    if (sum[2] == 0) return {};
-    return {std::int64_t(sum[2]), sum[0] / sum[2], sum[1] / sum[2]};
-  }
-  at::Tensor sums_;  // of losses, correct predictions, tokens
-};
-
 std::unique_ptr<HeadGradient> make_head_gradient(const TrainConfiguration& configuration, const LmHead& head) {
   return HeadGradient::make(configuration.head_gradient, head, configuration.loss,
                             {.hidden_size = head.hidden_size(),
@@ -88,16 +59,6 @@ double count(const ParameterList& parameters) {
 
 }  // namespace
 
-Json to_json(const CoverageScores& scores) {
-  const auto or_null = [](const std::optional<double>& value) { return value ? Json(*value) : Json(nullptr); };
-  return {{"draws_per_symbol", scores.draws_per_symbol},
-          {"share_seen", scores.share_seen},
-          {"seen_accuracy", or_null(scores.seen.top1_accuracy)},
-          {"unseen_accuracy", or_null(scores.unseen.top1_accuracy)},
-          {"seen_loss", or_null(scores.seen.loss)},
-          {"unseen_loss", or_null(scores.unseen.loss)}};
-}
-
 Json to_json(const StepRecord& record) {
   Json json = {{"step", record.step},
                {"tokens", record.tokens},
@@ -107,18 +68,7 @@ Json to_json(const StepRecord& record) {
                {"tokens_per_second", record.tokens_per_second},
                {"wall_seconds", record.wall_seconds},
                {"measure_seconds", record.measure_seconds}};
-  if (record.validation) {
-    const Validation& v = *record.validation;
-    json["validation"] = {{"loss", v.loss},
-                          {"perplexity", std::exp(v.loss)},
-                          {"bits_per_byte", v.bits_per_byte ? Json(*v.bits_per_byte) : Json(nullptr)},
-                          {"top1_accuracy", v.top1_accuracy},
-                          {"tokens", v.tokens}};
-    if (v.coverage) json["validation"]["coverage"] = to_json(*v.coverage);
-    for (const auto& [name, scores] : v.by_frequency)
-      json["validation"]["by_frequency"][name] = {
-          {"loss", *scores.loss}, {"top1_accuracy", *scores.top1_accuracy}, {"tokens", scores.tokens}};
-  }
+  if (record.validation) json["validation"] = to_json(*record.validation);
   for (const auto& item : record.observations.items()) json[item.key()] = item.value();
   return json;
 }
@@ -239,7 +189,8 @@ StepRecord Trainer::step() {
   record.measure_seconds = state_.measure_seconds;
   const std::int64_t every = configuration_.training.validate_every;
   if (step == configuration_.training.steps || (every > 0 && step % every == 0)) {
-    record.validation = validate();
+    refresh_working(parameters_);
+    record.validation = validate(model_, *batches_, frequency_bands_, step);
     if (state_.best_step == 0 || record.validation->loss < state_.best_validation_loss) {
       state_.best_step = step;
       state_.best_validation_loss = record.validation->loss;
@@ -273,32 +224,6 @@ double Trainer::accumulate_gradients(std::vector<at::Tensor>& gradients, StepVie
     last->targets = batch.targets;
   }
   return loss_sum / double(parts);
-}
-
-Validation Trainer::validate() const {
-  at::NoGradGuard no_grad;
-  refresh_working(parameters_);
-  const std::optional<Coverage> coverage = batches_->coverage(state_.step);
-  ScoreSums seen(2), bands(frequency_bands_ ? std::int64_t(frequency_bands_->names.size()) : 1);
-  for (std::int64_t index = 0; index < batches_->validation_batches(); ++index) {
-    const Batch batch = batches_->validation_batch(index);
-    const HeadInput input{model_.decoder.forward(batch.tokens), batch.tokens, {}};
-    const TokenScores scores = model_.head->token_scores(input, batch.targets);
-    bands.add(scores,
-              frequency_bands_ ? frequency_bands_->band.index_select(0, batch.targets) : at::zeros_like(batch.targets));
-    if (coverage) seen.add(scores, coverage->seen_targets.index_select(0, batch.targets).to(at::kLong));
-  }
-  const GroupScores all = bands.all();
-  Validation validation{*all.loss, std::nullopt, *all.top1_accuracy, all.tokens, std::nullopt, {}};
-  if (coverage)
-    validation.coverage = {coverage->draws_per_symbol, coverage->share_seen, seen.scores(1), seen.scores(0)};
-  if (frequency_bands_)
-    for (std::size_t band = 0; band < frequency_bands_->names.size(); ++band)
-      if (const GroupScores scores = bands.scores(std::int64_t(band)); scores.tokens > 0)
-        validation.by_frequency.emplace_back(frequency_bands_->names[band], scores);
-  if (const auto bytes = batches_->validation_bytes_per_token())
-    validation.bits_per_byte = validation.loss / std::numbers::ln2 / *bytes;
-  return validation;
 }
 
 NamedTensors Trainer::head_gradient_state() const { return head_gradient_ ? head_gradient_->state() : NamedTensors{}; }

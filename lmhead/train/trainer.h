@@ -15,30 +15,9 @@
 #include "lmhead/train/configuration.h"
 #include "lmhead/train/observer.h"
 #include "lmhead/train/run_folder.h"
+#include "lmhead/train/validation.h"
 
 namespace lmhead {
-
-/// Of a group of validation tokens; without loss and accuracy where it is empty.
-struct GroupScores {
-  std::int64_t tokens = 0;
-  std::optional<double> loss, top1_accuracy;
-};
-
-/// For synthetic languages: what training has shown so far, and how well that and the rest are known.
-struct CoverageScores {
-  double draws_per_symbol, share_seen;
-  GroupScores seen, unseen;
-};
-
-struct Validation {
-  double loss;  // nats per token
-  std::optional<double> bits_per_byte;
-  double top1_accuracy;
-  std::int64_t tokens;
-  std::optional<CoverageScores> coverage;
-  /// By how often the target occurs in training; empty for synthetic languages.
-  std::vector<std::pair<std::string, GroupScores>> by_frequency;
-};
 
 /// One step as the log has it.
 struct StepRecord {
@@ -47,7 +26,6 @@ struct StepRecord {
   std::optional<Validation> validation;
   Json observations;  // by the observers' names
 };
-Json to_json(const CoverageScores& scores);
 Json to_json(const StepRecord& record);
 
 struct TrainerControl {
@@ -93,7 +71,6 @@ class Trainer {
   StepRecord step();
   void require_finite(const char* what, double value) const;
   double accumulate_gradients(std::vector<at::Tensor>& gradients, StepView* last);
-  Validation validate() const;
   NamedTensors head_gradient_state() const;
   void save();
 

@@ -1,0 +1,89 @@
+#include "lmhead/train/validation.h"
+
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/ones_like.h>
+#include <ATen/ops/stack.h>
+#include <ATen/ops/zeros.h>
+#include <ATen/ops/zeros_like.h>
+
+#include <cmath>
+#include <nlohmann/json.hpp>
+#include <numbers>
+
+namespace lmhead {
+namespace {
+
+/// Totals in float64 over groups of tokens.
+class ScoreSums {
+ public:
+  explicit ScoreSums(std::int64_t groups) : sums_(at::zeros({groups, 3}, at::kDouble)) {}
+
+  /// Adds each token to the group that `group` [n] int64 names.
+  void add(const TokenScores& scores, const at::Tensor& group) {
+    const at::Tensor loss = -scores.log_probability.to(at::kDouble);
+    sums_.index_add_(0, group, at::stack({loss, scores.correct.to(at::kDouble), at::ones_like(loss)}, 1));
+  }
+  /// Group `index`, or all groups together.
+  GroupScores scores(std::int64_t index) const { return scores_of(sums_[index]); }
+  GroupScores all() const { return scores_of(sums_.sum(0)); }
+
+ private:
+  static GroupScores scores_of(const at::Tensor& sums) {
+    const double* sum = sums.const_data_ptr<double>();
+    if (sum[2] == 0) return {};
+    return {std::int64_t(sum[2]), sum[0] / sum[2], sum[1] / sum[2]};
+  }
+  at::Tensor sums_;  // of losses, correct predictions, tokens
+};
+
+Json to_json(const CoverageScores& scores) {
+  const auto or_null = [](const std::optional<double>& value) { return value ? Json(*value) : Json(nullptr); };
+  return {{"draws_per_symbol", scores.draws_per_symbol},
+          {"share_seen", scores.share_seen},
+          {"seen_accuracy", or_null(scores.seen.top1_accuracy)},
+          {"unseen_accuracy", or_null(scores.unseen.top1_accuracy)},
+          {"seen_loss", or_null(scores.seen.loss)},
+          {"unseen_loss", or_null(scores.unseen.loss)}};
+}
+
+}  // namespace
+
+Json to_json(const Validation& v) {
+  Json json = {{"loss", v.loss},
+               {"perplexity", std::exp(v.loss)},
+               {"bits_per_byte", v.bits_per_byte ? Json(*v.bits_per_byte) : Json(nullptr)},
+               {"top1_accuracy", v.top1_accuracy},
+               {"tokens", v.tokens}};
+  if (v.coverage) json["coverage"] = to_json(*v.coverage);
+  for (const auto& [name, scores] : v.by_frequency)
+    json["by_frequency"][name] = {
+        {"loss", *scores.loss}, {"top1_accuracy", *scores.top1_accuracy}, {"tokens", scores.tokens}};
+  return json;
+}
+
+Validation validate(const CausalModel& model, const BatchSource& batches, const std::optional<FrequencyBands>& bands,
+                    std::int64_t step) {
+  at::NoGradGuard no_grad;
+  const std::optional<Coverage> coverage = batches.coverage(step);
+  ScoreSums seen(2), by_band(bands ? std::int64_t(bands->names.size()) : 1);
+  for (std::int64_t index = 0; index < batches.validation_batches(); ++index) {
+    const Batch batch = batches.validation_batch(index);
+    const HeadInput input{model.decoder.forward(batch.tokens), batch.tokens, {}};
+    const TokenScores scores = model.head->token_scores(input, batch.targets);
+    by_band.add(scores, bands ? bands->band.index_select(0, batch.targets) : at::zeros_like(batch.targets));
+    if (coverage) seen.add(scores, coverage->seen_targets.index_select(0, batch.targets).to(at::kLong));
+  }
+  const GroupScores all = by_band.all();
+  Validation validation{*all.loss, std::nullopt, *all.top1_accuracy, all.tokens, std::nullopt, {}};
+  if (coverage)
+    validation.coverage = {coverage->draws_per_symbol, coverage->share_seen, seen.scores(1), seen.scores(0)};
+  if (bands)
+    for (std::size_t band = 0; band < bands->names.size(); ++band)
+      if (const GroupScores scores = by_band.scores(std::int64_t(band)); scores.tokens > 0)
+        validation.by_frequency.emplace_back(bands->names[band], scores);
+  if (const auto bytes = batches.validation_bytes_per_token())
+    validation.bits_per_byte = validation.loss / std::numbers::ln2 / *bytes;
+  return validation;
+}
+
+}  // namespace lmhead
