@@ -12,11 +12,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-std::string text_at(const Json& row, const char* key) {
-  const auto found = row.find(key);
-  return found != row.end() && found->is_string() ? found->get<std::string>() : std::string();
-}
-
 bool is_row(const Json& json) {
   return json.is_object() && !text_at(json, "configuration").empty() && json.contains("outcome") &&
          (json["outcome"].is_number() || json["outcome"].is_null());

@@ -4,9 +4,6 @@
 #include <limits>
 
 #include "lmhead/base/error.h"
-#include "lmhead/base/random.h"
-#include "lmhead/data/batches.h"
-#include "lmhead/study/cost.h"
 #include "lmhead/study/observed.h"
 #include "lmhead/train/run_folder.h"
 
@@ -17,23 +14,6 @@ namespace fs = std::filesystem;
 
 constexpr std::size_t kLargestCurves = 6000;  // bytes of a row that what observers said over training may fill unasked
 constexpr std::size_t kCurvePoints = 64;
-
-/// What of `json` differs from `defaults`; lists are compared whole.
-Json without_defaults(const Json& json, const Json& defaults) {
-  Json left = Json::object();
-  for (const auto& item : json.items()) {
-    const auto other = defaults.find(item.key());
-    if (other == defaults.end()) {
-      left[item.key()] = item.value();
-    } else if (item.value().is_object() && other->is_object()) {
-      const Json below = without_defaults(item.value(), *other);
-      if (!below.empty()) left[item.key()] = below;
-    } else if (item.value() != *other) {
-      left[item.key()] = item.value();
-    }
-  }
-  return left;
-}
 
 /// Every line, or where there are too many, about evenly spaced ones with the first and the last.
 std::vector<Json> thinned(const std::vector<Json>& lines) {
@@ -130,49 +110,6 @@ void flatten_numbers(const std::string& prefix, const Json& json,
   }
 }
 
-Json settings_of(const Json& complete) {
-  // A head's keys depend on its type, so its defaults do too.
-  const Json defaults = complete_configuration({{"head", {{"type", complete.at("head").at("type")}}}});
-  Json settings = without_defaults(complete, defaults);
-  settings["head"]["type"] = complete["head"]["type"];
-  if (settings.contains("data")) settings["data"].erase("path");
-  if (settings.contains("training"))
-    for (const char* key : {"threads", "checkpoint_every", "keep_last"}) settings["training"].erase(key);
-  return settings;
-}
-
-std::string configuration_hash(const Json& complete) {
-  const nlohmann::json sorted = nlohmann::json::parse(settings_of(complete).dump());
-  return hash_text_in_hex(sorted.dump());
-}
-
-const RunIdentity& RunIdentities::of(const StudyRun& run) {
-  const auto known = runs_.find(run.folder);
-  if (known != runs_.end()) return known->second;
-  RunIdentity identity{configuration_hash(run.configuration), std::nullopt, std::nullopt};
-  const auto configuration = read_options<RunConfiguration>(run.configuration).train;
-  Json data = run.configuration.at("data");
-  const std::string data_key = data.dump() + run.configuration["model"]["vocab_size"].dump();
-  try {
-    auto found = datasets_.find(data_key);
-    if (found == datasets_.end()) {
-      const auto batches =
-          open_batches(configuration.data, std::uint64_t(configuration.training.seed), configuration.model.vocab_size);
-      found = datasets_.emplace(data_key, std::pair(batches->content_hash(), batches->vocab_size())).first;
-    }
-    identity.dataset = found->second.first;
-    const std::int64_t vocab_size = configuration.model.vocab_size.value_or(found->second.second);
-    std::string flops_key = data.dump() + std::to_string(vocab_size);
-    for (const char* part : {"model", "head", "head_gradient"}) flops_key += run.configuration[part].dump();
-    const auto flops = flops_.find(flops_key);
-    identity.flops_per_token = flops != flops_.end()
-                                   ? flops->second
-                                   : (flops_[flops_key] = training_flops_per_token(configuration, vocab_size));
-  } catch (const std::exception&) {  // no such data, or too large for memory: the run itself will say so
-  }
-  return runs_.emplace(run.folder, std::move(identity)).first->second;
-}
-
 Json make_row(const Study& study, const StudyRun& run, const RunIdentity& identity, const fs::path& run_folder) {
   const auto summary = read_summary(run_folder);
   require(summary && summary->contains("final") && (*summary)["final"].is_object(), "study", run_folder.string(),
@@ -218,6 +155,11 @@ Json make_diverged_row(const Study& study, const StudyRun& run, const RunIdentit
   row["curve"] = curve_of(study, read_log(run_folder));
   add_cost(row, run, identity, read_summary(run_folder).value_or(Json::object()));
   return row;
+}
+
+std::string text_at(const Json& row, const char* key) {
+  const auto found = row.find(key);
+  return found != row.end() && found->is_string() ? found->get<std::string>() : std::string();
 }
 
 double outcome_of(const Json& row) {

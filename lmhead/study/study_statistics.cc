@@ -80,8 +80,8 @@ class StudyReader {
       add(wall, "wall_seconds");
       add(measure, "measure_seconds");
       add(flops, "flops");
-      if (row->value("dataset", Json()).is_string()) datasets.insert((*row)["dataset"].get<std::string>());
-      if (row->value("version", Json()).is_string()) versions.insert((*row)["version"].get<std::string>());
+      if (const std::string dataset = text_at(*row, "dataset"); !dataset.empty()) datasets.insert(dataset);
+      if (const std::string version = text_at(*row, "version"); !version.empty()) versions.insert(version);
       if (row->value("threads", Json()).is_number_integer()) threads.insert((*row)["threads"].get<std::int64_t>());
     }
     return {{"known", finished + missing + std::size_t(confirmed_.plan.to_come)},
