@@ -36,21 +36,24 @@ def words_of(statistics: dict) -> str:
     words = "; ".join(f"{arm}: {verdict.split(';')[0]}" for arm, verdict in verdicts)
     if len(words) <= LONGEST:
         return words
-    counts = collections.Counter(verdict.split(":")[0].split(" larger")[0] for _, verdict in verdicts)
+    counts = collections.Counter(verdict.split(":")[0].split(" larger")[0].split(" shown,")[0] for _, verdict in verdicts)
     return f"{len(verdicts)} comparisons: " + ", ".join(f"{count} {what}" for what, count in counts.most_common())
 
 
+def line_of(study: Path, statistics: dict) -> str:
+    """The study's row of the table; whether its document is there decides what it says."""
+    if not (ROOT / "docs/results" / f"{study.stem}.md").is_file():
+        runs = statistics["runs"]["finished"]
+        return f"| [{study.stem}](../../studies/{study.name}) | {f'begun, {runs} runs' if runs else 'not run'} | |"
+    return f"| [{study.stem}]({study.stem}.md) | {state_of(statistics)} | {words_of(statistics)} |"
+
+
+def listed_studies() -> list[Path]:
+    return sorted(study for study in (ROOT / "studies").glob("*.json") if study.stem != "demo")
+
+
 def main() -> None:
-    lines = []
-    for study in sorted((ROOT / "studies").glob("*.json")):
-        if study.stem == "demo":
-            continue
-        statistics = compute_statistics(study, ROOT / "studies/rows", [])
-        if not (ROOT / "docs/results" / f"{study.stem}.md").is_file():
-            runs = statistics["runs"]["finished"]
-            lines.append(f"| [{study.stem}](../../studies/{study.name}) | {f'begun, {runs} runs' if runs else 'not run'} | |")
-            continue
-        lines.append(f"| [{study.stem}]({study.stem}.md) | {state_of(statistics)} | {words_of(statistics)} |")
+    lines = [line_of(study, compute_statistics(study, ROOT / "studies/rows", [])) for study in listed_studies()]
     (ROOT / "docs/results/README.md").write_text(HEAD + "\n".join(lines) + "\n", encoding="utf-8")
 
 

@@ -99,6 +99,7 @@ Verdict decide(const PairedStatistics& statistics, const VerdictRule& rule) {
   if (low > 0 && significant) return {Finding::kHarm, std::nullopt, "harm shown: " + figures};
   if (high < 0 && significant) return {Finding::kGain, std::nullopt, "gain shown: " + figures};
   if (rule.margin && high < *rule.margin) {
+    if (high < 0) return {Finding::kNoHarm, std::nullopt, "no harm shown, nor a gain after Holm's correction"};
     const double bound = high > 0 ? high : 0;  // never minus zero
     return {Finding::kNoHarm, std::nullopt,
             "no harm larger than " + format("%.*f", decimals_for(*rule.margin), bound) + " shown"};

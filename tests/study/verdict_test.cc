@@ -31,10 +31,17 @@ TEST(Verdict, NeedsHolmsCorrectionToAgree) {
   EXPECT_GT(*verdict.more_seeds, 0);
 }
 
+TEST(Verdict, CallsAGainThatHolmRefusesNoHarm) {
+  const Verdict verdict = decide(with_holm({-0.05, -0.02, -0.06, -0.01, -0.05}, 20), {.margin = 0.02});
+  EXPECT_EQ(verdict.finding, Finding::kNoHarm);
+  EXPECT_EQ(verdict.words, "no harm shown, nor a gain after Holm's correction");
+}
+
 TEST(Verdict, BoundsTheHarmWhereTheIntervalEndsBelowTheMargin) {
   const Verdict verdict = decide(with_holm(kNear), {.margin = 0.02});
   EXPECT_EQ(verdict.finding, Finding::kNoHarm);
   EXPECT_EQ(verdict.words, "no harm larger than 0.0024 shown");
+  EXPECT_EQ(decide(with_holm({0, 0, 0}), {.margin = 0.02}).words, "no harm larger than 0.0000 shown");
   EXPECT_EQ(decide(with_holm(kNear), {}).finding, Finding::kUndecided);
   EXPECT_EQ(decide(with_holm(kNear), {.margin = 0.001}).finding, Finding::kUndecided);
 }

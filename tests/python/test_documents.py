@@ -1,0 +1,59 @@
+"""The committed documents say what the committed rows say."""
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+from lmhead import study_document
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "scripts"))
+
+import results_index  # noqa: E402
+
+RESULTS = sorted(path for path in (ROOT / "docs/results").glob("*.md") if path.stem != "README")
+NUMBER = r"[+−-]?\d+\.\d+"
+INTERVAL = re.compile(rf"({NUMBER}) \[({NUMBER}), ({NUMBER})\]")
+LINK = re.compile(r"\[[^\]]*\]\(([^)#:\s]+)(?:#[^)]*)?\)")
+
+
+@pytest.mark.parametrize("study", results_index.listed_studies(), ids=lambda path: path.stem)
+def test_a_study_is_told_as_its_rows_have_it(study, monkeypatch):
+    if not (ROOT / ".venv/bin/lmhead").is_file():
+        pytest.skip("lmhead is not installed")
+    monkeypatch.chdir(ROOT)
+    statistics = study_document.compute_statistics(study, Path("studies/rows"), [])
+    index = (ROOT / "docs/results/README.md").read_text(encoding="utf-8")
+    assert results_index.line_of(study, statistics) in index.split("\n")
+    document = ROOT / "docs/results" / f"{study.stem}.md"
+    if not document.is_file():
+        return
+    text = document.read_text(encoding="utf-8")
+    commands = text[text.rindex("```\nlmhead study ") + 4 : text.rindex("\n```")].split("\n")
+    plots = re.findall(r"!\[([^\]]*)\]\(([^)]*)\)", text)
+    assert study_document.render(statistics, document.stem, commands, plots) == text
+
+
+def figures(text: str) -> list[tuple[list[float], list[int]]]:
+    """Every difference with its interval, and the decimals of the three numbers."""
+    return [
+        ([float(part.replace("−", "-")) for part in found], [len(part.split(".")[1]) for part in found])
+        for found in INTERVAL.findall(text)
+    ]
+
+
+def test_every_interval_of_the_dispute_stands_in_a_result():
+    known = [values for path in RESULTS for values, _ in figures(path.read_text(encoding="utf-8"))]
+    known += [[-mean, -high, -low] for mean, low, high in known]  # told from the other side
+    for values, decimals in figures((ROOT / "docs/dispute.md").read_text(encoding="utf-8")):
+        halves = [0.5 * 10**-places + 1e-9 for places in decimals]
+        assert any(
+            all(abs(a - b) <= half for a, b, half in zip(values, result, halves, strict=True)) for result in known
+        ), values
+
+
+@pytest.mark.parametrize("page", [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")], ids=lambda path: path.name)
+def test_links_lead_somewhere(page):
+    for target in LINK.findall(page.read_text(encoding="utf-8")):
+        assert (page.parent / target).exists(), target
