@@ -4,6 +4,7 @@
 Comments are not reflowed, since some hold tables: one that is too long is named and left to be wrapped by hand.
 """
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -15,7 +16,11 @@ COLUMNS = 120  # ColumnLimit in .clang-format
 def main() -> int:
     sources = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*") if path.suffix in {".h", ".cc"})
     mode = ["--dry-run", "--Werror"] if "--check" in sys.argv[1:] else ["-i"]
-    program = pathlib.Path(sys.executable).parent / "clang-format"
+    beside = pathlib.Path(sys.executable).parent  # in the environment of requirements.txt
+    program = shutil.which("clang-format", path=beside) or shutil.which("clang-format")
+    if program is None:
+        print("clang-format must be installed, as requirements.txt has it, got none")
+        return 2
     done = subprocess.run([program, "--style=file", *mode, *sources], check=False)
     wrong = [
         f"{path.relative_to(ROOT)}:{number}: {len(line)} columns, at most {COLUMNS}"
