@@ -1,13 +1,6 @@
-"""lmhead measure and lmhead inspect, whole: tiny checkpoints of transformers against float64 NumPy, hostile input, the hub."""
+"""lmhead measure and lmhead inspect, whole: tiny checkpoints of transformers against float64 NumPy, hostile input."""
 
-import http.server
 import json
-import os
-import pathlib
-import subprocess
-import sys
-import threading
-import time
 
 import pytest
 
@@ -15,81 +8,8 @@ np = pytest.importorskip("numpy")
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 tokenizers = pytest.importorskip("tokenizers")
+from measure_fixtures import TEXTS, checkpoint, command, make_tokenizer, refused, text_files  # noqa: E402, F401
 from safetensors.torch import load_file, save_file  # noqa: E402
-
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-TEXTS = ["The quick brown fox jumps over the lazy dog. Ünïcödé – 数学 🙂 ends it.\n" * 3,
-         "A second document, a little shorter,\n\nwith an empty line in it.\n" * 4]
-PROGRAMS = ("tokenize", "fetch", "measurement-report")
-
-
-@pytest.fixture(scope="module")
-def command(tmp_path_factory):
-    """Runs lmhead as built, with the Python programs of this tree on the path."""
-    built = sorted(ROOT.glob("build/*/bin/lmhead"), key=lambda path: path.stat().st_mtime)
-    if not built:
-        pytest.skip("lmhead is not built")
-    folder = tmp_path_factory.mktemp("bin")
-    for name in PROGRAMS:
-        program = folder / f"lmhead-{name}"
-        program.write_text(f"#!{sys.executable}\nimport sys\nsys.path.insert(0, {str(ROOT / 'python')!r})\n"
-                           f"from lmhead.__main__ import main\nsys.exit(main([{name!r}, *sys.argv[1:]]))\n")
-        program.chmod(0o755)
-
-    def peak(*arguments):
-        """The most anonymous memory that the run held, in bytes: mapped files are not in it."""
-        process = subprocess.Popen([built[-1], *map(str, arguments)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        most = 0
-        while process.poll() is None:
-            try:
-                status = pathlib.Path(f"/proc/{process.pid}/status").read_text()
-            except OSError:
-                break
-            most = max([most, *(int(line.split()[1]) for line in status.splitlines() if line.startswith("RssAnon"))])
-            time.sleep(0.002)
-        assert process.wait() == 0
-        return most * 1024
-
-    def run(*arguments, expect=0, **environment):
-        path = f"{folder}:{os.environ['PATH']}"
-        done = subprocess.run([built[-1], *map(str, arguments)], capture_output=True, text=True, timeout=300,
-                              env={**os.environ, "PATH": path, **environment})
-        assert done.returncode == expect, f"{done.returncode}\n{done.stdout}\n{done.stderr}"
-        return done
-
-    run.peak = peak
-    return run
-
-
-def make_tokenizer(folder, vocab_size=300):
-    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
-    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.train_from_iterator(TEXTS, tokenizers.trainers.BpeTrainer(
-        vocab_size=vocab_size, special_tokens=["<s>"], show_progress=False,
-        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet()))
-    tokenizer.post_processor = tokenizers.processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
-    tokenizer.save(str(folder / "tokenizer.json"))
-    return tokenizer
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("llama")
-    torch.manual_seed(3)
-    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(
-        vocab_size=320, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=64, initializer_range=0.3, eos_token_id=7))
-    model.save_pretrained(folder)
-    make_tokenizer(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def text_files(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("text")
-    for index, text in enumerate(TEXTS):
-        (folder / f"{index}.txt").write_text(text, encoding="utf-8")
-    return [folder / f"{index}.txt" for index in range(len(TEXTS))]
 
 
 def features_of(folder, documents, length):
@@ -247,13 +167,6 @@ def test_inspect_lists_what_the_file_holds(command, checkpoint):
     assert "lm_head.weight" in command("inspect", checkpoint / "model.safetensors").stdout
 
 
-def refused(command, *arguments, **environment):
-    done = command("measure", *arguments, expect=2, **environment)
-    assert done.stderr.startswith("[") and len(done.stderr.strip().splitlines()) == 1, done.stderr
-    assert not done.stdout
-    return done.stderr
-
-
 def test_wrong_requests_get_one_line_and_exit_code_2(command, checkpoint, text_files, tmp_path):
     np.array([1, 2, 320], "<u2").tofile(tmp_path / "ids.bin")
     assert "below the vocabulary size 320, got 320" in refused(command, checkpoint, "--tokens", tmp_path / "ids.bin")
@@ -275,86 +188,6 @@ def test_wrong_requests_get_one_line_and_exit_code_2(command, checkpoint, text_f
     (small / "config.json").write_text(json.dumps({**configuration, "hidden_size": "wide"}))
     message = refused(command, small, "--text", text_files[0])
     assert "config.json" in message and "hidden_size" in message
-
-
-class Hub(http.server.BaseHTTPRequestHandler):
-    """As much of the hub's interface as fetching a model takes."""
-
-    files: dict = {}
-    sha = "0123456789abcdef0123456789abcdef01234567"
-    asked: list = []
-
-    def do_GET(self):
-        self.answer(True)
-
-    def do_HEAD(self):
-        self.answer(False)
-
-    def answer(self, with_body):
-        path = self.path.partition("?")[0]
-        self.asked.append(path)
-        headers = {"X-Repo-Commit": self.sha}
-        name = path.rpartition(f"/resolve/{self.sha}/")[2]
-        if path.startswith("/api/models/some/model/tree/"):
-            body = json.dumps([{"type": "file", "path": name, "size": len(data), "oid": f"{index:040x}"}
-                               for index, (name, data) in enumerate(self.files.items())]).encode()
-        elif path.startswith("/api/models/some/model"):
-            body = json.dumps({"id": "some/model", "sha": self.sha, "private": False, "tags": [], "downloads": 0, "likes": 0,
-                               "siblings": [{"rfilename": name} for name in self.files]}).encode()
-        elif path.startswith("/some/model/resolve/") and name in self.files:
-            body = self.files[name]
-            headers["ETag"] = f'"{hash(name) & 0xffffffff:x}"'
-        else:
-            body = b'{"error": "Repository not found"}'
-            headers["X-Error-Code"] = "RepoNotFound"
-        self.send_response(404 if "X-Error-Code" in headers else 200)
-        for key, value in {**headers, "Content-Length": str(len(body)), "Content-Type": "application/json"}.items():
-            self.send_header(key, value)
-        self.end_headers()
-        if with_body:
-            self.wfile.write(body)
-
-    def log_message(self, *arguments):
-        pass
-
-
-@pytest.fixture
-def hub(checkpoint):
-    Hub.files = {file.name: file.read_bytes() for file in checkpoint.iterdir() if file.is_file()}
-    Hub.files["pytorch_model.bin"] = b"pickle"
-    Hub.asked.clear()
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
-
-
-def test_a_name_on_the_hub_is_fetched_once_and_never_as_pickle(command, checkpoint, text_files, hub, tmp_path):
-    environment = {"HF_ENDPOINT": hub, "HF_HOME": str(tmp_path / "cache"), "HF_HUB_DISABLE_XET": "1",
-                   "HF_HUB_DISABLE_TELEMETRY": "1", "no_proxy": "127.0.0.1", "NO_PROXY": "127.0.0.1"}
-    arguments = ("--text", *text_files, "--only", "gradient_retention", "--json", tmp_path / "out.json")
-    command("measure", "some/model", *arguments, **environment)
-    fetched = json.loads((tmp_path / "out.json").read_text())["models"][0]
-    assert any(path.endswith("model.safetensors") for path in Hub.asked)
-    assert not any("pytorch_model.bin" in path for path in Hub.asked)
-    command("measure", "some/model", *arguments, **environment, HF_HUB_OFFLINE="1")
-    command("measure", checkpoint, *arguments)
-    local = json.loads((tmp_path / "out.json").read_text())["models"][0]
-    assert fetched["gradient_retention"] == local["gradient_retention"] and fetched["model"] == "some/model"
-    message = refused(command, "some/other", *arguments, **environment)
-    assert "some/other" in message and "[fetch]" in message
-
-
-def test_sampling_takes_a_name_on_the_hub_too(command, checkpoint, hub, tmp_path):
-    environment = {"HF_ENDPOINT": hub, "HF_HOME": str(tmp_path / "cache"), "HF_HUB_DISABLE_XET": "1",
-                   "HF_HUB_DISABLE_TELEMETRY": "1", "no_proxy": "127.0.0.1", "NO_PROXY": "127.0.0.1"}
-    arguments = ("--prompt-ids", "1,2,3", "--max-new-tokens", 5, "--temperature", 0, "--ids")
-    fetched = command("sample", "some/model", *arguments, **environment)
-    assert fetched.stdout == command("sample", checkpoint, *arguments).stdout
-    for verb in (("sample", "some/other", *arguments), ("inspect", "some/other")):
-        done = command(*verb, expect=2, **environment)
-        assert done.stderr.startswith("[fetch]") and len(done.stderr.strip().splitlines()) == 1
 
 
 def test_many_tokens_are_sketched_between_bounds(command, tmp_path):
