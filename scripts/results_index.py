@@ -41,9 +41,11 @@ def words_of(statistics: dict) -> str:
 
 
 def line_of(study: Path, statistics: dict) -> str:
-    """The study's row of the table; whether its document is there decides what it says."""
+    """The study's row of the table. Without a document only its own rows count: which of others it shares is known
+    only where its data is."""
     if not (ROOT / "docs/results" / f"{study.stem}.md").is_file():
-        runs = statistics["runs"]["finished"]
+        rows = ROOT / "studies/rows" / f"{study.stem}.jsonl"
+        runs = len(rows.read_text(encoding="utf-8").splitlines()) if rows.is_file() else 0
         return f"| [{study.stem}](../../studies/{study.name}) | {f'begun, {runs} runs' if runs else 'not run'} | |"
     return f"| [{study.stem}]({study.stem}.md) | {state_of(statistics)} | {words_of(statistics)} |"
 
