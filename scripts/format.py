@@ -4,13 +4,14 @@
 Comments are not reflowed, since some hold tables: one that is too long is named and left to be wrapped by hand.
 """
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 ROOMS = ["lmhead", "tests", "fuzz"]
-COLUMNS = 120  # ColumnLimit in .clang-format
+COLUMNS = int(re.search(r"ColumnLimit: (\d+)", (ROOT / ".clang-format").read_text())[1])
 
 
 def main() -> int:

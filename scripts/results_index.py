@@ -40,10 +40,14 @@ def words_of(statistics: dict) -> str:
     return f"{len(verdicts)} comparisons: " + ", ".join(f"{count} {what}" for what, count in counts.most_common())
 
 
-def line_of(study: Path, statistics: dict) -> str:
-    """The study's row of the table. Without a document only its own rows count: which of others it shares is known
-    only where its data is."""
-    if not (ROOT / "docs/results" / f"{study.stem}.md").is_file():
+def document_of(study: Path) -> Path:
+    return ROOT / "docs/results" / f"{study.stem}.md"
+
+
+def line_of(study: Path, statistics: dict | None) -> str:
+    """The study's row of the table; `statistics` is None where it has no document. Then only its own rows count: which
+    of others it shares is known only where its data is."""
+    if statistics is None:
         rows = ROOT / "studies/rows" / f"{study.stem}.jsonl"
         runs = len(rows.read_text(encoding="utf-8").splitlines()) if rows.is_file() else 0
         return f"| [{study.stem}](../../studies/{study.name}) | {f'begun, {runs} runs' if runs else 'not run'} | |"
@@ -55,7 +59,10 @@ def listed_studies() -> list[Path]:
 
 
 def main() -> None:
-    lines = [line_of(study, compute_statistics(study, ROOT / "studies/rows", [])) for study in listed_studies()]
+    lines = []
+    for study in listed_studies():
+        documented = document_of(study).is_file()
+        lines.append(line_of(study, compute_statistics(study, ROOT / "studies/rows", []) if documented else None))
     (ROOT / "docs/results/README.md").write_text(HEAD + "\n".join(lines) + "\n", encoding="utf-8")
 
 

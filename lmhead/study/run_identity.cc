@@ -38,10 +38,12 @@ Json settings_of(const Json& complete) {
   return settings;
 }
 
-std::string configuration_hash(const Json& complete) {
-  const nlohmann::json sorted = nlohmann::json::parse(settings_of(complete).dump());
+std::string hash_of_values(const Json& json) {
+  const nlohmann::json sorted = nlohmann::json::parse(json.dump());
   return hash_text_in_hex(sorted.dump());
 }
+
+std::string configuration_hash(const Json& complete) { return hash_of_values(settings_of(complete)); }
 
 const RunIdentity& RunIdentities::of(const StudyRun& run) {
   const auto known = runs_.find(run.folder);

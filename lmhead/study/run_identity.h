@@ -18,6 +18,8 @@ struct RunIdentity {
   std::optional<double> flops_per_token;  // nothing where the data, and so the vocabulary, is not there
 };
 
+/// A hash of every value, the same for any order of keys.
+std::string hash_of_values(const Json& json);
 /// A hash of every value that is not its key's default and can change a run's figures: not of `data.path`,
 /// threads or checkpoints. A new key with a neutral default changes no hash; two orders of keys give one.
 std::string configuration_hash(const Json& complete);

@@ -6,7 +6,6 @@
 #include <numeric>
 #include <set>
 
-#include "lmhead/base/random.h"
 #include "lmhead/study/arm_comparisons.h"
 #include "lmhead/study/arm_summary.h"
 #include "lmhead/study/correlations.h"
@@ -57,8 +56,7 @@ class StudyReader {
     Json json = study_.json;
     for (const char* key : {"description", "source", "limits", "details", "against"}) json.erase(key);
     if (json["base"].contains("data") && json["base"]["data"].is_object()) json["base"]["data"].erase("path");
-    const nlohmann::json sorted = nlohmann::json::parse(json.dump());
-    return hash_text_in_hex(sorted.dump());
+    return hash_of_values(json);
   }
 
   Json runs() {

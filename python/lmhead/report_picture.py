@@ -10,21 +10,24 @@ from pathlib import Path
 from lmhead.report_runs import ReportError
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+HEADLESS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+
+
+def find_browser() -> str | None:
+    """The first of BROWSERS that is on the path."""
+    return next((found for name in BROWSERS if (found := shutil.which(name))), None)
 
 
 def take(page: Path, picture: Path, width: int = 1280, height: int = 1600) -> None:
     """Writes `picture` (PNG) of `page` in a window of that size; ReportError where no browser can."""
-    browser = next((found for name in BROWSERS if (found := shutil.which(name))), None)
+    browser = find_browser()
     if browser is None:
         raise ReportError(f"a picture needs one of {', '.join(BROWSERS)} on the path, got none")
     with tempfile.TemporaryDirectory() as profile:
         shot = Path(profile) / "picture.png"
         command = [
             browser,
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--disable-background-networking",
+            *HEADLESS,
             "--hide-scrollbars",
             "--virtual-time-budget=8000",
             f"--window-size={width},{height}",

@@ -1,7 +1,6 @@
 """lmhead report: nothing in a run's files can run, the page needs no network, and what cannot be done is said."""
 
 import json
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -49,17 +48,14 @@ def test_the_page_asks_nothing_of_a_network(tmp_path):
 
 
 def test_a_browser_draws_every_panel_and_runs_nothing_else(tmp_path):
-    browser = next((found for name in report_picture.BROWSERS if (found := shutil.which(name))), None)
+    browser = report_picture.find_browser()
     if browser is None:
         pytest.skip("no Chromium")
     make_study(tmp_path / "study", arms=((HOSTILE, 4), ("<b>full</b> %{y}", 128)))
     report_of(tmp_path / "study")
     command = [
         browser,
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-background-networking",
+        *report_picture.HEADLESS,
         "--dump-dom",
         "--virtual-time-budget=5000",
         f"--user-data-dir={tmp_path}/profile",
