@@ -8,7 +8,8 @@ import pathlib
 import re
 import sys
 
-STEPS = [["base"], ["data", "kernels"], ["heads"], ["models"], ["train", "diagnose"], ["study"], ["cli"]]
+STEPS = [["base"], ["data", "kernels", "statistics"], ["heads"], ["models"], ["train", "diagnose"], ["run"], ["measure"],
+         ["study"], ["cli"]]
 INCLUDE = re.compile(r'^\s*#\s*include\s*[<"]lmhead/([a-z_]+)/')
 
 

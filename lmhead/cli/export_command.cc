@@ -4,7 +4,7 @@
 #include "lmhead/base/error.h"
 #include "lmhead/cli/commands.h"
 #include "lmhead/models/hf_export.h"
-#include "lmhead/study/trained_model.h"
+#include "lmhead/run/trained_model.h"
 
 namespace lmhead {
 

@@ -7,8 +7,8 @@
 #include "lmhead/base/files.h"
 #include "lmhead/cli/commands.h"
 #include "lmhead/cli/model_argument.h"
+#include "lmhead/measure/measured_model.h"
 #include "lmhead/models/safetensors_folder.h"
-#include "lmhead/study/measured_model.h"
 
 namespace lmhead {
 namespace {

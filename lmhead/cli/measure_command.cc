@@ -11,7 +11,7 @@
 #include "lmhead/cli/model_argument.h"
 #include "lmhead/cli/progress.h"
 #include "lmhead/cli/python_program.h"
-#include "lmhead/study/measurement.h"
+#include "lmhead/measure/measurement.h"
 
 namespace lmhead {
 namespace {

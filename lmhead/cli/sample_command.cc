@@ -12,7 +12,7 @@
 #include "lmhead/kernels/linear_cross_entropy.h"
 #include "lmhead/models/generation.h"
 #include "lmhead/models/pretrained.h"
-#include "lmhead/study/trained_model.h"
+#include "lmhead/run/trained_model.h"
 
 namespace lmhead {
 namespace {

@@ -7,7 +7,7 @@
 #include <optional>
 #include <vector>
 
-#include "lmhead/study/verdict.h"
+#include "lmhead/statistics/verdict.h"
 
 namespace lmhead {
 namespace {

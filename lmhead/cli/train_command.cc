@@ -6,7 +6,7 @@
 #include "lmhead/base/error.h"
 #include "lmhead/cli/commands.h"
 #include "lmhead/cli/progress.h"
-#include "lmhead/study/run.h"
+#include "lmhead/run/run.h"
 
 namespace lmhead {
 namespace {

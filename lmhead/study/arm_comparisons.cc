@@ -6,8 +6,8 @@
 #include <cmath>
 #include <optional>
 
+#include "lmhead/statistics/verdict.h"
 #include "lmhead/study/arm_summary.h"
-#include "lmhead/study/verdict.h"
 
 namespace lmhead {
 namespace {

@@ -4,7 +4,7 @@
 #include <map>
 #include <set>
 
-#include "lmhead/study/observed.h"
+#include "lmhead/study/over_training.h"
 
 namespace lmhead {
 namespace {

@@ -1,7 +1,7 @@
 // What statistics.json says of one arm.
 #pragma once
 
-#include "lmhead/study/study_rows.h"
+#include "lmhead/study/confirmed_rows.h"
 
 namespace lmhead {
 

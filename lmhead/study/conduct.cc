@@ -7,8 +7,8 @@
 #include <set>
 
 #include "lmhead/base/error.h"
-#include "lmhead/study/cost.h"
-#include "lmhead/study/results.h"
+#include "lmhead/run/cost.h"
+#include "lmhead/study/long_form_results.h"
 
 namespace lmhead {
 namespace {

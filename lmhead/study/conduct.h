@@ -8,9 +8,9 @@
 #include <string>
 #include <vector>
 
+#include "lmhead/run/run_processes.h"
 #include "lmhead/study/plan.h"
 #include "lmhead/study/row_store.h"
-#include "lmhead/study/run_processes.h"
 
 namespace lmhead {
 

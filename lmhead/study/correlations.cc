@@ -6,9 +6,9 @@
 #include <map>
 #include <set>
 
-#include "lmhead/study/curves.h"
+#include "lmhead/statistics/curves.h"
+#include "lmhead/statistics/rank_correlation.h"
 #include "lmhead/study/equal_cost.h"
-#include "lmhead/study/rank_correlation.h"
 
 namespace lmhead {
 namespace {

@@ -7,8 +7,8 @@
 #include <vector>
 
 #include "lmhead/base/options.h"
+#include "lmhead/statistics/statistics.h"
 #include "lmhead/study/conduct.h"
-#include "lmhead/study/statistics.h"
 
 namespace lmhead {
 

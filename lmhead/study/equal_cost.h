@@ -8,8 +8,8 @@
 
 #include "lmhead/base/options.h"
 #include "lmhead/diagnose/diagnostic.h"
-#include "lmhead/study/curves.h"
-#include "lmhead/study/statistics.h"
+#include "lmhead/statistics/curves.h"
+#include "lmhead/statistics/statistics.h"
 
 namespace lmhead {
 

@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "lmhead/study/rows.h"
+#include "lmhead/study/run_row.h"
 
 namespace lmhead {
 

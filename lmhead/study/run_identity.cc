@@ -2,8 +2,8 @@
 
 #include "lmhead/base/random.h"
 #include "lmhead/data/batches.h"
-#include "lmhead/study/cost.h"
-#include "lmhead/study/run.h"
+#include "lmhead/run/cost.h"
+#include "lmhead/run/run.h"
 
 namespace lmhead {
 namespace {

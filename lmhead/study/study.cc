@@ -5,7 +5,7 @@
 #include <set>
 
 #include "lmhead/base/error.h"
-#include "lmhead/study/run.h"
+#include "lmhead/run/run.h"
 #include "lmhead/study/study_arms.h"
 #include "lmhead/study/study_json.h"
 #include "lmhead/study/study_questions.h"

@@ -8,10 +8,10 @@
 
 #include "lmhead/study/arm_comparisons.h"
 #include "lmhead/study/arm_summary.h"
+#include "lmhead/study/confirmed_rows.h"
 #include "lmhead/study/correlations.h"
 #include "lmhead/study/equal_cost.h"
-#include "lmhead/study/results.h"
-#include "lmhead/study/study_rows.h"
+#include "lmhead/study/long_form_results.h"
 
 namespace lmhead {
 namespace {

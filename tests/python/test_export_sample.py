@@ -153,9 +153,9 @@ def test_transformers_computes_what_the_run_does(name, runs, tmp_path):
 
 @pytest.mark.parametrize("name", CASES)
 def test_logits_agree_to_five_digits(name, runs, tmp_path):
-    tests = LMHEAD.parent / "test_study"
+    tests = LMHEAD.parent / "test_run"
     if not tests.exists():
-        pytest.skip("test_study is not built")
+        pytest.skip("test_run is not built")
     run, exported = runs(name, *CASES[name][1:]), tmp_path / "exported"
     call("export", run, exported)
     environment = dict(os.environ, OMP_NUM_THREADS="1", LMHEAD_RUN=str(run), LMHEAD_LOGITS=str(tmp_path / "logits"))

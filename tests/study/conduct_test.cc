@@ -4,8 +4,8 @@
 #include <cmath>
 #include <set>
 
-#include "lmhead/study/results.h"
-#include "lmhead/study/statistics.h"
+#include "lmhead/statistics/statistics.h"
+#include "lmhead/study/long_form_results.h"
 #include "lmhead/study/study_statistics.h"
 #include "tests/study/study_fixtures.h"
 

@@ -3,7 +3,7 @@
 
 #include <cmath>
 
-#include "lmhead/study/rank_correlation.h"
+#include "lmhead/statistics/rank_correlation.h"
 #include "lmhead/study/study_statistics.h"
 #include "tests/study/study_fixtures.h"
 

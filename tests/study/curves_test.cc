@@ -1,12 +1,12 @@
 // Curves read at equal cost, and what it takes to reach an outcome.
-#include "lmhead/study/curves.h"
+#include "lmhead/statistics/curves.h"
 
 #include <gtest/gtest.h>
 
 #include <cmath>
 #include <nlohmann/json.hpp>
 
-#include "lmhead/study/cost.h"
+#include "lmhead/run/cost.h"
 
 namespace lmhead {
 namespace {

@@ -5,8 +5,8 @@
 
 #include <deque>
 
+#include "lmhead/run/run.h"
 #include "lmhead/study/conduct.h"
-#include "lmhead/study/run.h"
 #include "tests/train/train_fixtures.h"
 
 namespace lmhead {

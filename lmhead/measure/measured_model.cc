@@ -1,4 +1,4 @@
-#include "lmhead/study/measured_model.h"
+#include "lmhead/measure/measured_model.h"
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>

@@ -1,8 +1,8 @@
-#include "lmhead/study/run.h"
+#include "lmhead/run/run.h"
 
 #include <gtest/gtest.h>
 
-#include "lmhead/study/results.h"
+#include "lmhead/study/long_form_results.h"
 #include "tests/train/train_fixtures.h"
 
 namespace lmhead {

@@ -1,5 +1,5 @@
 // Windows against their definition, and published figures of real models where ../shared/data is there.
-#include "lmhead/study/measurement.h"
+#include "lmhead/measure/measurement.h"
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>

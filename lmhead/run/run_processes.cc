@@ -1,4 +1,4 @@
-#include "lmhead/study/run_processes.h"
+#include "lmhead/run/run_processes.h"
 
 #include <ATen/Parallel.h>
 #include <fcntl.h>
@@ -15,7 +15,7 @@
 #include <nlohmann/json.hpp>
 
 #include "lmhead/base/error.h"
-#include "lmhead/study/run.h"
+#include "lmhead/run/run.h"
 
 namespace lmhead {
 namespace {

@@ -1,4 +1,4 @@
-#include "lmhead/study/run.h"
+#include "lmhead/run/run.h"
 
 #include <ATen/Parallel.h>
 #include <ATen/ops/arange.h>

@@ -1,4 +1,4 @@
-#include "lmhead/study/curves.h"
+#include "lmhead/statistics/curves.h"
 
 #include <algorithm>
 #include <cmath>

@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "lmhead/study/run.h"
+#include "lmhead/run/run.h"
 
 namespace lmhead {
 

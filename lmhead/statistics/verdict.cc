@@ -1,4 +1,4 @@
-#include "lmhead/study/verdict.h"
+#include "lmhead/statistics/verdict.h"
 
 #include <algorithm>
 #include <cmath>

@@ -1,4 +1,4 @@
-#include "lmhead/study/measurement.h"
+#include "lmhead/measure/measurement.h"
 
 #include <ATen/core/grad_mode.h>
 

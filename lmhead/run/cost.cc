@@ -1,4 +1,4 @@
-#include "lmhead/study/cost.h"
+#include "lmhead/run/cost.h"
 
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>

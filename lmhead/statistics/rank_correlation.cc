@@ -1,4 +1,4 @@
-#include "lmhead/study/rank_correlation.h"
+#include "lmhead/statistics/rank_correlation.h"
 
 #include <algorithm>
 #include <cmath>

@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "lmhead/models/causal_model.h"
-#include "lmhead/study/run.h"
+#include "lmhead/run/run.h"
 #include "lmhead/train/checkpoint.h"
 
 namespace lmhead {

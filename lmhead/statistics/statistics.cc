@@ -1,4 +1,4 @@
-#include "lmhead/study/statistics.h"
+#include "lmhead/statistics/statistics.h"
 
 #include <algorithm>
 #include <boost/math/distributions/normal.hpp>

@@ -6,8 +6,8 @@
 #include <nlohmann/json.hpp>
 
 #include "lmhead/base/options.h"
-#include "lmhead/study/rank_correlation.h"
-#include "lmhead/study/verdict.h"
+#include "lmhead/statistics/rank_correlation.h"
+#include "lmhead/statistics/verdict.h"
 
 namespace {
 

@@ -1,4 +1,4 @@
-#include "lmhead/study/study_rows.h"
+#include "lmhead/study/confirmed_rows.h"
 
 namespace lmhead {
 

@@ -1,11 +1,11 @@
 // Closed forms and edges of the statistics; tests/python/test_statistics.py compares them with SciPy.
-#include "lmhead/study/statistics.h"
+#include "lmhead/statistics/statistics.h"
 
 #include <gtest/gtest.h>
 
 #include <cmath>
 
-#include "lmhead/study/rank_correlation.h"
+#include "lmhead/statistics/rank_correlation.h"
 #include "tests/data/data_fixtures.h"
 
 namespace lmhead {

@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "lmhead/study/statistics.h"
+#include "lmhead/statistics/statistics.h"
 
 namespace lmhead {
 

@@ -1,8 +1,8 @@
-#include "lmhead/study/observed.h"
+#include "lmhead/study/over_training.h"
 
 #include <map>
 
-#include "lmhead/study/statistics.h"
+#include "lmhead/statistics/statistics.h"
 #include "lmhead/study/study.h"
 
 namespace lmhead {

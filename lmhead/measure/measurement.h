@@ -6,8 +6,8 @@
 #include <vector>
 
 #include "lmhead/diagnose/diagnostic.h"
-#include "lmhead/study/measured_model.h"
-#include "lmhead/study/measured_tokens.h"
+#include "lmhead/measure/measured_model.h"
+#include "lmhead/measure/measured_tokens.h"
 
 namespace lmhead {
 

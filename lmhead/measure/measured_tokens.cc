@@ -1,4 +1,4 @@
-#include "lmhead/study/measured_tokens.h"
+#include "lmhead/measure/measured_tokens.h"
 
 #include <ATen/ops/full.h>
 #include <ATen/ops/zeros.h>

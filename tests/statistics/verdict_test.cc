@@ -1,5 +1,5 @@
 // The rule that turns intervals into words, case by case.
-#include "lmhead/study/verdict.h"
+#include "lmhead/statistics/verdict.h"
 
 #include <gtest/gtest.h>
 

@@ -1,4 +1,4 @@
-#include "lmhead/study/trained_model.h"
+#include "lmhead/run/trained_model.h"
 
 #include <algorithm>
 #include <charconv>

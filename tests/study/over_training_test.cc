@@ -1,9 +1,9 @@
 // What of observers' figures gets into rows and statistics.
-#include "lmhead/study/observed.h"
+#include "lmhead/study/over_training.h"
 
 #include <gtest/gtest.h>
 
-#include "lmhead/study/statistics.h"
+#include "lmhead/statistics/statistics.h"
 
 namespace lmhead {
 namespace {

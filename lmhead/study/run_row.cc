@@ -1,10 +1,10 @@
-#include "lmhead/study/rows.h"
+#include "lmhead/study/run_row.h"
 
 #include <cmath>
 #include <limits>
 
 #include "lmhead/base/error.h"
-#include "lmhead/study/observed.h"
+#include "lmhead/study/over_training.h"
 #include "lmhead/train/run_folder.h"
 
 namespace lmhead {

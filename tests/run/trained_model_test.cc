@@ -1,5 +1,5 @@
 // A run opened again as a model; tests/python/test_export_sample.py compares its logits with those of transformers.
-#include "lmhead/study/trained_model.h"
+#include "lmhead/run/trained_model.h"
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>

@@ -14,7 +14,7 @@
 #include "lmhead/heads/lm_head.h"
 #include "lmhead/kernels/linear_map.h"
 #include "lmhead/models/decoder.h"
-#include "lmhead/study/trained_model.h"
+#include "lmhead/run/trained_model.h"
 
 namespace lmhead {
 

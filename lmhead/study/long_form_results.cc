@@ -1,4 +1,4 @@
-#include "lmhead/study/results.h"
+#include "lmhead/study/long_form_results.h"
 
 #include <map>
 
