@@ -8,7 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "python"))
 
-from lmhead.study_document import compute_statistics  # noqa: E402
+from lmhead.study import statistics as study_statistics  # noqa: E402
 
 HEAD = """# Results
 
@@ -62,7 +62,7 @@ def main() -> None:
     lines = []
     for study in listed_studies():
         documented = document_of(study).is_file()
-        lines.append(line_of(study, compute_statistics(study, ROOT / "studies/rows", []) if documented else None))
+        lines.append(line_of(study, study_statistics.compute(study, ROOT / "studies/rows", []) if documented else None))
     (ROOT / "docs/results/README.md").write_text(HEAD + "\n".join(lines) + "\n", encoding="utf-8")
 
 

@@ -17,8 +17,9 @@ VERBS = {
 }
 MODULES = {  # where the name is not the verb's
     "fetch": "hub",
-    "measurement-report": "measurement_report",
-    "study-document": "study_document",
+    "measurement-report": "measurement.command",
+    "report": "report.command",
+    "study-document": "study.command",
 }
 
 

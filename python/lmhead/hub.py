@@ -8,29 +8,18 @@ alone are fetched: pickled weights never are.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
 import sys
-from typing import NoReturn
+
+from lmhead.command import Parser, RequestError, carry_out
 
 FILES = ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
          "model.safetensors", "model-*.safetensors", "model.safetensors.index.json"]
 
 
-class FetchError(Exception):
-    """The model cannot be had; the text says what must hold and what was found."""
-
-
-class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, as every verb does."""
-
-    def error(self, message: str) -> NoReturn:
-        raise FetchError(f"{message}; {' '.join(self.format_usage().split())}")
-
-
 def fetch(name: str, revision: str | None = None) -> str:
-    """The folder of the model's files in the cache. Throws FetchError, in one line, where they cannot be had."""
+    """The folder of the model's files in the cache. Throws RequestError, in one line, where they cannot be had."""
     import huggingface_hub
 
     try:
@@ -40,25 +29,24 @@ def fetch(name: str, revision: str | None = None) -> str:
     except Exception as error:  # of many kinds: names, network, rights, disk
         where = os.environ.get("HF_ENDPOINT", "the hub")
         reason = " ".join(str(error).split())[:200]
-        raise FetchError(f"{name!r} must be a folder here or a model at {where}, got {type(error).__name__}: "
+        raise RequestError(f"{name!r} must be a folder here or a model at {where}, got {type(error).__name__}: "
                          f"{reason}") from None
     if not os.path.isfile(os.path.join(folder, "config.json")):
-        raise FetchError(f"{name!r} must have a config.json, got none among its files")
+        raise RequestError(f"{name!r} must have a config.json, got none among its files")
     if not any(file.endswith(".safetensors") for file in os.listdir(folder)):
-        raise FetchError(f"{name!r} must have its weights as safetensors, got none: pickled weights are not read")
+        raise RequestError(f"{name!r} must have its weights as safetensors, got none: pickled weights are not read")
     return folder
 
 
-def main(argv: list[str] | None = None) -> int:
+def request(argv: list[str] | None) -> None:
     parser = Parser(prog="lmhead-fetch", description="Fetch a model of the Hugging Face hub, and print its folder.")
     parser.add_argument("name", metavar="NAME[@REVISION]", help="such as openai-community/gpt2")
-    try:
-        name, _, revision = parser.parse_args(argv).name.partition("@")
-        print(fetch(name, revision or None))
-        return 0
-    except FetchError as error:
-        print(f"[fetch] {error}", file=sys.stderr)
-        return 2
+    name, _, revision = parser.parse_args(argv).name.partition("@")
+    print(fetch(name, revision or None))
+
+
+def main(argv: list[str] | None = None) -> int:
+    return carry_out("fetch", lambda: request(argv))
 
 
 if __name__ == "__main__":

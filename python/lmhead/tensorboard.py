@@ -14,9 +14,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-from lmhead import report_runs
-from lmhead.report import Parser
-from lmhead.report_runs import ReportError, Run
+from lmhead.command import Parser, RequestError, carry_out
+from lmhead.formats import count
+from lmhead.report import runs
+from lmhead.report.runs import Run, Study
 
 
 def start_time(run: Run) -> float:
@@ -57,15 +58,15 @@ def require_replaceable(out: Path) -> None:
     if not out.exists() and not out.is_symlink():
         return
     if out.is_symlink() or not out.is_dir():
-        raise ReportError(f"--out must be a new folder or one of event files, got {str(out)!r}")
+        raise RequestError(f"--out must be a new folder or one of event files, got {str(out)!r}")
     for path in out.rglob("*"):
         if path.is_symlink() or not path.is_dir() and not path.name.startswith("events.out.tfevents."):
-            raise ReportError(
+            raise RequestError(
                 f"--out must hold nothing but event files, since it is replaced, got {str(path)!r}"
             )
 
 
-def convert(study: report_runs.Study, out: Path) -> int:
+def convert(study: Study, out: Path) -> int:
     """Converts every run into `out`, a folder a run in a study; replaces `out` when all is written."""
     require_replaceable(out)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -82,30 +83,22 @@ def convert(study: report_runs.Study, out: Path) -> int:
     return written
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = Parser(
-        prog="lmhead tensorboard", description="Convert the logs of a run or study for TensorBoard."
-    )
-    parser.add_argument(
-        "folder", metavar="RUN-OR-STUDY", help="the folder that lmhead train or lmhead study wrote"
-    )
+def request(argv: list[str] | None) -> str:
+    parser = Parser(prog="lmhead tensorboard", description="Convert the logs of a run or study for TensorBoard.")
+    parser.add_argument("folder", metavar="RUN-OR-STUDY", help="the folder that lmhead train or lmhead study wrote")
     parser.add_argument("--out", metavar="DIR", help="where to write (default: tensorboard in that folder)")
+    arguments = parser.parse_args(argv)
+    study = runs.read(arguments.folder)
+    out = Path(arguments.out) if arguments.out else Path(arguments.folder) / "tensorboard"
     try:
-        arguments = parser.parse_args(argv)
-        study = report_runs.read(arguments.folder)
-        out = Path(arguments.out) if arguments.out else Path(arguments.folder) / "tensorboard"
-        try:
-            written = convert(study, out)
-        except OSError as error:
-            raise ReportError(f"event files must be writable at {str(out)!r}: {error.strerror}") from None
-        print(
-            f"[tensorboard] wrote {written:,} scalars of {len(study.runs)} "
-            f"{'run' if len(study.runs) == 1 else 'runs'} to {out}"
-        )
-    except ReportError as error:
-        print(f"[tensorboard] {error}", file=sys.stderr)
-        return 2
-    return 0
+        written = convert(study, out)
+    except OSError as error:
+        raise RequestError(f"event files must be writable at {str(out)!r}: {error.strerror}") from None
+    return f"wrote {count(written, 'scalar')} of {count(len(study.runs), 'run')} to {out}"
+
+
+def main(argv: list[str] | None = None) -> int:
+    return carry_out("tensorboard", lambda: request(argv))
 
 
 if __name__ == "__main__":

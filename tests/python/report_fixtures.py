@@ -6,7 +6,7 @@ import math
 import random
 import re
 
-from lmhead import report
+from lmhead.report import command as report
 
 VOCAB_SIZE, HIDDEN_SIZE, TOKENS_A_STEP = 4096, 128, 1024
 

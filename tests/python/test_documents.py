@@ -5,7 +5,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from lmhead import study_document
+from lmhead.study import document
+from lmhead.study import statistics as study_statistics
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -23,16 +24,16 @@ def test_a_study_is_told_as_its_rows_have_it(study, monkeypatch):
     if not (ROOT / ".venv/bin/lmhead").is_file():
         pytest.skip("lmhead is not installed")
     monkeypatch.chdir(ROOT)
-    statistics = study_document.compute_statistics(study, Path("studies/rows"), [])
+    statistics = study_statistics.compute(study, Path("studies/rows"), [])
     index = (ROOT / "docs/results/README.md").read_text(encoding="utf-8")
-    document = results_index.document_of(study)
-    assert results_index.line_of(study, statistics if document.is_file() else None) in index.split("\n")
-    if not document.is_file():
+    written = results_index.document_of(study)
+    assert results_index.line_of(study, statistics if written.is_file() else None) in index.split("\n")
+    if not written.is_file():
         return
-    text = document.read_text(encoding="utf-8")
+    text = written.read_text(encoding="utf-8")
     commands = text[text.rindex("```\nlmhead study ") + 4 : text.rindex("\n```")].split("\n")
     plots = re.findall(r"!\[([^\]]*)\]\(([^)]*)\)", text)
-    assert study_document.render(statistics, document.stem, commands, plots) == text
+    assert document.render(statistics, written.stem, commands, plots) == text
 
 
 def figures(text: str) -> list[tuple[list[float], list[int]]]:

@@ -4,7 +4,7 @@ import json
 import math
 
 import pytest
-from lmhead import report_facts, report_runs, report_words
+from lmhead.report import facts, runs, words
 from report_fixtures import TOKENS_A_STEP, VOCAB_SIZE, make_run, make_study, panel, report_of
 
 
@@ -38,14 +38,14 @@ def test_the_summary_names_the_lowest_arm_by_how_much_and_claims_nothing_from_on
 def test_paired_intervals_match_scipy(tmp_path):
     stats = pytest.importorskip("scipy.stats")
     losses = make_study(tmp_path / "study", seeds=4)
-    study = report_runs.read(tmp_path / "study")
-    comparison = report_facts.compare(study)
+    study = runs.read(tmp_path / "study")
+    comparison = facts.compare(study)
     assert [entry.arm.name for entry in comparison.ranking] == ["full", "rank=16", "rank=4"]
     for entry in comparison.ranking[1:]:
         ours = [losses[entry.arm.name, seed] for seed in range(4)]
         oracle = stats.ttest_rel(ours, [losses["full", seed] for seed in range(4)]).confidence_interval(0.95)
         assert entry.difference.interval == pytest.approx((oracle.low, oracle.high), rel=1e-9)
-    assert "“full” is the lower one in 8 of 8 comparisons on the same seed" in report_words.summary(study)[1]
+    assert "“full” is the lower one in 8 of 8 comparisons on the same seed" in words.summary(study)[1]
 
 
 def test_an_order_within_noise_is_called_unsettled(tmp_path):
@@ -55,7 +55,7 @@ def test_an_order_within_noise_is_called_unsettled(tmp_path):
             make_run(study / "runs" / arm / f"seed-{seed}", seed=seed, loss_shift=shift)
     assert any(
         "Against “b” the interval includes zero or is missing: that order is not settled" in line
-        for line in report_words.summary(report_runs.read(study))
+        for line in words.summary(runs.read(study))
     )
 
 
@@ -187,7 +187,7 @@ def test_a_run_that_was_resumed_keeps_the_later_line_of_a_step(tmp_path):
     make_run(tmp_path / "run")
     with (tmp_path / "run/log.jsonl").open("a") as log:
         log.write('{"step": 30, "tokens": 30720, "loss": 1.25}\n')
-    run = report_runs.read(tmp_path / "run").runs[0]
+    run = runs.read(tmp_path / "run").runs[0]
     assert run.log["loss"][30] == 1.25 and list(run.log["loss"]) == list(range(1, 61)) and run.last_step == 60
 
 

@@ -5,7 +5,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from lmhead import report, report_page, report_picture
+import lmhead.page
+from lmhead.page import files, picture
+from lmhead.report import command as report
 from report_fixtures import make_run, make_study, report_of
 
 
@@ -40,22 +42,22 @@ def test_the_page_asks_nothing_of_a_network(tmp_path):
             assert "http:" not in (value or "") and "https:" not in (value or ""), (tag, name)
     policy = next(attributes["content"] for _, attributes in page.elements if "http-equiv" in attributes)
     assert policy.startswith("default-src 'none'; script-src 'sha256-") and "http" not in policy
-    drawing = (Path(report_page.__file__).parent / "report.js").read_text()
+    drawing = (Path(lmhead.page.__file__).parent / "page.js").read_text()
     assert "displayModeBar: false, showSendToCloud: false" in drawing
-    style = (Path(report_page.__file__).parent / "report.css").read_text()
+    style = (Path(lmhead.page.__file__).parent / "page.css").read_text()
     assert "url(" not in style and "@import" not in style
     assert (tmp_path / "study/report.html").stat().st_size < 8e6
 
 
 def test_a_browser_draws_every_panel_and_runs_nothing_else(tmp_path):
-    browser = report_picture.find_browser()
+    browser = picture.find_browser()
     if browser is None:
         pytest.skip("no Chromium")
     make_study(tmp_path / "study", arms=((HOSTILE, 4), ("<b>full</b> %{y}", 128)))
     report_of(tmp_path / "study")
     command = [
         browser,
-        *report_picture.HEADLESS,
+        *picture.HEADLESS,
         "--dump-dom",
         "--virtual-time-budget=5000",
         f"--user-data-dir={tmp_path}/profile",
@@ -82,7 +84,7 @@ def test_a_browser_draws_every_panel_and_runs_nothing_else(tmp_path):
 
 def test_a_picture_without_a_browser_is_refused(tmp_path, monkeypatch, capsys):
     make_run(tmp_path / "run")
-    monkeypatch.setattr(report_picture.shutil, "which", lambda name: None)
+    monkeypatch.setattr(picture.shutil, "which", lambda name: None)
     assert report.main([str(tmp_path / "run"), "--picture", str(tmp_path / "picture.png")]) == 2
     assert "a picture needs one of chromium" in capsys.readouterr().err
 
@@ -119,7 +121,7 @@ def test_a_failed_write_leaves_the_old_report_and_no_litter(tmp_path, monkeypatc
     make_run(tmp_path / "run")
     (tmp_path / "run/report.html").write_text("old")
     monkeypatch.setattr(
-        report.os, "fsync", lambda handle: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+        files.os, "fsync", lambda handle: (_ for _ in ()).throw(OSError(28, "No space left on device"))
     )
     before = sorted(tmp_path.rglob("*"))
     assert report.main([str(tmp_path / "run")]) == 2

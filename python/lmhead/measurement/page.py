@@ -1,27 +1,17 @@
-"""Writes the figures of `lmhead measure --json` as one HTML page that opens offline.
-
-    lmhead-measurement-report MEASUREMENT.json --out FILE.html
-
-A table first, then where the logit gradient is lost, its spectrum and the head's, the loss after logit steps, the
-formulae, and what may and may not be concluded.
-"""
+"""A measurement's page: a table first, then where the logit gradient is lost, its spectrum and the head's, the loss after
+logit steps, the formulae, and what may and may not be concluded."""
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
-from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-from lmhead import measurement_figures, measurement_words, report_page
-from lmhead.measurement_figures import lookup
-from lmhead.report import Parser, write_page
-from lmhead.report_runs import ReportError
-from lmhead.report_tables import table
-from lmhead.report_text import plotly_text, script_json, short_labels, shortened, swatch, text
-from lmhead.report_words import count
+from lmhead.formats import count, fixed, shortened
+from lmhead.json_trees import lookup, number
+from lmhead.measurement import figures, words
+from lmhead.page.document import KEY_STAYS_IN_VIEW, document
+from lmhead.page.text import plotly_text, script_json, short_labels, swatch, text
+from lmhead.report.tables import table
 
 TABLES_IN_FULL = 6  # models whose groups are listed below the plots
 
@@ -56,9 +46,7 @@ SPECTRUM_COLUMNS: list[Column] = [
 
 
 def cell(value: Any, digits: int | None, signed: bool) -> str:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return "–"
-    return f"{value:,}" if digits is None else f"{value:{'+' if signed else ''},.{digits}f}"
+    return fixed(number(value), digits or 0, signed)
 
 
 def figures_table(models: list[dict[str, Any]]) -> str:
@@ -107,7 +95,7 @@ def heading(measurement: dict[str, Any], models: list[dict[str, Any]]) -> str:
 
 
 def title_of(models: list[dict[str, Any]]) -> str:
-    first = measurement_words.short_name(models[0])
+    first = words.short_name(models[0])
     return first if len(models) == 1 else f"{first} and {count(len(models) - 1, 'other')}"
 
 
@@ -118,7 +106,7 @@ def key(models: list[dict[str, Any]]) -> str:
         f'<button type="button" data-arm="{index}" aria-pressed="true" title="{text(model["model"])}">'
         f"{swatch(index)}<span>{text(shortened(model['model'], 48))}</span></button>"
         for index, model in enumerate(models))
-    short = " short" if len(models) <= report_page.KEY_STAYS_IN_VIEW else ""
+    short = " short" if len(models) <= KEY_STAYS_IN_VIEW else ""
     return (f'<div class="key{short}" role="group" aria-label="models shown in the plots">{buttons}</div>'
             "<noscript><p>The plots need JavaScript; the tables do not.</p></noscript>")
 
@@ -127,39 +115,39 @@ def plot_section(title: str, note: str, panels: list[dict[str, Any]]) -> str:
     drawn = [panel for panel in panels if panel["lines"]]
     if not drawn:
         return ""
-    figures = "".join(
+    drawings = "".join(
         f'<figure><h3>{text(panel["title"])}</h3><div class="plot" id="{panel["id"]}" role="img" '
         f'aria-label="{text(panel["title"])}"></div></figure>' for panel in drawn)
     return (f'<section><h2>{text(title)}</h2><p class="soft">{text(note)}</p>'
-            f'<div class="plots">{figures}</div></section>')
+            f'<div class="plots">{drawings}</div></section>')
 
 
 def render(measurement: dict[str, Any]) -> str:
     models = measurement["models"]
-    arms = [SimpleNamespace(name=model["model"]) for model in models]
-    sections = measurement_figures.sections(models)
+    names = [model["model"] for model in models]
+    sections = figures.sections(models)
     data = script_json({
-        "arms": [{"name": plotly_text(shortened(arm.name, 60)), "label": plotly_text(label)}
-                 for arm, label in zip(arms, short_labels(arms))],
+        "arms": [{"name": plotly_text(shortened(name, 60)), "label": plotly_text(label)}
+                 for name, label in zip(names, short_labels(names))],
         "panels": [panel for _, _, panels in sections for panel in panels],
     })
-    words = measurement_words.summary(models)
+    sentences = words.summary(models)
     body = [
         heading(measurement, models),
         '<section id="summary">',
-        f'<p class="lead">{text(words[0])}</p>',
-        *(f"<p>{text(line)}</p>" for line in words[1:]),
+        f'<p class="lead">{text(sentences[0])}</p>',
+        *(f"<p>{text(line)}</p>" for line in sentences[1:]),
         figures_table(models),
         "</section>",
         key(models),
         *(plot_section(*section) for section in sections),
         group_tables(models),
-        measurement_words.FORMULAE,
-        measurement_words.CONCLUSIONS,
+        words.FORMULAE,
+        words.CONCLUSIONS,
         "<section><h2>Every figure</h2><details><summary>The measurement as JSON</summary>"
         f"<pre>{text(json.dumps(without_lists(measurement), indent=2, ensure_ascii=False))}</pre></details></section>",
     ]
-    return report_page.document(f"{title_of(models)} – lmhead measurement", body, data)
+    return document(f"{title_of(models)} – lmhead measurement", body, data)
 
 
 def without_lists(value: Any) -> Any:
@@ -170,34 +158,3 @@ def without_lists(value: Any) -> Any:
         short = [without_lists(entry) for entry in value]
         return short if len(value) <= 12 or isinstance(value[0], (dict, str)) else f"{len(value)} numbers"
     return value
-
-
-def read(path: str) -> dict[str, Any]:
-    try:
-        measurement = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ReportError(f"{path} must be a file of lmhead measure --json, got: {error}") from None
-    models = measurement.get("models") if isinstance(measurement, dict) else None
-    if not (measurement.get("format") == "lmhead-measurement" if isinstance(measurement, dict) else False) or not (
-            isinstance(models, list) and models
-            and all(isinstance(model, dict) and isinstance(model.get("model"), str) for model in models)):
-        raise ReportError(f"{path} must be a file of lmhead measure --json, got something else")
-    return {"text": [], "tokens_file": None, **measurement}
-
-
-def main(argv: list[str] | None = None) -> int:
-    parser = Parser(prog="lmhead-measurement-report", description=__doc__.splitlines()[0],
-                    formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("measurement", metavar="MEASUREMENT.json", help="what lmhead measure --json wrote")
-    parser.add_argument("--out", required=True, metavar="FILE.html", help="where to write")
-    try:
-        arguments = parser.parse_args(argv)
-        write_page(render(read(arguments.measurement)), Path(arguments.out))
-        return 0
-    except ReportError as error:
-        print(f"[measurement-report] {error}", file=sys.stderr)
-        return 2
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -9,7 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from lmhead.report_runs import Arm, Run, Study, flatten, lookup
+from lmhead.json_trees import flatten, lookup
+from lmhead.report.runs import Arm, Run, Study
 
 LOSS = "validation.loss"
 BITS_PER_BYTE = "validation.bits_per_byte"
@@ -90,7 +91,9 @@ def paired_difference(best: Arm, other: Arm, metric: str) -> Difference | None:
         return None
     interval = None
     if mean.deviation is not None:
-        from scipy.special import stdtrit  # here, because it takes longer to load than all the rest
+        from scipy.special import (
+            stdtrit,  # here, because it takes longer to load than all the rest
+        )
 
         half = float(stdtrit(mean.count - 1, 0.975)) * mean.deviation / math.sqrt(mean.count)
         interval = mean.value - half, mean.value + half

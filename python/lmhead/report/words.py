@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 
-from lmhead.report_facts import (
+from lmhead.formats import count, fixed, joined, percent, si
+from lmhead.json_trees import lookup, number
+from lmhead.report.facts import (
     BITS_PER_BYTE,
     LOSS,
     RETENTION,
@@ -16,47 +18,9 @@ from lmhead.report_facts import (
     runs_shown,
     tokens_at_last,
 )
-from lmhead.report_runs import Arm, Run, Study, lookup, number
+from lmhead.report.runs import Arm, Run, Study
 
 ARMS_LISTED = 3  # a sentence names each arm up to this many, beyond it the range
-
-
-def si(value: float | None, digits: int = 3) -> str:
-    """`value` with an SI prefix: 1234567 is "1.23 M", unbreakable; an en dash where there is none."""
-    if value is None or not math.isfinite(value):
-        return "–"
-    for factor, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= factor:
-            return f"{float(f'{value / factor:.{digits}g}'):g}\u00a0{prefix}"
-    return f"{float(f'{value:.{digits}g}'):g}"
-
-
-def fixed(value: float | None, digits: int = 4, sign: bool = False) -> str:
-    """`value` with so many decimals and a true minus sign; an en dash where there is none."""
-    if value is None or not math.isfinite(value):
-        return "–"
-    text = f"{value:{'+' if sign else ''}.{digits}f}"
-    return text.replace("-", "−") if float(text) else text.lstrip("+-")
-
-
-def duration(seconds: float | None) -> str:
-    if seconds is None or not math.isfinite(seconds):
-        return "–"
-    if seconds < 120:
-        return f"{seconds:.3g} s"
-    return f"{seconds / 60:.3g} min" if seconds < 7200 else f"{seconds / 3600:.3g} h"
-
-
-def percent(share: float) -> str:
-    return f"{share * 100:.2f}\u00a0%"
-
-
-def count(amount: int, noun: str) -> str:
-    return f"{amount:,} {noun}" if amount == 1 else f"{amount:,} {noun}s"
-
-
-def joined(parts: list[str]) -> str:
-    return parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1]
 
 
 def unit_of(metric: str) -> str:

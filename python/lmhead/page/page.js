@@ -1,5 +1,5 @@
 // Draws the report's panels with Plotly from the JSON in the page. Every text that came from a file arrives
-// escaped for Plotly's own markup (report_page.plotly_text); nothing here makes HTML from text.
+// escaped for Plotly's own markup (page/text.py, plotly_text); nothing here makes HTML from text.
 "use strict";
 (() => {
   const page = JSON.parse(document.getElementById("lmhead-data").textContent);

@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from lmhead import report_words
-from lmhead.report_facts import (
+from lmhead.formats import ABSENT, duration, fixed, shortened, si
+from lmhead.json_trees import number
+from lmhead.page.text import pretty, swatch, text
+from lmhead.report import words
+from lmhead.report.facts import (
     BITS_PER_BYTE,
     LOSS,
     RETENTION,
@@ -18,9 +21,7 @@ from lmhead.report_facts import (
     runs_shown,
     summary_mean,
 )
-from lmhead.report_runs import Arm, Study, number
-from lmhead.report_text import pretty, shortened, swatch, text
-from lmhead.report_words import duration, fixed, si
+from lmhead.report.runs import Arm, Study
 
 RUNS_LISTED_OPEN = 6  # runs up to which their table is open from the start
 
@@ -56,7 +57,7 @@ def table(
 
 def mean_cell(mean: Mean | None, digits: int = 4, sign: bool = False) -> str:
     if mean is None:
-        return "–"
+        return ABSENT
     spread = f" <small>± {fixed(mean.deviation, digits)}</small>" if mean.deviation is not None else ""
     return fixed(mean.value, digits, sign) + spread
 
@@ -72,7 +73,7 @@ def arms_table(study: Study, comparison: Comparison | None) -> str:
         ("validation loss<small>nats/token</small>", []),
         (
             "above lowest<small>"
-            + (report_words.unit_of(comparison.metric).replace(" per ", "/") if comparison else "")
+            + (words.unit_of(comparison.metric).replace(" per ", "/") if comparison else "")
             + "</small>",
             [],
         ),
@@ -90,7 +91,7 @@ def arms_table(study: Study, comparison: Comparison | None) -> str:
     for index, arm in enumerate(study.arms):
         runs = runs_shown(arm)
         entry = ranked.get(arm.name)
-        above = "–"
+        above = ABSENT
         if best and entry:
             above = "lowest" if entry is best else above_lowest(entry, best)
         speed, seconds = summary_mean(runs, "tokens_per_second"), summary_mean(runs, "wall_seconds")
@@ -117,7 +118,7 @@ def arms_table(study: Study, comparison: Comparison | None) -> str:
         ]
         for column, cell in zip(columns, cells):
             column[1].append(cell)
-    kept = [column for column in columns if any(cell not in ("–", "") for cell in column[1])]
+    kept = [column for column in columns if any(cell not in (ABSENT, "") for cell in column[1])]
     if not several:
         kept = [column for column in kept if not column[0].startswith("above")]
     if all(len(arm.runs) == 1 for arm in study.arms):
@@ -175,7 +176,7 @@ def runs_table(study: Study) -> str:
             rows.append(
                 [
                     swatch(index) + text(shortened(arm.name, 60)),
-                    text("–" if run.seed is None else run.seed),
+                    text(ABSENT if run.seed is None else run.seed),
                     text(run.state),
                     *(
                         fixed(

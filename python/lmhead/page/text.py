@@ -5,10 +5,9 @@ from __future__ import annotations
 import html
 import json
 import re
-import unicodedata
 from typing import Any
 
-from lmhead.report_runs import Arm
+from lmhead.formats import shortened, visible
 
 LABEL_LENGTH = 18  # letters up to which an arm is named at the end of its line
 MARKERS = (
@@ -21,16 +20,6 @@ MARKERS = (
     "M0 5.5-6-5H6Z",
     "M-5.5-3-3-5.5 0-2.5 3-5.5 5.5-3 2.5 0 5.5 3 3 5.5 0 2.5-3 5.5-5.5 3-2.5 0Z",
 )
-
-
-def visible(value: Any) -> str:
-    """`value` as text in which control, direction and unpaired characters are spelled out."""
-    return "".join(
-        character
-        if unicodedata.category(character) not in ("Cc", "Cf", "Cs", "Co", "Cn") or character == "\n"
-        else f"\\u{{{ord(character):x}}}"
-        for character in str(value)
-    )
 
 
 def text(value: Any) -> str:
@@ -53,21 +42,12 @@ def pretty(value: Any) -> str:
     return text(json.dumps(value, indent=2, ensure_ascii=False))
 
 
-def shortened(name: str, length: int) -> str:
-    """`name` with its middle left out where it is longer than `length`: arms often differ at their ends."""
-    if len(name) <= length:
-        return name
-    head = (length - 1) // 2
-    return name[:head] + "…" + name[-(length - 1 - head) :]
-
-
-def short_labels(arms: list[Arm]) -> list[str]:
+def short_labels(names: list[str]) -> list[str]:
     """Names for the ends of lines, cut where long, in the first way that keeps every two arms apart."""
-    names = [arm.name for arm in arms]
     # A key's last part is enough: head.rank=4 is rank=4.
     without_path = [re.sub(r"(^|[\s,;])[\w.]*\.(?=\w+=)", r"\1", name) for name in names]
     words = [re.findall(r"[^\s,;/]+[\s,;/]*", name) for name in without_path]
-    common = set.intersection(*(set(parts) for parts in words)) if len(arms) > 1 else set()
+    common = set.intersection(*(set(parts) for parts in words)) if len(names) > 1 else set()
     without_common = ["".join(part for part in parts if part not in common).strip(" ,;/") for parts in words]
     candidates = [[shortened(name, LABEL_LENGTH) for name in without_common], without_common, without_path]
     if max(map(len, without_path)) <= LABEL_LENGTH:

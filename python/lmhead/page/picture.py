@@ -7,7 +7,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from lmhead.report_runs import ReportError
+from lmhead.command import RequestError
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 HEADLESS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
@@ -19,10 +19,10 @@ def find_browser() -> str | None:
 
 
 def take(page: Path, picture: Path, width: int = 1280, height: int = 1600) -> None:
-    """Writes `picture` (PNG) of `page` in a window of that size; ReportError where no browser can."""
+    """Writes `picture` (PNG) of `page` in a window of that size; RequestError where no browser can."""
     browser = find_browser()
     if browser is None:
-        raise ReportError(f"a picture needs one of {', '.join(BROWSERS)} on the path, got none")
+        raise RequestError(f"a picture needs one of {', '.join(BROWSERS)} on the path, got none")
     with tempfile.TemporaryDirectory() as profile:
         shot = Path(profile) / "picture.png"
         command = [
@@ -40,10 +40,10 @@ def take(page: Path, picture: Path, width: int = 1280, height: int = 1600) -> No
                 command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=120, check=False
             )
         except (OSError, subprocess.TimeoutExpired) as error:
-            raise ReportError(f"{browser} must take the picture, got {type(error).__name__}") from None
+            raise RequestError(f"{browser} must take the picture, got {type(error).__name__}") from None
         if not shot.is_file():
-            raise ReportError(f"{browser} must take the picture, got none from it")
+            raise RequestError(f"{browser} must take the picture, got none from it")
         try:
             shutil.copyfile(shot, picture)
         except OSError as error:
-            raise ReportError(f"the picture must be writable at {str(picture)!r}: {error.strerror}") from None
+            raise RequestError(f"the picture must be writable at {str(picture)!r}: {error.strerror}") from None

@@ -1,29 +1,22 @@
-"""Turns measurements into the panels that report.js draws (see report_figures)."""
+"""Turns measurements into the panels that page.js draws (page/panels.py)."""
 
 from __future__ import annotations
 
 import math
 from typing import Any
 
-from lmhead.report_figures import line, panel
-from lmhead.report_text import plotly_text
+from lmhead.json_trees import lookup, number
+from lmhead.page.panels import line, panel
+from lmhead.page.text import plotly_text
 
-POINTS = 2000
 Section = tuple[str, str, list[dict[str, Any]]]  # title, note, panels
-
-
-def lookup(model: dict[str, Any], path: str) -> Any:
-    """The value at a dotted path, None where there is none."""
-    value: Any = model
-    for part in path.split("."):
-        value = value.get(part) if isinstance(value, dict) else None
-    return value
 
 
 def numbers(values: Any) -> list[float]:
     """A list of finite numbers, NaN for what is none."""
     values = values if isinstance(values, list) else []
-    return [float(value) if isinstance(value, (int, float)) and math.isfinite(value) else math.nan for value in values]
+    found = [number(value) for value in values]
+    return [value if value is not None and math.isfinite(value) else math.nan for value in found]
 
 
 def sections(models: list[dict[str, Any]]) -> list[Section]:
@@ -66,8 +59,8 @@ def across(models: list[dict[str, Any]]) -> list[dict[str, Any]]:
             points.sort()
             x, first = [point[0] for point in points], min(point[3] for point in points)
             name = plotly_text(run)
-            lines.append(line(first, "seed", (x, [point[1] for point in points]), name, POINTS))
-            lines.append(line(first, "null", (x, [point[2] for point in points]), "null", POINTS))
+            lines.append(line(first, "seed", (x, [point[1] for point in points]), name))
+            lines.append(line(first, "null", (x, [point[2] for point in points]), "null"))
         return [panel("across", title, "share of the norm, r", {"xtitle": xtitle, "xkind": kind}, lines, unlabelled=True)]
     return []
 
@@ -78,7 +71,7 @@ def quantiles(models: list[dict[str, Any]]) -> dict[str, Any]:
         found = lookup(model, "token_breakdown.quantiles") or {}
         points = [(float(level), value) for level, value in found.items() if isinstance(value, (int, float))]
         if points:
-            lines.append(line(index, "seed", ([x for x, _ in points], [y for _, y in points]), "", POINTS))
+            lines.append(line(index, "seed", ([x for x, _ in points], [y for _, y in points]), ""))
     return panel("quantiles", "Retained energy by token", "retained energy of a token",
                  {"xtitle": "share of the tokens below", "xkind": "quantile"}, lines)
 
@@ -93,7 +86,7 @@ def groups(models: list[dict[str, Any]], key: str, title: str, xtitle: str) -> d
         points = sorted((names.index(str(group["group"])), group["retained_energy"]) for group in one
                         if isinstance(group.get("retained_energy"), (int, float)))
         if points:
-            lines.append(line(index, "seed", ([float(x) for x, _ in points], [y for _, y in points]), "", POINTS))
+            lines.append(line(index, "seed", ([float(x) for x, _ in points], [y for _, y in points]), ""))
     return panel(key.replace("_", "-"), title, "retained energy", {"xtitle": xtitle, "xkind": "group"}, lines,
                  ticks=[plotly_text(name) for name in names])
 
@@ -105,12 +98,12 @@ def cumulative(models: list[dict[str, Any]]) -> dict[str, Any]:
         y = numbers(lookup(model, "gradient_spectrum.cumulative.energy"))
         own, width = lookup(model, "gradient_spectrum.retained_energy"), lookup(model, "hidden_size")
         if x and len(x) == len(y):
-            lines.append(line(index, "seed", (x, y), "best k directions", POINTS))
+            lines.append(line(index, "seed", (x, y), "best k directions"))
             most = numbers(lookup(model, "gradient_spectrum.cumulative.energy_upper_bound"))
             if len(most) == len(x):
-                lines.append(line(index, "seed", (x, most), "upper bound", POINTS, True))
+                lines.append(line(index, "seed", (x, most), "upper bound", dashed=True))
             if own is not None and width:
-                lines.append(line(index, "null", ([1.0, float(width)], [own, own]), "the head's own, up to k = D", POINTS))
+                lines.append(line(index, "null", ([1.0, float(width)], [own, own]), "the head's own, up to k = D"))
     return panel("cumulative", "Energy in the best k directions", "share of the energy",
                  {"xtitle": "directions k", "xkind": "components"}, lines, xlog=True)
 
@@ -122,7 +115,7 @@ def head_spectrum(models: list[dict[str, Any]]) -> dict[str, Any]:
         largest = max((value for value in values if math.isfinite(value)), default=0.0)
         shares = [value / largest for value in values if largest > 0 and value > 1e-7 * largest]
         if shares:
-            lines.append(line(index, "seed", ([float(at) for at in range(1, len(shares) + 1)], shares), "", POINTS))
+            lines.append(line(index, "seed", ([float(at) for at in range(1, len(shares) + 1)], shares), ""))
     return panel("head-spectrum", "The head's spectrum", "singular value / largest",
                  {"xtitle": "index of the singular value", "xkind": "index"}, lines, ylog=True)
 
@@ -136,8 +129,8 @@ def update_direction(models: list[dict[str, Any]]) -> dict[str, Any]:
                                         ("projection", "null", False)):
             after = numbers(lookup(model, f"update_direction.loss_after.{direction}"))
             if len(after) == len(sizes) and kept:
-                lines.append(line(index, kind, ([sizes[at] for at in kept], [after[at] for at in kept]), direction, POINTS,
-                                  dashed))
+                lines.append(line(index, kind, ([sizes[at] for at in kept], [after[at] for at in kept]), direction,
+                                  dashed=dashed))
     return panel("update-direction", "Loss against step size", "loss (nats per token)",
                  {"xtitle": "root mean square length of a token's logit change", "xkind": "size"}, lines, xlog=True,
                  unlabelled=True)

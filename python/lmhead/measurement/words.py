@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from lmhead.measurement_figures import lookup
-from lmhead.report_words import count, percent
+from lmhead.formats import count, percent
+from lmhead.json_trees import lookup
 
 FEW_DOCUMENTS = 20
 

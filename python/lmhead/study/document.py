@@ -1,60 +1,14 @@
-"""Writes what came of a study as a Markdown document with two plots.
+"""What came of a study as a Markdown document.
 
 Every number is read from statistics.json, which the native command computes; this file chooses words and places.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import shlex
-import shutil
-import subprocess
-import sys
-import tempfile
-from pathlib import Path
 from typing import Any
 
-from lmhead import study_figures
-from lmhead.study_words import compact, difference, duration, number, p_value, table
-
-
-class DocumentError(Exception):
-    """A request that cannot be met, as one line that says what must hold and what was there instead."""
-
-
-def native_command() -> str:
-    """The command lmhead: beside this package in a built tree, else as installed."""
-    root = Path(__file__).resolve().parents[2]
-    places = [root / "build" / "release" / "bin" / "lmhead", Path(sys.executable).parent / "lmhead"]
-    for place in places:
-        if place.is_file():
-            return str(place)
-    found = shutil.which("lmhead")
-    if found is None:
-        raise DocumentError("the command lmhead must be installed or built, got neither")
-    return found
-
-
-def compute_statistics(study: Path, rows: Path, overrides: list[str]) -> dict[str, Any]:
-    """What the rows say of the study, from the native command."""
-    with tempfile.TemporaryDirectory() as folder:
-        command = [native_command(), "study", str(study), *overrides, "--rows", str(rows), "--out", folder]
-        done = subprocess.run([*command, "--statistics-only"], capture_output=True, text=True)
-        if done.returncode != 0:
-            lines = done.stderr.strip().splitlines() or ["nothing"]
-            raise DocumentError(f"the statistics must be computable, got: {lines[-1]}")
-        return read_statistics(Path(folder) / "statistics.json")
-
-
-def read_statistics(path: Path) -> dict[str, Any]:
-    try:
-        statistics = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise DocumentError(f"{path} must be a readable statistics.json, got: {error}") from None
-    if not isinstance(statistics, dict) or statistics.get("format") != "lmhead-study-statistics":
-        raise DocumentError(f"{path} must have the format lmhead-study-statistics")
-    return statistics
+from lmhead.formats import compact, difference, duration, fixed, p_value
+from lmhead.study.markdown import table
 
 
 def arms_section(statistics: dict[str, Any]) -> list[str]:
@@ -70,8 +24,8 @@ def arms_section(statistics: dict[str, Any]) -> list[str]:
             f"{arm['missing']} missing"
         ] * bool(arm["missing"])
         seeds = str(len(arm["seeds"])) + (f" ({', '.join(notes)})" if notes else "")
-        row = [arm["arm"], *([best] if searched else []), seeds, number(arm["mean"], 4)]
-        row += [number(arm["standard_deviation"], 4), compact(arm["flops"]), duration(arm["wall_seconds"])]
+        row = [arm["arm"], *([best] if searched else []), seeds, fixed(arm["mean"], 4)]
+        row += [fixed(arm["standard_deviation"], 4), compact(arm["flops"]), duration(arm["wall_seconds"])]
         rows.append(row)
     unit = f" ({statistics['unit']})" if statistics["unit"] else ""
     head = ["arm", *(["best values found"] if searched else []), "seeds", f"{statistics['outcome']}{unit}"]
@@ -87,7 +41,7 @@ def comparisons_section(statistics: dict[str, Any]) -> list[str]:
                 str(len(one["seeds"])),
                 difference(one.get("mean_difference"), one.get("interval")),
                 difference(None, one.get("bootstrap_interval")),
-                number(one.get("effect_size"), 2),
+                fixed(one.get("effect_size"), 2),
                 p_value(one.get("p_value")),
                 p_value(one.get("sign_flip_p")),
                 p_value(one.get("holm_p")),
@@ -131,7 +85,7 @@ def details_section(statistics: dict[str, Any]) -> list[str]:
         for figure in dict.fromkeys(line["figure"] for one in comparisons for line in one["details"]):
             found = [next((line for line in one["details"] if line["figure"] == figure), None) for one in comparisons]
             first = next(line for line in found if line)
-            row = [f"`{figure}`", number(first["baseline_mean"], 4)]
+            row = [f"`{figure}`", fixed(first["baseline_mean"], 4)]
             row += [difference(line["mean_difference"], line["interval"]) if line else "—" for line in found]
             rows.append(row)
         head = ["figure at the end", baseline, *(f"{one['arm']} − {baseline}" for one in comparisons)]
@@ -283,55 +237,3 @@ def render(statistics: dict[str, Any], name: str, commands: list[str], plots: li
     ]
     lines += ["```", *commands, "```", ""]
     return "\n".join(lines)
-
-
-def write(statistics: dict[str, Any], out: Path, commands: list[str]) -> None:
-    """Writes the document and, beside it, its plots."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    plots = []
-    for suffix, alternative, draw in (
-        ("differences", "differences with 95 % intervals", study_figures.differences),
-        ("curves", "validation curves, mean over seeds", study_figures.curves),
-        ("against", "the outcome against what it may depend on, mean over seeds with 95 % intervals", study_figures.against),
-        ("observed", "what was observed over training, mean over seeds with 95 % intervals", study_figures.observed),
-        ("logit-steps", "loss after logit steps of equal length, mean over seeds with 95 % intervals", study_figures.logit_steps),
-    ):
-        file = out.with_name(f"{out.stem}-{suffix}.svg")
-        if draw(statistics, file):
-            plots.append((alternative, file.name))
-    out.write_text(render(statistics, out.stem, commands, plots), encoding="utf-8")
-
-
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="lmhead study-document", description="Write what came of a study as Markdown with plots."
-    )
-    parser.add_argument("study", metavar="STUDY.json")
-    parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="as lmhead study had them")
-    parser.add_argument(
-        "--rows", metavar="PATH", help="the rows of finished runs, a file or a folder of them (default: studies/rows)"
-    )
-    parser.add_argument("--out", metavar="FILE.md", help="where to write (default: docs/results/NAME.md)")
-    arguments = parser.parse_args(argv)
-    study = Path(arguments.study)
-    rows = Path(arguments.rows or "studies/rows")
-    out = Path(arguments.out) if arguments.out else Path("docs/results") / f"{study.stem}.md"
-    try:
-        if not rows.exists():
-            raise DocumentError(f"the rows must be a file or a folder, got {str(rows)!r}, which is neither")
-        statistics = compute_statistics(study, rows, arguments.overrides)
-        request = shlex.join([str(study), *arguments.overrides, "--rows", str(rows)])
-        commands = [
-            f"lmhead study {request} && \\",
-            f"  lmhead study-document {request} --out {shlex.quote(str(out))}",
-        ]
-        write(statistics, out, commands)
-    except DocumentError as error:
-        print(f"[study-document] {error}", file=sys.stderr)
-        return 2
-    print(f"[study-document] wrote {out}")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

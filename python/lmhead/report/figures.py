@@ -1,23 +1,18 @@
-"""Turns runs into the lines that the page draws: plain numbers, thinned to what a screen can show.
-
-A line is a dictionary: `arm` (index), `kind` ("seed", "mean", "raw" or "null"), `x`, `y`, `label` (for the
-pointer) and `dashed` (the run is not finished). report.js draws them; nothing here knows about colours.
-"""
+"""Turns runs into panels (page/panels.py): plain numbers, thinned to what a screen can show."""
 
 from __future__ import annotations
 
 import math
 from typing import Any
 
-from lmhead.report_facts import LOSS, RETENTION
-from lmhead.report_runs import Arm, Run, Study, number
+from lmhead.json_trees import number
+from lmhead.page.panels import POINTS_PER_LINE, Points, line, panel
+from lmhead.report.facts import LOSS, RETENTION
+from lmhead.report.runs import Arm, Run, Study
 
-POINTS_PER_LINE = 2000
 POINTS_PER_PANEL = 60_000
 RUNS_WITH_RAW_LOSS = 6  # beyond it the unsmoothed losses would hide one another
 ROUNDING_OF_FLOAT32 = 1e-7  # singular values below this share of the largest are rounding
-
-Points = tuple[list[float], list[float]]
 
 
 def panels(study: Study) -> list[dict[str, Any]]:
@@ -72,27 +67,6 @@ def time_unit(study: Study) -> tuple[str, float]:
     return ("s", 1.0) if longest < 120 else ("min", 60.0) if longest < 7200 else ("h", 3600.0)
 
 
-def panel(
-    identity: str,
-    title: str,
-    ytitle: str,
-    axis: dict[str, Any],
-    lines: list[dict[str, Any]],
-    thinned: bool = False,
-    **more: Any,
-) -> dict[str, Any]:
-    return {
-        "id": identity,
-        "title": title,
-        "xtitle": axis["xtitle"],
-        "ytitle": ytitle,
-        "xkind": axis["xkind"],
-        "lines": lines,
-        "thinned": thinned,
-        **more,
-    }
-
-
 def points_per_line(study: Study) -> int:
     return max(100, min(POINTS_PER_LINE, POINTS_PER_PANEL // max(1, len(study.runs))))
 
@@ -102,18 +76,6 @@ def against(run: Run, values: dict[int, float], axis: dict[str, Any]) -> Points:
     places = run.log.get(axis["xkind"], {})
     steps = [step for step in values if step in places and math.isfinite(places[step])]
     return [places[step] / axis["xscale"] for step in steps], [values[step] for step in steps]
-
-
-def line(arm: int, kind: str, points: Points, label: str, limit: int, dashed: bool = False) -> dict[str, Any]:
-    x, y = thin(*points, limit)
-    return {
-        "arm": arm,
-        "kind": kind,
-        "x": [rounded(value) for value in x],
-        "y": [rounded(value) for value in y],
-        "label": label,
-        "dashed": dashed,
-    }
 
 
 def run_label(run: Run) -> str:
@@ -249,29 +211,3 @@ def smoothed(values: list[float]) -> list[float]:
             (sums[high] - sums[low]) / (counts[high] - counts[low]) if math.isfinite(value) else math.nan
         )
     return result
-
-
-def thin(x: list[float], y: list[float], limit: int) -> Points:
-    """About `limit` points at most: both ends, and each stretch's lowest and highest so that spikes stay."""
-    if len(x) <= limit:
-        return x, y
-    stretch = math.ceil(2 * len(x) / limit)
-    kept = {0, len(x) - 1}
-    for start in range(0, len(x), stretch):
-        places = range(start, min(start + stretch, len(x)))
-        finite = [place for place in places if math.isfinite(y[place])]
-        if finite:
-            kept |= {min(finite, key=y.__getitem__), max(finite, key=y.__getitem__)}
-        if len(finite) < len(places):
-            kept.add(next(place for place in places if not math.isfinite(y[place])))
-    order = sorted(kept)
-    return [x[place] for place in order], [y[place] for place in order]
-
-
-def rounded(value: float) -> float | int | None:
-    """Six significant digits, whole numbers whole, None (a gap in the line) for what is not finite."""
-    if not math.isfinite(value):
-        return None
-    if value == int(value) and abs(value) < 2**53:
-        return int(value)
-    return float(f"{value:.6g}")

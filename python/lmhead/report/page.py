@@ -7,42 +7,39 @@ slipped through could neither run nor call out.
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import os
 import shlex
-from pathlib import Path
 from typing import Any
 
-from lmhead import report_figures, report_words
-from lmhead.report_facts import compare, dataset_hash
-from lmhead.report_runs import Study, flatten, number
-from lmhead.report_tables import arms_table, configuration, runs_table, table
-from lmhead.report_text import plotly_text, script_json, short_labels, shortened, swatch, text
-from lmhead.report_words import count, si
-
-KEY_STAYS_IN_VIEW = 8  # arms up to which the key may follow the reader without hiding the plots
+from lmhead.formats import count, shortened, si
+from lmhead.json_trees import flatten, number
+from lmhead.page.document import KEY_STAYS_IN_VIEW, document
+from lmhead.page.text import plotly_text, script_json, short_labels, swatch, text
+from lmhead.report import figures, words
+from lmhead.report.facts import compare, dataset_hash
+from lmhead.report.runs import Study
+from lmhead.report.tables import arms_table, configuration, runs_table, table
 
 
 def render(study: Study, command_path: str) -> str:
     """The whole page; `command_path` is the folder as the user named it."""
     comparison = compare(study)
-    panels = report_figures.panels(study)
+    panels = figures.panels(study)
     data = script_json(
         {
             "arms": [
                 {"name": plotly_text(shortened(arm.name, 60)), "label": plotly_text(label)}
-                for arm, label in zip(study.arms, short_labels(study.arms))
+                for arm, label in zip(study.arms, short_labels([arm.name for arm in study.arms]))
             ],
             "panels": panels,
         }
     )
-    words = report_words.summary(study)
+    sentences = words.summary(study)
     body = [
         heading(study),
         '<section id="summary">',
-        f'<p class="lead">{text(words[0])}</p>',
-        *(f"<p>{text(line)}</p>" for line in words[1:]),
+        f'<p class="lead">{text(sentences[0])}</p>',
+        *(f"<p>{text(line)}</p>" for line in sentences[1:]),
         arms_table(study, comparison),
         runs_table(study) if len(study.runs) > 1 else "",
         reading_notes(study),
@@ -54,47 +51,6 @@ def render(study: Study, command_path: str) -> str:
         reproduce(study, command_path),
     ]
     return document(f"{study.name} – lmhead report", body, data)
-
-
-def document(title: str, body: list[str], data: str) -> str:
-    """A whole page around ready HTML; `data` is the JSON that report.js draws (report_text.script_json)."""
-    from plotly.offline import get_plotlyjs
-
-    scripts = [get_plotlyjs().replace("\r\n", "\n").replace("\r", "\n"), beside("report.js")]
-    hashes = " ".join(
-        f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
-        for script in scripts
-    )
-    policy = (
-        f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data: blob:; base-uri "
-        "'none'; form-action 'none'"
-    )
-    return "\n".join(
-        [
-            "<!DOCTYPE html>",
-            '<html lang="en">',
-            "<head>",
-            '<meta charset="utf-8">',
-            f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
-            '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            f"<title>{text(title)}</title>",
-            f"<style>\n{beside('report.css')}</style>",
-            "</head>",
-            "<body>",
-            "<main>",
-            *body,
-            "</main>",
-            f'<script type="application/json" id="lmhead-data">{data}</script>',
-            *(f"<script>{script}</script>" for script in scripts),
-            "</body>",
-            "</html>",
-            "",
-        ]
-    )
-
-
-def beside(name: str) -> str:
-    return Path(__file__).with_name(name).read_text(encoding="utf-8")
 
 
 def heading(study: Study) -> str:
@@ -188,26 +144,26 @@ def plot_sections(study: Study, panels: list[dict[str, Any]]) -> list[str]:
         drawn = [by_name[name] for name in names]
         if any(panel["thinned"] for panel in drawn):
             note += (
-                f" Long logs are thinned to about {report_figures.points_per_line(study):,} points a line, "
+                f" Long logs are thinned to about {figures.points_per_line(study):,} points a line, "
                 "keeping the lowest and highest of each stretch."
             )
-        figures = []
+        drawings = []
         for panel in drawn:
             plot = (
                 f'<div class="plot" id="{panel["id"]}" role="img" aria-label="{text(panel["title"])}"></div>'
                 if panel["lines"]
                 else '<div class="empty">Nothing of this was logged.</div>'
             )
-            figures.append(f"<figure><h3>{text(panel['title'])}</h3>{plot}</figure>")
+            drawings.append(f"<figure><h3>{text(panel['title'])}</h3>{plot}</figure>")
         result.append(
             f'<section><h2>{text(title)}</h2><p class="soft">{text(note)}</p>'
-            f'<div class="plots">{"".join(figures)}</div></section>'
+            f'<div class="plots">{"".join(drawings)}</div></section>'
         )
     return result
 
 
 def limits(study: Study) -> str:
-    points = "".join(f"<li>{text(point)}</li>" for point in report_words.limits(study))
+    points = "".join(f"<li>{text(point)}</li>" for point in words.limits(study))
     return f'<section id="limits"><h2>What may not be concluded</h2><ul>{points}</ul></section>'
 
 

@@ -1,0 +1,1 @@
+"""What every page has in common: its look, its escaping, its plots."""
