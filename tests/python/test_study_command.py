@@ -191,12 +191,13 @@ def test_seeds_that_were_searched_on_are_refused(folder):
 
 
 def test_the_document_says_what_the_statistics_say_and_is_reproducible(folder, capsys, monkeypatch):
-    from lmhead import study_document
+    from lmhead.study import command as study_document
+    from lmhead.study import statistics as native
 
     run(folder, "--rows", "rows.jsonl", "--discard-runs")
     statistics = json.loads((folder / "out" / "statistics.json").read_text())
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(study_document, "native_command", lambda: str(LMHEAD))
+    monkeypatch.setattr(native, "native_command", lambda: str(LMHEAD))
     texts = []
     for _ in range(2):
         assert study_document.main(["study.json", "--rows", "rows.jsonl", "--out", "results/tiny.md"]) == 0

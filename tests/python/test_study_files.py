@@ -13,7 +13,8 @@ import pytest
 from conftest import ROOT
 from test_train_command import LMHEAD
 
-from lmhead import prepare, study_document
+from lmhead import prepare
+from lmhead.study import command as study_document
 
 pytestmark = pytest.mark.skipif(not LMHEAD.exists(), reason="the release build is not there")
 FILES = sorted(file for file in (ROOT / "studies").glob("*.json") if file.stem != "demo")

@@ -1,6 +1,6 @@
 """Puts the report together as one HTML file that opens offline and asks nothing of any network.
 
-Everything that comes from a run's files is escaped for the place it goes to (report_text.py). A content
+Everything that comes from a run's files is escaped for the place it goes to (page/text.py). A content
 security policy names the page's scripts by their hashes and forbids every request, so that a text that
 slipped through could neither run nor call out.
 """
