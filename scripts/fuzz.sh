@@ -43,6 +43,7 @@ for target in safetensors_header safetensors_index; do
   mkdir -p "$corpus"
   "$compiler" -std=c++20 -I. -g -O1 -fno-omit-frame-pointer -fsanitize=fuzzer,address,undefined \
     -fno-sanitize-recover=all "fuzz/${target}_fuzz.cc" "lmhead/models/$target.cc" lmhead/models/safetensors_json.cc \
+    lmhead/base/printable_text.cc \
     -o "build/fuzz/$target"
   say "$target for $seconds seconds"
   log="build/fuzz/$target.log"

@@ -7,7 +7,7 @@
 #include "lmhead/base/files.h"
 #include "lmhead/cli/commands.h"
 #include "lmhead/cli/model_argument.h"
-#include "lmhead/measure/measured_model.h"
+#include "lmhead/measure/load_model.h"
 #include "lmhead/models/safetensors_folder.h"
 
 namespace lmhead {

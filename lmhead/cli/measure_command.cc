@@ -11,6 +11,7 @@
 #include "lmhead/cli/model_argument.h"
 #include "lmhead/cli/progress.h"
 #include "lmhead/cli/python_program.h"
+#include "lmhead/measure/load_model.h"
 #include "lmhead/measure/measurement.h"
 
 namespace lmhead {
@@ -45,20 +46,20 @@ class Texts {
  public:
   Texts(std::vector<std::string> files, std::int64_t max_tokens) : files_(std::move(files)), max_tokens_(max_tokens) {}
 
-  MeasuredTokens tokens(const MeasuredModel& model) {
-    require(!model.tokenizer.empty() || model.bytes_are_tokens, kWho, model.name,
+  MeasuredTokens tokens(const LoadedModel& model) {
+    require(model.text.tokenizer || model.text.is_bytes, kWho, model.name,
             " must have a tokenizer.json beside it for --text, got none: give ids with --tokens");
-    const std::string key = model.bytes_are_tokens ? "" : read_file(model.tokenizer);
+    const std::string key = model.text.is_bytes ? "" : read_file(*model.text.tokenizer);
     const auto [found, is_new] = folders_.try_emplace(key, scratch_.path() / std::to_string(folders_.size()));
     if (is_new) {
       std::vector<std::string> arguments = {"--out", found->second.string()};
-      if (!model.bytes_are_tokens) arguments.insert(arguments.end(), {"--tokenizer", model.tokenizer.string()});
+      if (!model.text.is_bytes) arguments.insert(arguments.end(), {"--tokenizer", model.text.tokenizer->string()});
       if (max_tokens_ > 0) arguments.insert(arguments.end(), {"--max-tokens", std::to_string(max_tokens_)});
       arguments.push_back("--");
       arguments.insert(arguments.end(), files_.begin(), files_.end());
       run_python_program("lmhead-tokenize", arguments);
     }
-    return open_tokenized_text(found->second, model.vocab_size());
+    return open_tokenized_text(found->second, model.head->vocab_size());
   }
 
  private:
@@ -88,11 +89,12 @@ Json measure_all(const MeasureRequest& request) {
   Texts texts(request.texts, request.max_tokens);
   Json models = Json::array();
   for (std::size_t index = 0; index < entries.size(); ++index) {
-    const MeasuredModel model = load_measured_model(entries[index].path, entries[index].name);
+    LoadedModel model = load_model(entries[index].path);
+    model.name = entries[index].name;
     std::optional<MeasuredTokens> tokens;
     if (model.decoder && !request.texts.empty()) tokens = texts.tokens(model);
     if (model.decoder && !request.tokens.empty())
-      tokens = open_measured_tokens(request.tokens, model.vocab_size(), model.end_of_document);
+      tokens = open_measured_tokens(request.tokens, model.head->vocab_size(), model.text.end_of_document);
     const std::string prefix =
         entries.size() > 1 ? "[" + std::to_string(index + 1) + "/" + std::to_string(entries.size()) + "] " : "";
     TokenProgress progress(prefix + model.name + "  ");

@@ -4,15 +4,12 @@
 #include <nlohmann/json.hpp>
 
 #include "lmhead/base/error.h"
-#include "lmhead/base/files.h"
 #include "lmhead/base/line_process.h"
 #include "lmhead/cli/commands.h"
 #include "lmhead/cli/model_argument.h"
 #include "lmhead/cli/progress.h"
-#include "lmhead/kernels/linear_cross_entropy.h"
+#include "lmhead/measure/load_model.h"
 #include "lmhead/models/generation.h"
-#include "lmhead/models/pretrained.h"
-#include "lmhead/run/trained_model.h"
 
 namespace lmhead {
 namespace {
@@ -68,64 +65,18 @@ class TokenizerCodec : public TextCodec {
   LineProcess process_;
 };
 
-/// A model of either kind, as far as sampling is concerned.
-struct SampledModel {
-  std::shared_ptr<const void> owner;  // of the decoder and of what `logits` refers to
-  const Decoder* decoder;
-  LogitsOfHidden logits;
-  Ids end_tokens;
-  RunText text;
-  bool special = false;  // whether the tokenizer's template belongs around a prompt
-};
-
-SampledModel open_run(const fs::path& folder) {
-  const auto trained = std::make_shared<TrainedModel>(open_trained_model(folder));
-  SampledModel sampled{.owner = trained, .decoder = &trained->model.decoder, .text = text_of_run(*trained)};
-  sampled.logits = [head = trained->model.head.get()](const at::Tensor& hidden) { return head->logits({hidden}); };
-  if (sampled.text.end_of_document) sampled.end_tokens = {*sampled.text.end_of_document};
-  return sampled;
-}
-
-/// The end tokens that a folder in the Hugging Face layout names; generation_config.json goes before config.json.
-Ids read_end_tokens(const fs::path& folder) {
-  for (const char* name : {"generation_config.json", "config.json"}) {
-    const fs::path file = folder / name;
-    if (!fs::exists(file)) continue;
-    const Json json = parse_json(read_file(file), file.string());
-    const Json ends = json.is_object() ? json.value("eos_token_id", Json()) : Json();
-    if (ends.is_null()) continue;
-    Ids ids;
-    for (const Json& id : ends.is_array() ? ends : Json::array({ends})) {
-      require(id.is_number_integer(), "sample", file.string(), ": eos_token_id must be an integer or several, got ",
-              ends.dump());
-      ids.push_back(id.get<std::int64_t>());
-    }
-    return ids;
-  }
-  return {};
-}
-
-SampledModel open_hf_folder(const fs::path& folder) {
-  const auto pretrained = std::make_shared<PretrainedModel>(load_pretrained(folder));
-  SampledModel sampled{.owner = pretrained, .decoder = &pretrained->decoder, .special = true};
-  sampled.logits = [map = pretrained->head](const at::Tensor& hidden) { return linear_logits(hidden, map); };
-  sampled.end_tokens = read_end_tokens(folder);
-  if (fs::exists(folder / "tokenizer.json")) sampled.text.tokenizer = folder / "tokenizer.json";
-  return sampled;
-}
-
 /// Null where the ids have no text, or the helper is not there.
-std::unique_ptr<TextCodec> make_codec(const SampledModel& model) {
+std::unique_ptr<TextCodec> make_codec(const LoadedModel& model) {
   if (model.text.is_bytes) return std::make_unique<ByteCodec>();
   if (!model.text.tokenizer) return nullptr;
   std::error_code error;
   const fs::path own = fs::read_symlink("/proc/self/exe", error).parent_path();
   const auto program = find_program("lmhead-tokenizer", own);
   if (!program) return nullptr;
-  return std::make_unique<TokenizerCodec>(*program, *model.text.tokenizer, model.special);
+  return std::make_unique<TokenizerCodec>(*program, *model.text.tokenizer, model.text.adds_special_tokens);
 }
 
-Ids encode_prompt(const SampleRequest& request, const SampledModel& model, TextCodec* codec) {
+Ids encode_prompt(const SampleRequest& request, const LoadedModel& model, TextCodec* codec) {
   if (!request.prompt) return request.prompt_ids;
   require(codec != nullptr, "sample",
           model.text.tokenizer ? "lmhead-tokenizer must be beside this program or on the path for --prompt, got none"
@@ -139,7 +90,7 @@ Ids encode_prompt(const SampleRequest& request, const SampledModel& model, TextC
 int run_sample(const SampleRequest& request) {
   const fs::path folder = resolve_model(request.model);
   require(fs::is_directory(folder), "sample", "the model must be a folder, got ", folder.string());
-  const SampledModel model = is_trained_model(folder) ? open_run(folder) : open_hf_folder(folder);
+  const LoadedModel model = load_model(folder);
   std::unique_ptr<TextCodec> codec = request.ids && !request.prompt ? nullptr : make_codec(model);
   const Ids prompt = encode_prompt(request, model, codec.get());
   const bool prints_ids = request.ids || !codec;
@@ -151,16 +102,17 @@ int run_sample(const SampleRequest& request) {
     std::fflush(stdout);
   };
   bool first = true;
-  const Ids generated = generate(*model.decoder, model.logits, prompt,
-                                 {.sampling = {request.temperature, request.top_k, request.top_p},
-                                  .max_new_tokens = request.max_new_tokens,
-                                  .seed = request.seed,
-                                  .end_tokens = model.end_tokens},
-                                 [&](std::int64_t id) {
-                                   print(prints_ids ? (first ? "" : ",") + std::to_string(id) : codec->decode(id));
-                                   first = false;
-                                   return !stop_requested();
-                                 });
+  const Ids generated = generate(
+      *model.decoder, [&](const at::Tensor& hidden) { return model.head->logits({hidden}); }, prompt,
+      {.sampling = {request.temperature, request.top_k, request.top_p},
+       .max_new_tokens = request.max_new_tokens,
+       .seed = request.seed,
+       .end_tokens = model.text.end_tokens},
+      [&](std::int64_t id) {
+        print(prints_ids ? (first ? "" : ",") + std::to_string(id) : codec->decode(id));
+        first = false;
+        return !stop_requested();
+      });
   print(prints_ids ? "\n" : codec->finish() + "\n");
   if (prints_ids && !request.ids)
     std::fprintf(stderr, "[sample] these are ids: %s\n",

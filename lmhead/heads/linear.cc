@@ -23,11 +23,21 @@ class LinearHead : public LmHead {
           context.factory.make("lm_head.bias", ParameterKind::kBias, {context.vocab_size}, constant_initializer(0)));
   }
 
+  explicit LinearHead(const LinearMap& map)
+      : LmHead(map.weight.size(1), map.weight.size(0)),
+        weight_(fixed(ParameterKind::kHead, map.weight)),
+        bias_(map.bias.defined() ? fixed(ParameterKind::kBias, map.bias) : nullptr),
+        scale_(map.logit_scale),
+        softcap_(map.logit_softcap) {}
+
   std::optional<LinearMap> linear_map() const override {
     return LinearMap{weight_->value.detach(), bias_ ? bias_->value.detach() : at::Tensor(), scale_, softcap_};
   }
 
  private:
+  static ParameterPtr fixed(ParameterKind kind, const at::Tensor& value) {
+    return std::make_shared<Parameter>(Parameter{"", kind, value, value, {}});
+  }
   LinearMap working_map() const { return {weight_->working, bias_ ? bias_->working : at::Tensor(), scale_, softcap_}; }
   at::Tensor compute_logits(const HeadInput& input) const override {
     return linear_logits(input.hidden, working_map());
@@ -63,5 +73,7 @@ void LinearHeadOptions::visit_fields(FieldVisitor& visitor) {
 std::unique_ptr<LmHead> make_linear_head(const HeadOptions& options, const HeadContext& context) {
   return std::make_unique<LinearHead>(dynamic_cast<const LinearHeadOptions&>(options), context);
 }
+
+std::unique_ptr<LmHead> make_linear_head(const LinearMap& map) { return std::make_unique<LinearHead>(map); }
 
 }  // namespace lmhead

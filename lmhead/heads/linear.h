@@ -16,4 +16,7 @@ struct LinearHeadOptions : HeadOptions {
 
 std::unique_ptr<LmHead> make_linear_head(const HeadOptions& options, const HeadContext& context);
 
+/// The head whose logits are `map`, which was made elsewhere: no parameters of its own.
+std::unique_ptr<LmHead> make_linear_head(const LinearMap& map);
+
 }  // namespace lmhead

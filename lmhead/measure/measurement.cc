@@ -16,32 +16,35 @@ constexpr std::int64_t kFeatureRows = 4096;
 
 Json or_null(const std::optional<std::int64_t>& value) { return value ? Json(*value) : Json(nullptr); }
 
-std::int64_t sequence_length(const MeasuredModel& model, std::int64_t asked) {
-  const std::int64_t longest = model.longest_sequence;
-  require(asked <= longest || !model.longest_is_limit, kWho, "--sequence-length must be at most the ", longest,
-          " positions of ", model.name, ", got ", asked);
+std::int64_t sequence_length(const LoadedModel& model, std::int64_t asked) {
+  const std::int64_t learned = model.decoder->specification().position_embeddings;
+  require(asked <= learned || learned == 0, kWho, "--sequence-length must be at most the ", learned, " positions of ",
+          model.name, ", got ", asked);
   if (asked > 0) return asked;
-  return longest > 0 ? std::min(longest, kDefaultSequence) : kDefaultSequence;
+  for (const std::int64_t longest : {learned, model.sequence_length, model.max_position_embeddings})
+    if (longest > 0) return std::min(longest, kDefaultSequence);
+  return kDefaultSequence;
 }
 
 at::Tensor rows_of(const at::Tensor& tensor, std::int64_t row, std::int64_t rows) {
   return tensor.defined() ? tensor.narrow(0, row, rows) : tensor;
 }
 
-void measure_features(const MeasuredModel& model, const MeasurementOptions& options,
-                      const MeasurementProgress& progress, DiagnosticSet& set) {
-  std::int64_t count = model.hidden.size(0);
+void measure_features(const LoadedModel& model, const MeasurementOptions& options, const MeasurementProgress& progress,
+                      DiagnosticSet& set) {
+  const Features& features = model.features;
+  std::int64_t count = features.hidden.size(0);
   if (options.max_tokens > 0) count = std::min(count, options.max_tokens);
   for (std::int64_t row = 0; row < count; row += kFeatureRows) {
     const std::int64_t rows = std::min(kFeatureRows, count - row);
-    const at::Tensor hidden = model.hidden.narrow(0, row, rows);
-    set.update({options.float64 ? hidden.to(at::kDouble) : hidden, model.targets.narrow(0, row, rows),
-                rows_of(model.documents, row, rows), rows_of(model.positions, row, rows), std::nullopt});
+    const at::Tensor hidden = features.hidden.narrow(0, row, rows);
+    set.update({options.float64 ? hidden.to(at::kDouble) : hidden, features.targets.narrow(0, row, rows),
+                rows_of(features.documents, row, rows), rows_of(features.positions, row, rows), std::nullopt});
     progress(row + rows, count);
   }
 }
 
-void measure_windows(const MeasuredModel& model, const MeasuredTokens& tokens, const MeasurementOptions& options,
+void measure_windows(const LoadedModel& model, const MeasuredTokens& tokens, const MeasurementOptions& options,
                      std::int64_t length, const MeasurementProgress& progress, DiagnosticSet& set) {
   WindowReader reader(
       tokens, {.sequence_length = length, .max_tokens = options.max_tokens, .by_document = options.by_document});
@@ -59,7 +62,7 @@ void measure_windows(const MeasuredModel& model, const MeasuredTokens& tokens, c
 
 }  // namespace
 
-Json measure_model(const MeasuredModel& model, const MeasuredTokens* tokens, const MeasurementOptions& options,
+Json measure_model(const LoadedModel& model, const MeasuredTokens* tokens, const MeasurementOptions& options,
                    const MeasurementProgress& progress) {
   at::NoGradGuard no_grad;
   require(!model.decoder || tokens, kWho, "text or tokens must be given to measure ", model.name, ", got none");
@@ -69,16 +72,15 @@ Json measure_model(const MeasuredModel& model, const MeasuredTokens* tokens, con
                  {"step", or_null(model.step)},
                  {"training_tokens", or_null(model.training_tokens)},
                  {"sequence_length", nullptr}};
-  LinearMap map = model.head;
-  if (options.float64 && !model.nonlinear_head) {
-    map.weight = map.weight.to(at::kDouble);
-    if (map.bias.defined()) map.bias = map.bias.to(at::kDouble);
+  auto map = model.head->linear_map();
+  require(!options.float64 || map, kWho, "--float64 must be off for ", model.name, ": its head, ", model.family,
+          ", is no linear map and computes as it was trained");
+  if (map && options.float64) {
+    map->weight = map->weight.to(at::kDouble);
+    if (map->bias.defined()) map->bias = map->bias.to(at::kDouble);
   }
-  require(!options.float64 || !model.nonlinear_head, kWho, "--float64 must be off for ", model.name, ": its head, ",
-          model.family, ", is no linear map and computes as it was trained");
-  DiagnosticSet set = model.nonlinear_head
-                          ? DiagnosticSet(model.nonlinear_head, options.diagnostics, options.diagnostic)
-                          : DiagnosticSet(map, options.diagnostics, options.diagnostic);
+  DiagnosticSet set = map ? DiagnosticSet(*map, options.diagnostics, options.diagnostic)
+                          : DiagnosticSet(model.head, options.diagnostics, options.diagnostic);
   if (model.decoder) {
     const std::int64_t length = sequence_length(model, options.sequence_length);
     result["sequence_length"] = length;

@@ -6,8 +6,8 @@
 #include <vector>
 
 #include "lmhead/diagnose/diagnostic.h"
-#include "lmhead/measure/measured_model.h"
 #include "lmhead/measure/measured_tokens.h"
+#include "lmhead/models/loaded_model.h"
 
 namespace lmhead {
 
@@ -30,7 +30,7 @@ using MeasurementProgress = std::function<void(std::int64_t done, std::int64_t o
 /// diagnostics keep, and with `float64` a copy of the head; it does not grow with the tokens. Throws on a
 /// sequence length beyond learned positions, on ids outside the vocabulary, and where there is no token.
 Json measure_model(
-    const MeasuredModel& model, const MeasuredTokens* tokens, const MeasurementOptions& options,
+    const LoadedModel& model, const MeasuredTokens* tokens, const MeasurementOptions& options,
     const MeasurementProgress& progress = [](std::int64_t, std::int64_t) {});
 
 }  // namespace lmhead

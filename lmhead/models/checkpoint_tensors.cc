@@ -9,7 +9,7 @@
 #include <cmath>
 
 #include "lmhead/base/error.h"
-#include "lmhead/models/safetensors_json.h"
+#include "lmhead/base/printable_text.h"
 
 namespace lmhead {
 namespace {

@@ -5,7 +5,7 @@
 
 #include "lmhead/base/error.h"
 #include "lmhead/base/files.h"
-#include "lmhead/models/safetensors_json.h"
+#include "lmhead/base/printable_text.h"
 
 namespace lmhead {
 namespace {

@@ -3,8 +3,8 @@
 #include <set>
 
 #include "lmhead/base/error.h"
+#include "lmhead/base/printable_text.h"
 #include "lmhead/models/safetensors_index.h"
-#include "lmhead/models/safetensors_json.h"
 
 namespace lmhead {
 namespace {

@@ -7,6 +7,7 @@
 #include <optional>
 
 #include "lmhead/base/error.h"
+#include "lmhead/base/printable_text.h"
 #include "lmhead/models/safetensors_json.h"
 
 namespace lmhead {

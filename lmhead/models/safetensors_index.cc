@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "lmhead/base/error.h"
+#include "lmhead/base/printable_text.h"
 #include "lmhead/models/safetensors_json.h"
 
 namespace lmhead {

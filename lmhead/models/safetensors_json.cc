@@ -3,32 +3,12 @@
 #include <limits>
 
 #include "lmhead/base/error.h"
+#include "lmhead/base/printable_text.h"
 
 namespace lmhead {
 namespace {
 
 bool is_digit(char character) { return character >= '0' && character <= '9'; }
-
-/// Length of the UTF-8 sequence at the start of `text`, 0 where it is none (overlong, surrogate, beyond
-/// U+10FFFF).
-std::size_t utf8_length(std::string_view text) {
-  const auto byte = [&](std::size_t index) {
-    return index < text.size() ? std::uint8_t(text[index]) : std::uint8_t(0);
-  };
-  const auto follows = [&](std::size_t index) { return (byte(index) & 0xC0) == 0x80; };
-  const std::uint8_t first = byte(0), second = byte(1);
-  if (first < 0x80) return 1;
-  if (first >= 0xC2 && first <= 0xDF) return follows(1) ? 2 : 0;
-  if (first >= 0xE0 && first <= 0xEF) {
-    const bool overlong = first == 0xE0 && second < 0xA0, surrogate = first == 0xED && second > 0x9F;
-    return follows(1) && follows(2) && !overlong && !surrogate ? 3 : 0;
-  }
-  if (first >= 0xF0 && first <= 0xF4) {
-    const bool overlong = first == 0xF0 && second < 0x90, beyond = first == 0xF4 && second > 0x8F;
-    return follows(1) && follows(2) && follows(3) && !overlong && !beyond ? 4 : 0;
-  }
-  return 0;
-}
 
 void append_utf8(std::string& text, std::uint32_t code) {
   if (code < 0x80) {
@@ -51,26 +31,6 @@ void append_utf8(std::string& text, std::uint32_t code) {
 
 }  // namespace
 
-std::string quote_for_message(std::string_view text) {
-  constexpr std::size_t kLongest = 80;
-  const char* hex = "0123456789abcdef";
-  std::string quoted = "\"";
-  for (std::size_t position = 0; position < text.size();) {
-    if (position >= kLongest) return quoted + "\"...";
-    const auto byte = std::uint8_t(text[position]);
-    const std::size_t length = utf8_length(text.substr(position));
-    const bool is_c1_control = length == 2 && byte == 0xC2 && std::uint8_t(text[position + 1]) < 0xA0;
-    if (length == 0 || byte < 0x20 || byte == 0x7F || is_c1_control) {  // a terminal would obey these
-      quoted.append("\\x").append(1, hex[byte >> 4]).append(1, hex[byte & 15]);
-      position += 1;
-    } else {
-      quoted += text.substr(position, length);
-      position += length;
-    }
-  }
-  return quoted + "\"";
-}
-
 SafetensorsJsonReader::SafetensorsJsonReader(std::string_view text, std::string_view file) : text_(text), file_(file) {
   check_utf8();
 }
@@ -82,12 +42,9 @@ void SafetensorsJsonReader::fail_here(std::string_view what, std::string_view mu
 }
 
 void SafetensorsJsonReader::check_utf8() const {
-  for (std::size_t position = 0; position < text_.size();) {
-    const std::size_t length = utf8_length(text_.substr(position));
-    require(length > 0, "safetensors", file_, ": the JSON text must be UTF-8, got a malformed sequence at byte ",
-            position);
-    position += length;
-  }
+  const std::size_t malformed = first_malformed_byte(text_);
+  require(malformed == text_.size(), "safetensors", file_,
+          ": the JSON text must be UTF-8, got a malformed sequence at byte ", malformed);
 }
 
 void SafetensorsJsonReader::skip_whitespace() {

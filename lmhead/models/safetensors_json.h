@@ -49,7 +49,4 @@ class SafetensorsJsonReader {
   std::size_t position_ = 0;
 };
 
-/// `text` in quotes for a message: control characters escaped, cut after 80 bytes.
-std::string quote_for_message(std::string_view text);
-
 }  // namespace lmhead

@@ -7,7 +7,10 @@
 #include "lmhead/base/error.h"
 #include "lmhead/base/files.h"
 #include "lmhead/data/dataset.h"
+#include "lmhead/models/causal_model.h"
 #include "lmhead/models/safetensors.h"
+#include "lmhead/run/run.h"
+#include "lmhead/train/checkpoint.h"
 
 namespace lmhead {
 namespace {
@@ -70,6 +73,30 @@ std::int64_t vocab_size_of(const fs::path& weights) {
   return shape[0];
 }
 
+/// What is still known of how a run's ids stand for text.
+ModelText text_of(const DataOptions& data, const TrainingState& state, std::int64_t vocab_size) {
+  ModelText text;
+  if (data.kind != "tokens") return text;
+  const auto end_at = [&](std::int64_t id) {
+    text.end_of_document = id;
+    text.end_tokens = {id};
+  };
+  if (state.tokenizer_hash == "bytes") {
+    text.is_bytes = vocab_size >= 256;
+    if (vocab_size > 256) end_at(256);
+    return text;
+  }
+  try {
+    const Dataset dataset = open_dataset(data.path, vocab_size);
+    if (dataset.tokenizer_hash != state.tokenizer_hash) return text;
+    if (dataset.tokenizer && fs::exists(*dataset.tokenizer)) text.tokenizer = dataset.tokenizer;
+    if (dataset.end_of_document) end_at(*dataset.end_of_document);
+  } catch (const Error&) {
+    // Moved or removed since: the model can do without it.
+  }
+  return text;
+}
+
 }  // namespace
 
 bool is_trained_model(const fs::path& folder) { return is_checkpoint(folder) || is_run(folder); }
@@ -88,41 +115,29 @@ std::vector<fs::path> find_checkpoints(const fs::path& folder, CheckpointChoice 
   return chosen;
 }
 
-TrainedModel open_trained_model(const fs::path& folder) {
+LoadedModel open_trained_model(const fs::path& folder) {
   require(is_trained_model(folder), "run", folder.string(),
           " must be the folder of a run or of a checkpoint, got neither a run's config.json nor state.json in it");
   const fs::path checkpoint = find_checkpoints(without_trailing_slash(folder), CheckpointChoice::kNewest).front();
   const fs::path file = checkpoint.parent_path().parent_path() / "config.json";
   require(fs::is_regular_file(file), "run", "the checkpoint ", checkpoint.string(),
           " must lie in checkpoints/ of its run, got no ", file.string());
-  const auto configuration = read_json_file<RunConfiguration>(file);
+  const TrainConfiguration train = read_json_file<RunConfiguration>(file).train;
+  const auto state = read_json_file<TrainingState>(checkpoint / "state.json");
   const fs::path weights = checkpoint / "model.safetensors";
-  const TrainConfiguration& train = configuration.train;
-  TrainedModel trained{configuration, checkpoint, read_json_file<TrainingState>(checkpoint / "state.json"),
-                       CausalModel(train.model, train.head, vocab_size_of(weights), /*seed=*/0)};
-  load_parameters(weights, trained.model.parameters());
-  return trained;
-}
-
-RunText text_of_run(const TrainedModel& trained) {
-  const DataOptions& data = trained.configuration.train.data;
-  const std::int64_t vocab_size = trained.model.head->vocab_size();
-  RunText text;
-  if (data.kind != "tokens") return text;
-  if (trained.state.tokenizer_hash == "bytes") {
-    text.is_bytes = vocab_size >= 256;
-    if (vocab_size > 256) text.end_of_document = 256;
-    return text;
-  }
-  try {
-    const Dataset dataset = open_dataset(data.path, vocab_size);
-    if (dataset.tokenizer_hash != trained.state.tokenizer_hash) return text;
-    if (dataset.tokenizer && fs::exists(*dataset.tokenizer)) text.tokenizer = dataset.tokenizer;
-    text.end_of_document = dataset.end_of_document;
-  } catch (const Error&) {
-    // Moved or removed since: the model can do without it.
-  }
-  return text;
+  const std::int64_t vocab_size = vocab_size_of(weights);
+  CausalModel model(train.model, train.head, vocab_size, /*seed=*/0);
+  load_parameters(weights, model.parameters());
+  return {.kind = ModelKind::kCheckpoint,
+          .name = folder.string(),
+          .family = train.head.type(),
+          .decoder = std::make_shared<const Decoder>(std::move(model.decoder)),
+          .head = std::move(model.head),
+          .text = text_of(train.data, state, vocab_size),
+          .max_position_embeddings = train.model.max_position_embeddings,
+          .sequence_length = train.data.sequence_length,
+          .step = state.step,
+          .training_tokens = state.tokens};
 }
 
 }  // namespace lmhead

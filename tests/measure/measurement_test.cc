@@ -16,6 +16,7 @@
 #include "lmhead/base/error.h"
 #include "lmhead/base/files.h"
 #include "lmhead/kernels/linear_cross_entropy.h"
+#include "lmhead/measure/load_model.h"
 #include "lmhead/models/pretrained.h"
 #include "lmhead/models/safetensors.h"
 
@@ -170,7 +171,7 @@ TEST_F(Measurement, FeaturesOfAnotherProgramNameWhatIsWrongWithThem) {
   const at::Tensor hidden = at::randn({4, 3}), weight = at::randn({7, 3});
   const auto load = [&](const std::vector<std::pair<std::string, at::Tensor>>& tensors) {
     const fs::path file = write_features(tensors);
-    return message_of([&] { load_measured_model(file, "features"); });
+    return message_of([&] { load_model(file); });
   };
   const at::Tensor targets = at::tensor(Ids{0, 6, -100, 3});
   EXPECT_EQ(load({{"hidden", hidden}, {"weight", weight}, {"targets", targets}}), "");
@@ -188,7 +189,7 @@ TEST_F(Measurement, FeaturesOfAnotherProgramNameWhatIsWrongWithThem) {
 TEST_F(Measurement, NothingIsDestroyedWhereTheHeadSpansTheVocabulary) {
   const fs::path file = write_features(
       {{"hidden", at::randn({50, 12})}, {"weight", at::randn({9, 12})}, {"targets", at::arange(50, at::kLong) % 9}});
-  const Json result = measure_model(load_measured_model(file, "wide"), nullptr, {});
+  const Json result = measure_model(load_model(file), nullptr, {});
   EXPECT_EQ(result["gradient_retention"]["destroyed_ratio"], 0.0);
   EXPECT_EQ(result["gradient_retention"]["null_destroyed_ratio"], 0.0);
   EXPECT_EQ(result["tokens"], 50);
@@ -206,12 +207,14 @@ class DistanceHead : public LmHead {
   at::Tensor weight_;
 };
 
-TEST(MeasuredModel, AHeadThatIsNoLinearMapIsMeasuredAsFarAsThatGoes) {
+TEST(LoadedModel, AHeadThatIsNoLinearMapIsMeasuredAsFarAsThatGoes) {
   const at::Tensor weight = at::randn({9, 4}), hidden = at::randn({50, 4}), targets = at::arange(50, at::kLong) % 9;
-  MeasuredModel model{.name = "distance", .kind = ModelKind::kFeatures, .hidden = hidden, .targets = targets};
-  model.nonlinear_head = std::make_shared<DistanceHead>(weight);
+  const LoadedModel model{.kind = ModelKind::kFeatures,
+                          .name = "distance",
+                          .head = std::make_shared<DistanceHead>(weight),
+                          .features = {.hidden = hidden, .targets = targets}};
   const Json result = measure_model(model, nullptr, {});
-  const double loss = plain_cross_entropy(model.nonlinear_head->logits({hidden, {}, {}}), targets).item<double>();
+  const double loss = plain_cross_entropy(model.head->logits({hidden, {}, {}}), targets).item<double>();
   EXPECT_NEAR(result["quality"]["loss"].get<double>(), loss, 1e-5);
   EXPECT_EQ(result["left_out"]["diagnostics"].size(), 4);
   EXPECT_EQ(result["vocab_size"], 9);
@@ -224,8 +227,8 @@ struct Fractions {
 };
 Fractions fractions_of(const char* model_name, bool float64) {
   at::NoGradGuard no_grad;
-  const PretrainedModel model = load_pretrained(kShared / "models" / model_name);
-  LinearMap map = model.head;
+  const LoadedModel model = load_pretrained(kShared / "models" / model_name);
+  LinearMap map = *model.head->linear_map();
   if (float64) map.weight = map.weight.to(at::kDouble);
   const HeadSpace space(map);
   const auto json = nlohmann::json::parse(read_file(kShared / "reference/TinyStories-656K.float64.json"));
@@ -233,7 +236,7 @@ Fractions fractions_of(const char* model_name, bool float64) {
   for (const auto& one : json["cases"]) {
     const at::Tensor ids = at::tensor(one["ids"].get<Ids>());
     const std::int64_t count = ids.size(0) - 1;
-    const at::Tensor hidden = model.decoder.forward(ids.narrow(0, 0, count).unsqueeze(0));
+    const at::Tensor hidden = model.decoder->forward(ids.narrow(0, 0, count).unsqueeze(0));
     const TokenEnergies energies = space.energies(float64 ? hidden.to(at::kDouble) : hidden, ids.narrow(0, 1, count));
     const at::Tensor outside = (1 - energies.retained / energies.total).contiguous();
     for (std::int64_t at = 0; at < count; ++at) fractions.got.push_back(outside[at].item<double>());

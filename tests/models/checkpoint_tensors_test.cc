@@ -52,14 +52,14 @@ class Checkpoints : public testing::Test {
                       R"("num_hidden_layers":1,"num_attention_heads":2,"num_key_value_heads":1,)" +
                           members + "}");
   }
-  PretrainedModel load() const {
+  LoadedModel load() const {
     write_safetensors(folder_ / "model.safetensors", {tensors_.begin(), tensors_.end()});
     return load_pretrained(folder_);
   }
   at::Tensor logits() const {
     at::NoGradGuard no_grad;
-    const PretrainedModel model = load();
-    return linear_logits(model.decoder.forward(at::arange(10).view({2, 5})), model.head);
+    const LoadedModel model = load();
+    return model.head->logits({model.decoder->forward(at::arange(10).view({2, 5}))});
   }
   std::string error() const {
     try {
@@ -137,7 +137,7 @@ TEST_F(Checkpoints, SixteenBitNumbersAreWidened) {
   const at::Tensor before = logits();
   for (auto& [name, tensor] : tensors_) tensor = tensor.to(at::kBFloat16);
   EXPECT_TRUE(at::equal(logits(), before));
-  EXPECT_EQ(load().head.weight.scalar_type(), at::kFloat);
+  EXPECT_EQ(load().head->linear_map()->weight.scalar_type(), at::kFloat);
 }
 
 }  // namespace

@@ -195,10 +195,10 @@ TEST(Generation, TinyStoriesGoesOnAsPublished) {
   const auto golden =
       nlohmann::json::parse(read_file(reference))["greedy_from_Once_upon_a_time"].get<std::vector<std::int64_t>>();
   constexpr std::size_t kPrompt = 6;  // a beginning, "Once upon a time" and the space that its tokenizer adds
-  const PretrainedModel model = load_pretrained(data / "models" / "TinyStories-656K");
+  const LoadedModel model = load_pretrained(data / "models" / "TinyStories-656K");
   std::vector<std::int64_t> all(golden.begin(), golden.begin() + kPrompt);
   const auto generated =
-      generate(model.decoder, [&](const at::Tensor& hidden) { return linear_logits(hidden, model.head); }, all,
+      generate(*model.decoder, [&](const at::Tensor& hidden) { return model.head->logits({hidden}); }, all,
                {.sampling = {.temperature = 0}, .max_new_tokens = std::int64_t(golden.size() - kPrompt)});
   all.insert(all.end(), generated.begin(), generated.end());
   EXPECT_EQ(all, golden);

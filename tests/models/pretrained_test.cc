@@ -22,9 +22,9 @@ namespace {
 namespace fs = std::filesystem;
 const fs::path kModels = fs::path(LMHEAD_SHARED_DATA) / "models";
 
-at::Tensor logits_of(const PretrainedModel& model, const at::Tensor& tokens) {
+at::Tensor logits_of(const LoadedModel& model, const at::Tensor& tokens) {
   at::NoGradGuard no_grad;
-  return linear_logits(model.decoder.forward(tokens), model.head);
+  return model.head->logits({model.decoder->forward(tokens)});
 }
 
 /// Numbers of nested arrays as one float64 row.
@@ -56,12 +56,12 @@ TEST_P(GoldenLogits, AreReproduced) {
   const auto sequences =
       golden.contains("sequences") ? golden["sequences"] : nlohmann::json::array({golden["input_ids"]});
   const at::Tensor tokens = numbers(sequences).to(at::kLong).view({std::int64_t(sequences.size()), -1});
-  const PretrainedModel model = load_pretrained(folder);
+  const LoadedModel model = load_pretrained(folder);
   EXPECT_LT(relative_difference(logits_of(model, tokens), numbers(golden["logits"])), 1e-5);
   if (!golden.contains("hidden_after_lnf")) return;
   at::NoGradGuard no_grad;
   std::vector<at::Tensor> layers;
-  EXPECT_LT(relative_difference(model.decoder.forward(tokens, &layers), numbers(golden["hidden_after_lnf"])), 1e-5);
+  EXPECT_LT(relative_difference(model.decoder->forward(tokens, &layers), numbers(golden["hidden_after_lnf"])), 1e-5);
   EXPECT_LT(relative_difference(layers[0], numbers(golden["hidden_after_block0"])), 1e-5);
 }
 
@@ -80,8 +80,8 @@ TEST(PretrainedModel, TinyStoriesHasItsPublishedLosses) {
   const auto golden = nlohmann::json::parse(read_file(reference));
   // The first stores the tied matrix as lm_head.weight alone, the second as the embedding alone, in bfloat16.
   for (const char* name : {"TinyStories-656K", "TinyStories-656K-bf16"}) {
-    const PretrainedModel model = load_pretrained(kModels / name);
-    EXPECT_EQ(model.head.weight.const_data_ptr(), model.decoder.embedding()->value.const_data_ptr());
+    const LoadedModel model = load_pretrained(kModels / name);
+    EXPECT_EQ(model.head->linear_map()->weight.const_data_ptr(), model.decoder->embedding()->value.const_data_ptr());
     for (const auto& item : golden["cases"]) {
       const at::Tensor ids = numbers(item["ids"]).to(at::kLong);
       const at::Tensor inputs = ids.narrow(0, 0, ids.size(0) - 1), targets = ids.narrow(0, 1, ids.size(0) - 1);
@@ -95,8 +95,8 @@ TEST(PretrainedModel, TinyStoriesHasItsPublishedLosses) {
 TEST(PretrainedModel, Float32MatricesAreViewsOfTheFile) {
   const fs::path folder = kModels / "stories260K-hf";
   if (!fs::exists(folder)) GTEST_SKIP() << "no shared data";
-  const PretrainedModel model = load_pretrained(folder);
-  for (const ParameterPtr& parameter : model.decoder.parameters()) {
+  const LoadedModel model = load_pretrained(folder);
+  for (const ParameterPtr& parameter : model.decoder->parameters()) {
     EXPECT_FALSE(parameter->value.requires_grad()) << parameter->name;
     if (!parameter->name.ends_with("down_proj.weight")) continue;
     EXPECT_FALSE(parameter->value.storage().resizable()) << parameter->name;
@@ -111,11 +111,11 @@ TEST(PretrainedModel, AgreesWithTheFoldersGiven) {
   for (std::string folder; std::getline(list, folder, ':');) {
     SCOPED_TRACE(folder);
     const auto parity = SafetensorsFile::open(fs::path(folder) / "parity.safetensors");
-    const PretrainedModel model = load_pretrained(folder);
+    const LoadedModel model = load_pretrained(folder);
     at::NoGradGuard no_grad;
-    const at::Tensor hidden = model.decoder.forward(parity.tensor("tokens"));
+    const at::Tensor hidden = model.decoder->forward(parity.tensor("tokens"));
     EXPECT_LT(relative_difference(hidden, parity.tensor("hidden")), 1e-5);
-    EXPECT_LT(relative_difference(linear_logits(hidden, model.head), parity.tensor("logits")), 1e-5);
+    EXPECT_LT(relative_difference(model.head->logits({hidden}), parity.tensor("logits")), 1e-5);
   }
 }
 

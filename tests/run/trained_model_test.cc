@@ -25,10 +25,10 @@ TEST(TrainedModel, WritesTheLogitsOfTheRunGiven) {
   const char* run = std::getenv("LMHEAD_RUN");
   if (!run) GTEST_SKIP() << "LMHEAD_RUN is not set";
   at::NoGradGuard no_grad;
-  const TrainedModel trained = open_trained_model(run);
-  const std::int64_t vocab_size = trained.model.head->vocab_size();
+  const LoadedModel trained = open_trained_model(run);
+  const std::int64_t vocab_size = trained.head->vocab_size();
   const at::Tensor tokens = (at::arange(40, at::kLong) * 7).remainder(vocab_size).view({2, 20});
-  const at::Tensor logits = trained.model.head->logits({trained.model.decoder.forward(tokens)});
+  const at::Tensor logits = trained.head->logits({trained.decoder->forward(tokens)});
   write_safetensors(std::getenv("LMHEAD_LOGITS"), {{"tokens", tokens}, {"logits", logits}});
 }
 

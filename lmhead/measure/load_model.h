@@ -1,0 +1,24 @@
+// Anything whose head can be measured: a pretrained folder, a run or one of its checkpoints, or features that
+// any other program exported.
+#pragma once
+
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "lmhead/models/loaded_model.h"
+#include "lmhead/run/trained_model.h"
+
+namespace lmhead {
+
+/// Where each model that `path` stands for lies: a checkpoint's folder for a run (all of them, ascending, for
+/// `kAll`), else `path` itself. Throws where a run has no checkpoint.
+std::vector<std::filesystem::path> find_models(const std::filesystem::path& path, CheckpointChoice choice);
+
+/// Reads a model: a folder in the Hugging Face layout, a run's or a checkpoint's, or a `.safetensors` file with
+/// `hidden` [N, D], `weight` [V, D], `targets` [N] and, where there are, `bias` [V], `documents` [N], `positions` [N].
+/// Memory: weights as `load_pretrained` has them; features stay in the file. Throws, naming file and key, on whatever
+/// is missing, misshapen or not finite, and on targets outside [0, V).
+LoadedModel load_model(const std::filesystem::path& path);
+
+}  // namespace lmhead
