@@ -33,6 +33,10 @@ Json settings_of(const Json& complete) {
   Json settings = without_defaults(complete, defaults);
   settings["head"]["type"] = complete["head"]["type"];
   if (settings.contains("data")) settings["data"].erase("path");
+  // A group that leaves its update to the optimiser is what it was before groups could choose.
+  if (settings.contains("optimizer") && settings["optimizer"].contains("groups"))
+    for (Json& group : settings["optimizer"]["groups"])
+      if (group["type"] == ParameterGroupOptions::kInherit) group.erase("type");
   if (settings.contains("training"))
     for (const char* key : {"threads", "checkpoint_every", "keep_last"}) settings["training"].erase(key);
   return settings;
