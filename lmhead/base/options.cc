@@ -9,6 +9,11 @@
 namespace lmhead {
 namespace {
 
+constexpr const char* kTextOrNull = "null or a text";
+constexpr const char* kIntegers = "a list of integers, each";
+constexpr const char* kNumbersOrNulls = "a list of numbers and nulls";
+constexpr const char* kObject = "an object";
+
 std::string describe_range(const char* type, Range range) {
   std::ostringstream text;
   text << type;
@@ -84,6 +89,33 @@ class Reader : public PathVisitor {
     if (!found) return;
     value.reset();
     if (!found->is_null()) value = number(name, *found, range, "null or a number");
+  }
+  void field(const char* name, std::optional<std::string>& value, const char*) override {
+    const Json* found = find(name);
+    if (!found) return;
+    if (!found->is_null() && !found->is_string()) reject(name, kTextOrNull, *found);
+    value = found->is_null() ? std::nullopt : std::optional(found->get<std::string>());
+  }
+  void field(const char* name, std::vector<std::int64_t>& value, const char*, Range range) override {
+    const Json* found = find(name);
+    if (!found) return;
+    if (!found->is_array()) reject(name, "a list of integers", *found);
+    value.clear();
+    for (const Json& item : *found) value.push_back(integer(name, item, range, kIntegers));
+  }
+  void field(const char* name, std::vector<std::optional<double>>& value, const char*) override {
+    const Json* found = find(name);
+    if (!found) return;
+    if (!found->is_array()) reject(name, kNumbersOrNulls, *found);
+    value.clear();
+    for (const Json& item : *found)
+      value.push_back(item.is_null() ? std::nullopt : std::optional(number(name, item, {}, kNumbersOrNulls)));
+  }
+  void field(const char* name, Json& value, const char*) override {
+    const Json* found = find(name);
+    if (!found) return;
+    if (!found->is_object()) reject(name, kObject, *found);
+    value = *found;
   }
 
   void finish() const { check_all_known(levels_.back()); }
@@ -189,6 +221,17 @@ class Writer : public FieldVisitor {
   void field(const char* name, std::optional<double>& value, const char*, Range) override {
     here()[name] = value ? Json(*value) : Json(nullptr);
   }
+  void field(const char* name, std::optional<std::string>& value, const char*) override {
+    here()[name] = value ? Json(*value) : Json(nullptr);
+  }
+  void field(const char* name, std::vector<std::int64_t>& value, const char*, Range) override { here()[name] = value; }
+  void field(const char* name, std::vector<std::optional<double>>& value, const char*) override {
+    Json& list = here()[name] = Json::array();
+    for (const std::optional<double>& item : value) list.push_back(item ? Json(*item) : Json(nullptr));
+  }
+  void field(const char* name, Json& value, const char*) override {
+    here()[name] = value.is_null() ? Json::object() : value;
+  }
   Json root = Json::object();
 
  protected:
@@ -232,6 +275,16 @@ class Describer : public PathVisitor {
   void field(const char* name, std::optional<double>& value, const char* doc, Range range) override {
     add(name, describe_range("null or a number", range), value ? Json(*value) : Json(nullptr), doc);
   }
+  void field(const char* name, std::optional<std::string>& value, const char* doc) override {
+    add(name, kTextOrNull, value ? Json(*value) : Json(nullptr), doc);
+  }
+  void field(const char* name, std::vector<std::int64_t>& value, const char* doc, Range range) override {
+    add(name, describe_range(kIntegers, range), value, doc);
+  }
+  void field(const char* name, std::vector<std::optional<double>>&, const char* doc) override {
+    add(name, kNumbersOrNulls, Json::array(), doc);
+  }
+  void field(const char* name, Json&, const char* doc) override { add(name, kObject, Json::object(), doc); }
   std::vector<FieldDescription> fields;
 
  protected:

@@ -40,6 +40,13 @@ class FieldVisitor {
   /// A number that may be null, which means "derive it".
   virtual void field(const char* name, std::optional<std::int64_t>& value, const char* doc, Range range = {}) = 0;
   virtual void field(const char* name, std::optional<double>& value, const char* doc, Range range = {}) = 0;
+  /// A text that may be null, which means "not known".
+  virtual void field(const char* name, std::optional<std::string>& value, const char* doc) = 0;
+  virtual void field(const char* name, std::vector<std::int64_t>& value, const char* doc, Range range = {}) = 0;
+  /// Numbers of which each may be null, which means "not finite".
+  virtual void field(const char* name, std::vector<std::optional<double>>& value, const char* doc) = 0;
+  /// An object whose members are not declared; the default-constructed value, null, is written as an empty one.
+  virtual void field(const char* name, Json& value, const char* doc) = 0;
 
   /// A nested options struct.
   template <class Group>
