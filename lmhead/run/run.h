@@ -58,4 +58,7 @@ Json complete_configuration(const Json& json);
 /// True where the folder holds this very configuration, finished.
 bool is_finished(const std::filesystem::path& folder, const Json& complete);
 
+/// The content hash of the data that a run's summary names; nothing where there is none.
+std::optional<std::string> dataset_of_run(const std::filesystem::path& folder);
+
 }  // namespace lmhead

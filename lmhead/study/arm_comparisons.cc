@@ -8,6 +8,8 @@
 
 #include "lmhead/statistics/verdict.h"
 #include "lmhead/study/arm_summary.h"
+#include "lmhead/study/equal_cost.h"
+#include "lmhead/study/statistics_json.h"
 
 namespace lmhead {
 namespace {
@@ -21,7 +23,7 @@ Json statistics_json(const PairedStatistics& statistics) {
           {"sign_flip_p", number_or_null(statistics.sign_flip_p)}};
 }
 
-Json compared_with_source(const StudyRows& confirmed, const Comparison& pair, const PairedStatistics& statistics) {
+Json compared_with_source(const ConfirmedRows& confirmed, const Comparison& pair, const PairedStatistics& statistics) {
   const StudyArm &arm = confirmed.study.arms[pair.arm], &baseline = confirmed.study.arms[pair.baseline];
   if (confirmed.study.source.contains("reported"))
     for (const Json& reported : confirmed.study.source["reported"]) {
@@ -48,7 +50,7 @@ struct Compared {
   std::optional<PairedStatistics> statistics;
 };
 
-Compared compare(const StudyRows& confirmed, const Comparison& pair) {
+Compared compare(const ConfirmedRows& confirmed, const Comparison& pair) {
   Compared compared{pair};
   std::vector<double> differences;
   for (const auto& [seed, row] : confirmed.rows[pair.baseline]) {
@@ -66,7 +68,7 @@ Compared compare(const StudyRows& confirmed, const Comparison& pair) {
 
 /// Paired differences of the figures that the study asks for beside its outcome. They are looked at, not tested: they
 /// have intervals and take no part in Holm's correction.
-Json details_of(const StudyRows& confirmed, const Comparison& pair) {
+Json details_of(const ConfirmedRows& confirmed, const Comparison& pair) {
   struct Pairs {
     std::vector<double> baseline, arm, differences;
   };
@@ -74,8 +76,8 @@ Json details_of(const StudyRows& confirmed, const Comparison& pair) {
   for (const auto& [seed, row] : confirmed.rows[pair.baseline]) {
     const auto other = confirmed.rows[pair.arm].find(seed);
     if (other == confirmed.rows[pair.arm].end()) continue;
-    const auto theirs = figures_of(*other->second);
-    for (const auto& [name, value] : figures_of(*row)) {
+    const auto theirs = last_figures(*other->second);
+    for (const auto& [name, value] : last_figures(*row)) {
       const auto same = std::ranges::find(theirs, name, &std::pair<std::string, double>::first);
       const auto is_asked_for = [&](const std::string& pattern) {
         return ::fnmatch(pattern.c_str(), name.c_str(), 0) == 0;
@@ -102,7 +104,7 @@ Json details_of(const StudyRows& confirmed, const Comparison& pair) {
 }
 
 /// `verdict` where no run of the pair diverged and a pair is finished.
-std::string words_of(const StudyRows& confirmed, const Compared& compared, const std::optional<Verdict>& verdict) {
+std::string words_of(const ConfirmedRows& confirmed, const Compared& compared, const std::optional<Verdict>& verdict) {
   const std::string of = " of " + std::to_string(compared.seeds.size()) + " seeds";
   if (compared.seeds.empty()) return "no pair is finished yet";
   std::string words;
@@ -120,7 +122,7 @@ std::string words_of(const StudyRows& confirmed, const Compared& compared, const
 
 }  // namespace
 
-Json arm_comparisons(const StudyRows& confirmed) {
+Json arm_comparisons(const ConfirmedRows& confirmed) {
   std::vector<Compared> all;
   std::vector<double> p_values;
   for (const Comparison& pair : confirmed.study.comparisons) all.push_back(compare(confirmed, pair));

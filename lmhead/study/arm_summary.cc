@@ -4,7 +4,9 @@
 #include <map>
 #include <set>
 
+#include "lmhead/study/equal_cost.h"
 #include "lmhead/study/over_training.h"
+#include "lmhead/study/statistics_json.h"
 
 namespace lmhead {
 namespace {
@@ -35,26 +37,27 @@ Json search_json(const ArmPlan& plan, const SearchOptions& options) {
   return searches;
 }
 
-Json mean_of(const RowsBySeed& rows, const char* key) {
+template <class Number>
+Json mean_of(const RowsBySeed& rows, std::optional<Number> RunRow::* figure) {
   std::vector<double> values;
   for (const auto& [seed, row] : rows)
-    if (std::isfinite(number_at(*row, key))) values.push_back(number_at(*row, key));
-  return values.empty() ? Json(nullptr) : Json(mean(values));
+    if (row->*figure) values.push_back(double(*(row->*figure)));
+  return values.empty() ? Json(nullptr) : number_or_null(mean(values));
 }
 
 Json observations_of(const RowsBySeed& rows) {
   std::map<std::string, std::vector<double>> values;
   for (const auto& [seed, row] : rows)
-    for (const auto& [name, value] : figures_of(*row)) values[name].push_back(value);
+    for (const auto& [name, value] : last_figures(*row)) values[name].push_back(value);
   Json means = Json::object();
   for (const auto& [name, of_seeds] : values) means[name] = number_or_null(mean(of_seeds));
   return means;
 }
 
 Json observed_of(const RowsBySeed& rows) {
-  std::vector<const Json*> list;
+  std::vector<const RunRow*> list;
   for (const auto& [seed, row] : rows) list.push_back(row);
-  return observed_over_training(list);
+  return mean_over_training(list);
 }
 
 /// The mean over seeds at the points that all finished runs share.
@@ -86,7 +89,7 @@ Json edges_of(const ArmPlan& plan) {
   return edges;
 }
 
-Json arm_summary(const StudyRows& confirmed, std::size_t index) {
+Json arm_summary(const ConfirmedRows& confirmed, std::size_t index) {
   const StudyArm& arm = confirmed.study.arms[index];
   const ArmPlan& plan = confirmed.plan.arms[index];
   const RowsBySeed& rows = confirmed.rows[index];
@@ -111,10 +114,10 @@ Json arm_summary(const StudyRows& confirmed, std::size_t index) {
           {"mean", finite.empty() ? Json(nullptr) : number_or_null(mean(finite))},
           {"standard_deviation", finite.size() < 2 ? Json(nullptr) : number_or_null(standard_deviation(finite))},
           {"interval", interval_or_null(t_interval(finite))},
-          {"tokens", mean_of(rows, "tokens")},
-          {"flops", mean_of(rows, "flops")},
-          {"wall_seconds", mean_of(rows, "wall_seconds")},
-          {"tokens_per_second", mean_of(rows, "tokens_per_second")},
+          {"tokens", mean_of(rows, &RunRow::tokens)},
+          {"flops", mean_of(rows, &RunRow::flops)},
+          {"wall_seconds", mean_of(rows, &RunRow::wall_seconds)},
+          {"tokens_per_second", mean_of(rows, &RunRow::tokens_per_second)},
           {"figures", observations_of(rows)},
           {"observed", observed_of(rows)},
           {"curve", curve_json(rows)}};

@@ -6,7 +6,7 @@
 namespace lmhead {
 
 /// The arm's search, seeds, outcomes, costs, figures and curve (docs/files.md).
-Json arm_summary(const StudyRows& confirmed, std::size_t arm);
+Json arm_summary(const ConfirmedRows& confirmed, std::size_t arm);
 
 /// Keys whose best value is not between two others.
 Json edges_of(const ArmPlan& plan);

@@ -8,6 +8,7 @@
 
 #include "lmhead/base/error.h"
 #include "lmhead/run/cost.h"
+#include "lmhead/study/finished_run.h"
 #include "lmhead/study/long_form_results.h"
 
 namespace lmhead {
@@ -31,7 +32,10 @@ struct Speed {
 class Conductor {
  public:
   Conductor(StudyProgress& progress, RunWorkers& workers, const StudyControl& control)
-      : progress_(progress), workers_(workers), control_(control), plan_(progress.plan()) {}
+      : progress_(progress), workers_(workers), control_(control) {
+    progress.rows().refresh();
+    plan_ = progress.plan();
+  }
 
   bool conduct() {
     adopt_finished_folders();
@@ -41,12 +45,13 @@ class Conductor {
         stopping = true;
         workers_.stop();
       }
+      if (progress_.rows().refresh()) plan_ = progress_.plan();
       if (!stopping) start_ready();
       control_.on_status(status());
       if (going_.empty()) break;
       for (const RunEvent& event : workers_.wait()) handle(event);
     }
-    write_results(progress_);
+    write_long_form_results(progress_);
     return !stopping && failed_.empty() && plan_.to_come == 0 &&
            std::all_of(plan_.runs.begin(), plan_.runs.end(),
                        [&](const StudyRun& run) { return progress_.row_of(run); });
@@ -65,30 +70,29 @@ class Conductor {
     while (found) {  // a row may make further runs known
       found = false;
       for (const StudyRun& run : plan_.runs) {
-        if (progress_.row_of(run) || !is_finished(progress_.folder() / run.folder, run.configuration)) continue;
-        found |= keep_row(run);
+        if (failed_.count(run.folder) || progress_.row_of(run) || !progress_.is_finished_in_folder(run)) continue;
+        found |= keep_row(run, [&](const fs::path& folder) {
+          return row_of_finished_run(progress_.study(), run, progress_.identity_of(run), folder);
+        });
       }
       if (found) plan_ = progress_.plan();
     }
   }
 
-  /// False where the run's figures could not be read.
-  bool keep_row(const StudyRun& run) {
-    if (progress_.row_of(run)) return false;
+  /// False where the run's figures could not be read. Throws where the row could not be kept: then the folder stays.
+  bool keep_row(const StudyRun& run, const std::function<RunRow(const fs::path& folder)>& make_row) {
     const fs::path folder = progress_.folder() / run.folder;
+    std::optional<RunRow> row;
     try {
-      progress_.append(make_row(progress_.study(), run, progress_.identity_of(run), folder));
+      row = make_row(folder);
     } catch (const Error& error) {
       fail_run(run, error.what());
       return false;
     }
-    discard(folder);
-    return true;
-  }
-
-  void discard(const fs::path& folder) const {
+    progress_.rows().append(*row);
     std::error_code ignored;
     if (control_.discard_runs) fs::remove_all(folder, ignored);
+    return true;
   }
 
   void fail_run(const StudyRun& run, const std::string& error) {
@@ -123,20 +127,20 @@ class Conductor {
     }
     const Going done = std::move(going);
     going_.erase(event.ticket);
-    const fs::path folder = progress_.folder() / done.run.folder;
     if (*event.end == RunEnd::kFailed) return fail_run(done.run, event.error);
     if (*event.end == RunEnd::kStopped) return;
     const double share = double(steps_of(done.run) - done.first_step) / double(steps_of(done.run));
-    if (*event.end == RunEnd::kFinished) {
+    const bool diverged = *event.end == RunEnd::kDiverged;
+    if (!diverged)
       speed_.add(std::chrono::duration<double>(Clock::now() - done.start).count(),
                  progress_.flops_of(done.run) * share);
-      if (!keep_row(done.run)) return;
-    } else {
-      progress_.append(
-          make_diverged_row(progress_.study(), done.run, progress_.identity_of(done.run), folder, event.error));
-      discard(folder);
-    }
-    plan_ = progress_.plan();
+    const bool kept = keep_row(done.run, [&](const fs::path& folder) {
+      const Study& study = progress_.study();
+      const RunIdentity& identity = progress_.identity_of(done.run);
+      return diverged ? row_of_diverged_run(study, done.run, identity, folder, event.error)
+                      : row_of_finished_run(study, done.run, identity, folder);
+    });
+    if (kept) plan_ = progress_.plan();
   }
 
   StudyStatus status() {
@@ -181,7 +185,7 @@ StudyProgress::StudyProgress(const Study& study, const fs::path& folder, const f
 
 StudyPlan StudyProgress::plan() {
   return planner_.plan([&](const StudyRun& run) -> std::optional<double> {
-    const Json* row = row_of(run);
+    const RunRow* row = row_of(run);
     return row ? std::optional(outcome_of(*row)) : std::nullopt;
   });
 }
@@ -199,11 +203,18 @@ const RunIdentity& StudyProgress::identity_of(const StudyRun& run) {
     if (arm_paths_[arm] == path_of(run.configuration)) arms.push_back(study_.arms[arm].name);
   RunIdentity assumed = identity;
   assumed.dataset = rows_.dataset_of(identity.configuration, arms);
+  if (const fs::path folder = folder_ / run.folder; !assumed.dataset && is_finished(folder, run.configuration))
+    assumed.dataset = dataset_of_run(folder);
   return absent_.emplace(run.folder, std::move(assumed)).first->second;
 }
 
+bool StudyProgress::is_finished_in_folder(const StudyRun& run) {
+  const fs::path folder = folder_ / run.folder;
+  return is_finished(folder, run.configuration) && dataset_of_run(folder) == identity_of(run).dataset;
+}
+
 RunState StudyProgress::state_of(const StudyRun& run) {
-  if (row_of(run) || is_finished(folder_ / run.folder, run.configuration)) return RunState::kFinished;
+  if (row_of(run) || is_finished_in_folder(run)) return RunState::kFinished;
   return fs::exists(folder_ / run.folder / "config.json") ? RunState::kStarted : RunState::kMissing;
 }
 
@@ -217,7 +228,7 @@ double StudyProgress::flops_of(const StudyRun& run) {
 
 bool run_study(StudyProgress& progress, RunWorkers& workers, const StudyControl& control) {
   make_directory(progress.folder() / "runs");
-  progress.drop_cut_line();
+  progress.rows().prepare_to_append();
   write_file_atomic(progress.folder() / "study.json", progress.study().json.dump(2) + "\n");
   return Conductor(progress, workers, control).conduct();
 }
@@ -226,11 +237,10 @@ RemainingCost remaining_cost(StudyProgress& progress, const StudyPlan& plan) {
   RemainingCost cost;
   Speed speed;
   for (const StudyRun& run : plan.runs) {
-    const Json* row = progress.row_of(run);
+    const RunRow* row = progress.row_of(run);
     if (!row) cost.flops += progress.flops_of(run);
     if (!row && !progress.identity_of(run).flops_per_token) ++cost.unknown;
-    if (row && row->value("wall_seconds", Json()).is_number() && row->value("flops", Json()).is_number())
-      speed.add((*row)["wall_seconds"].get<double>(), (*row)["flops"].get<double>());
+    if (row && row->wall_seconds && row->flops) speed.add(*row->wall_seconds, *row->flops);
   }
   cost.seconds = cost.flops * speed.seconds_per_flop();
   return cost;

@@ -28,13 +28,13 @@ class StudyProgress {
   StudyPlan plan();
   RunState state_of(const StudyRun& run);
   /// Null where the run is not finished.
-  const Json* row_of(const StudyRun& run) { return rows_.find(identity_of(run)); }
+  const RunRow* row_of(const StudyRun& run) { return rows_.find(identity_of(run)); }
   /// Where the data is not there, its content is taken to be what rows of arms with the same `data.path` say, or else
-  /// rows of the same configuration.
+  /// rows of the same configuration, or else what the run in its folder recorded.
   const RunIdentity& identity_of(const StudyRun& run);
-  /// Makes the rows ready for `append`.
-  void drop_cut_line() const { rows_.drop_cut_line(); }
-  void append(const Json& row) { rows_.append(row); }
+  /// Whether the run's folder holds it, finished, on the data of its identity.
+  bool is_finished_in_folder(const StudyRun& run);
+  RowStore& rows() { return rows_; }
   /// Training FLOPs of the run; 0 where they are not known.
   double flops_of(const StudyRun& run);
 
@@ -68,9 +68,11 @@ struct StudyControl {
   std::function<bool()> should_stop = [] { return false; };
 };
 
-/// Carries out what is not finished, `jobs` runs at once. True when every run is finished; a run that fails
-/// costs only itself and what needs it. A run that diverges is finished. Writes study.json at the start and
-/// results.jsonl at the end.
+/// Carries out what is not finished, `jobs` runs at once, and takes over what other studies add to the rows meanwhile.
+/// True when every run is finished; a run that fails costs only itself and what needs it. A run that diverges is
+/// finished. Writes study.json at the start and results.jsonl at the end. Throws, before anything is trained, where
+/// another process conducts the study in this folder or rows cannot be kept; and where a row cannot be written (a full
+/// disk): the run's folder stays, and the next start makes its row.
 bool run_study(StudyProgress& progress, RunWorkers& workers, const StudyControl& control);
 
 /// Training FLOPs of all runs known now that are not finished, and the seconds that they take at the speed of

@@ -2,14 +2,13 @@
 
 namespace lmhead {
 
-std::vector<std::pair<std::string, double>> figures_of(const Json& row) {
-  std::vector<std::pair<std::string, double>> figures;
-  for (const auto& [key, prefix] : {std::pair("final", "validation"), std::pair("observations", "")})
-    if (row.contains(key) && row[key].is_object())
-      flatten_numbers(prefix, row[key], [&](const std::string& name, const Json& value) {
-        figures.emplace_back(name, value.get<double>());
-      });
-  return figures;
+ConfirmedRows confirmed_rows(StudyProgress& progress) {
+  const Study& study = progress.study();
+  ConfirmedRows confirmed{study, progress.plan(), std::vector<RowsBySeed>(study.arms.size())};
+  for (std::size_t arm = 0; arm < study.arms.size(); ++arm)
+    for (const StudyRun& run : confirmed.plan.arms[arm].confirmation_runs)
+      if (const RunRow* row = progress.row_of(run)) confirmed.rows[arm][run.seed] = row;
+  return confirmed;
 }
 
 }  // namespace lmhead

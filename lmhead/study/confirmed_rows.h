@@ -1,22 +1,24 @@
 // The rows of a study's confirmed runs, by arm and seed.
 #pragma once
 
-#include <string>
-#include <utility>
+#include <cstdint>
+#include <map>
 #include <vector>
 
 #include "lmhead/study/conduct.h"
-#include "lmhead/study/equal_cost.h"
 
 namespace lmhead {
 
-struct StudyRows {
+/// The confirmed runs of an arm.
+using RowsBySeed = std::map<std::int64_t, const RunRow*>;
+
+struct ConfirmedRows {
   const Study& study;
   StudyPlan plan;
   std::vector<RowsBySeed> rows;  // of each arm
 };
 
-/// Every number of a run's last validation, and the last that its observers said, by dotted name.
-std::vector<std::pair<std::string, double>> figures_of(const Json& row);
+/// Plans the study anew and takes the rows of its confirmed runs that are there.
+ConfirmedRows confirmed_rows(StudyProgress& progress);
 
 }  // namespace lmhead

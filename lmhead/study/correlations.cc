@@ -9,6 +9,8 @@
 #include "lmhead/statistics/curves.h"
 #include "lmhead/statistics/rank_correlation.h"
 #include "lmhead/study/equal_cost.h"
+#include "lmhead/study/over_training.h"
+#include "lmhead/study/statistics_json.h"
 
 namespace lmhead {
 namespace {
@@ -18,9 +20,8 @@ constexpr std::size_t kFewestSettings = 4;
 
 /// The number at `step` of lists `step` and `value`; `below` is its place in a value that is an object.
 std::optional<double> value_at_step(const Json& curve, const std::string& below, std::int64_t step) {
-  if (!curve.is_object() || !curve.contains("step") || !curve.contains("value")) return std::nullopt;
+  if (!is_over_training(curve)) return std::nullopt;
   const Json &steps = curve["step"], &values = curve["value"];
-  if (!steps.is_array() || !values.is_array() || steps.size() != values.size()) return std::nullopt;
   for (std::size_t index = 0; index < steps.size(); ++index) {
     if (steps[index] != step) continue;
     const Json* value = below.empty() ? &values[index] : find_value(values[index], below);
@@ -32,15 +33,15 @@ std::optional<double> value_at_step(const Json& curve, const std::string& below,
 /// A finished run, and what it has in common with those that differ from it in their seed alone.
 struct ObservedRun {
   const StudyRun* run;
-  const Json* row;
+  const RunRow* row;
   std::string setting;
 };
 
 std::vector<ObservedRun> observed_runs(StudyProgress& progress, const StudyPlan& plan) {
   std::vector<ObservedRun> runs;
-  std::set<const Json*> counted;
+  std::set<const RunRow*> counted;
   for (const StudyRun& run : plan.runs) {
-    const Json* row = progress.row_of(run);
+    const RunRow* row = progress.row_of(run);
     if (!row || !counted.insert(row).second) continue;  // two arms may share a run
     Json setting = run.configuration;
     setting["training"].erase("seed");
@@ -49,7 +50,7 @@ std::vector<ObservedRun> observed_runs(StudyProgress& progress, const StudyPlan&
   return runs;
 }
 
-std::optional<double> outcome_for(const CorrelationRequest& request, const Study& study, const Json& row) {
+std::optional<double> outcome_for(const CorrelationRequest& request, const Study& study, const RunRow& row) {
   const double end = outcome_of(row);
   if (!request.of_progress) return end;
   const auto start = outcome_at(learning_curve(row, Cost::kSteps), double(request.at_step));
@@ -108,11 +109,9 @@ std::string figures(const char* pattern, double first, double second = 0, double
 
 }  // namespace
 
-std::optional<double> observed_at(const Json& row, const std::string& name, std::int64_t step) {
-  for (const char* group : {"keep", "observation_curves"}) {
-    const auto found = row.find(group);
-    if (found == row.end() || !found->is_object()) continue;
-    for (const auto& item : found->items()) {
+std::optional<double> observed_at(const RunRow& row, const std::string& name, std::int64_t step) {
+  for (const Json* group : {&row.keep, &row.observation_curves}) {
+    for (const auto& item : group->items()) {
       const bool is_it = item.key() == name;
       if (!is_it && !name.starts_with(item.key() + ".")) continue;
       const std::string below = is_it ? "" : name.substr(item.key().size() + 1);

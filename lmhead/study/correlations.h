@@ -13,7 +13,7 @@
 namespace lmhead {
 
 /// What an observer said at a step of a finished run; nothing where it did not measure then.
-std::optional<double> observed_at(const Json& row, const std::string& name, std::int64_t step);
+std::optional<double> observed_at(const RunRow& row, const std::string& name, std::int64_t step);
 
 enum class CorrelationFinding { kPredicts, kNoneAsLarge, kUndecided };
 const char* to_string(CorrelationFinding finding);

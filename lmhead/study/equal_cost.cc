@@ -3,31 +3,33 @@
 #include <cmath>
 #include <vector>
 
+#include "lmhead/study/statistics_json.h"
+
 namespace lmhead {
 
-Json number_or_null(const std::optional<double>& value) { return value ? number_or_null(*value) : Json(nullptr); }
-Json interval_or_null(const std::optional<Interval>& ends) {
-  return ends ? Json{number_or_null(ends->low), number_or_null(ends->high)} : Json(nullptr);
-}
-
-double number_at(const Json& row, const char* key) {
-  const auto found = row.find(key);
-  return found != row.end() && found->is_number() ? found->get<double>() : std::nan("");
-}
-
-LearningCurve learning_curve(const Json& row, Cost cost) {
+LearningCurve learning_curve(const RunRow& row, Cost cost) {
   LearningCurve curve;
-  const Json lists = row.value("curve", Json::object());
-  const char* key = cost == Cost::kSteps ? "step" : cost == Cost::kWallSeconds ? "wall_seconds" : "tokens";
-  const char* outcome = lists.contains("outcome") ? "outcome" : "loss";
-  if (!lists.contains(key) || !lists.contains(outcome) || lists[key].size() != lists[outcome].size()) return curve;
-  const double unit = cost == Cost::kFlops ? number_at(row, "flops") / number_at(row, "tokens") : 1;
-  for (std::size_t index = 0; index < lists[key].size(); ++index) {
-    if (!lists[key][index].is_number()) continue;
-    const double at = lists[key][index].get<double>() * unit;
-    if (!std::isfinite(at) || at <= 0 || (!curve.empty() && at <= curve.cost.back())) continue;
-    curve.cost.push_back(at);
-    curve.outcome.push_back(lists[outcome][index].is_number() ? lists[outcome][index].get<double>() : std::nan(""));
+  const ValidationCurve& lists = row.curve;
+  const auto& outcome = lists.outcome.empty() ? lists.loss : lists.outcome;
+  const auto cost_at = [&](std::size_t index) -> std::optional<double> {
+    switch (cost) {
+      case Cost::kSteps:
+        return double(lists.step[index]);
+      case Cost::kTokens:
+        return double(lists.tokens[index]);
+      case Cost::kFlops:
+        return row.flops && row.tokens ? std::optional(double(lists.tokens[index]) * (*row.flops / double(*row.tokens)))
+                                       : std::nullopt;
+      case Cost::kWallSeconds:
+        return lists.wall_seconds[index];
+    }
+    return std::nullopt;
+  };
+  for (std::size_t index = 0; index < outcome.size(); ++index) {
+    const std::optional<double> at = cost_at(index);
+    if (!at || !std::isfinite(*at) || *at <= 0 || (!curve.empty() && *at <= curve.cost.back())) continue;
+    curve.cost.push_back(*at);
+    curve.outcome.push_back(outcome[index].value_or(std::nan("")));
   }
   return curve;
 }
@@ -44,7 +46,7 @@ Json difference_at_equal(Cost cost, const RowsBySeed& baseline, const RowsBySeed
     const auto other = arm.find(seed);
     if (other == arm.end()) continue;
     Pair pair{seed, learning_curve(*row, cost), learning_curve(*other->second, cost)};
-    const bool diverged = row->value("diverged", false) || other->second->value("diverged", false);
+    const bool diverged = row->diverged || other->second->diverged;
     if (pair.baseline.empty() || pair.arm.empty() || diverged) {
       left_out.push_back(seed);
       continue;

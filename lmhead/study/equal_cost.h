@@ -1,27 +1,19 @@
 // Rows of two arms compared at equal cost, and by what it costs to reach the same.
 #pragma once
 
-#include <map>
-#include <nlohmann/json.hpp>
-#include <optional>
 #include <utility>
 
-#include "lmhead/base/options.h"
-#include "lmhead/diagnose/diagnostic.h"
 #include "lmhead/statistics/curves.h"
-#include "lmhead/statistics/statistics.h"
+#include "lmhead/study/confirmed_rows.h"
 
 namespace lmhead {
-
-/// The confirmed runs of an arm.
-using RowsBySeed = std::map<std::int64_t, const Json*>;
 
 enum class Cost { kSteps, kTokens, kFlops, kWallSeconds };
 inline constexpr std::pair<Cost, const char*> kCosts[] = {
     {Cost::kSteps, "steps"}, {Cost::kTokens, "tokens"}, {Cost::kFlops, "flops"}, {Cost::kWallSeconds, "wall_seconds"}};
 
 /// The validation curve of a row; empty where the row has none, or not this cost.
-LearningCurve learning_curve(const Json& row, Cost cost);
+LearningCurve learning_curve(const RunRow& row, Cost cost);
 
 /// `budget` (the largest cost that every run reaches; null where there is none), `mean_difference` and
 /// `interval` of arm - baseline there, `seeds`, and `left_out`: seeds of which a run has no figure there.
@@ -31,12 +23,5 @@ Json difference_at_equal(Cost cost, const RowsBySeed& baseline, const RowsBySeed
 /// the reference's final outcome (geometric mean over seeds), its `interval`, `seeds`, and `never`: seeds on
 /// which it is not reached.
 Json cost_ratios(const RowsBySeed& arm, const RowsBySeed& reference, bool higher_is_better);
-
-/// A number, or null where there is none or it is not finite.
-Json number_or_null(const std::optional<double>& value);
-/// Two numbers, or null.
-Json interval_or_null(const std::optional<Interval>& ends);
-/// The number under `key`, NaN where there is none.
-double number_at(const Json& row, const char* key);
 
 }  // namespace lmhead

@@ -15,7 +15,7 @@ std::string unit_of(const std::string& metric) {
   return found == units.end() ? "" : found->second;
 }
 
-void write_results(StudyProgress& progress) {
+void write_long_form_results(StudyProgress& progress) {
   std::string text;
   for (const StudyRun& run : progress.plan().runs) {
     const std::filesystem::path folder = progress.folder() / run.folder;

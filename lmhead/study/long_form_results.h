@@ -10,7 +10,7 @@ namespace lmhead {
 /// Replaces results.jsonl by the rows of every run whose folder has a log: what validation and observers said
 /// at each step, and the summary's figures at the last step of finished runs. A run of a search stands under
 /// its arm's name and the searched values.
-void write_results(StudyProgress& progress);
+void write_long_form_results(StudyProgress& progress);
 
 /// The unit of a metric by its dotted name; empty for one without unit.
 std::string unit_of(const std::string& metric);

@@ -1,5 +1,6 @@
 #include "lmhead/study/over_training.h"
 
+#include <algorithm>
 #include <map>
 
 #include "lmhead/statistics/statistics.h"
@@ -56,27 +57,33 @@ Json kept_over_training(const std::vector<Json>& log, const std::string& path) {
   return kept;
 }
 
-Json observed_over_training(const std::vector<const Json*>& rows) {
+bool is_over_training(const Json& kept) {
+  if (!kept.is_object() || !kept.contains("step") || !kept.contains("value")) return false;
+  const Json &steps = kept["step"], &values = kept["value"];
+  return steps.is_array() && values.is_array() && steps.size() == values.size() &&
+         std::ranges::all_of(steps, [](const Json& step) { return step.is_number_integer(); });
+}
+
+Json mean_over_training(const std::vector<const RunRow*>& rows) {
   std::map<std::string, std::map<std::int64_t, std::vector<const Json*>>> values;  // by path and step
-  for (const Json* row : rows) {
-    if (!row->contains("keep")) continue;
-    for (const auto& item : row->at("keep").items()) {
+  for (const RunRow* row : rows) {
+    for (const auto& item : row->keep.items()) {
       const Json& kept = item.value();
-      if (!kept.is_object() || !kept.contains("step") || !kept.contains("value")) continue;
+      if (!is_over_training(kept)) continue;
       for (std::size_t index = 0; index < kept["step"].size(); ++index)
         values[item.key()][kept["step"][index].get<std::int64_t>()].push_back(&kept["value"][index]);
     }
   }
-  Json observed = Json::object();
+  Json means = Json::object();
   for (const auto& [path, steps] : values)
     for (const auto& [step, of_rows] : steps) {
       if (of_rows.size() != rows.size()) continue;
       const Summary summary = summarise(of_rows);
-      Json& curve = observed[path];
+      Json& curve = means[path];
       curve["step"].push_back(step);
       curve["mean"].push_back(summary.mean), curve["low"].push_back(summary.low), curve["high"].push_back(summary.high);
     }
-  return observed;
+  return means;
 }
 
 }  // namespace lmhead

@@ -2,74 +2,43 @@
 
 #include <algorithm>
 #include <set>
-#include <sstream>
-#include <string_view>
 
-#include "lmhead/base/files.h"
+#include "lmhead/study/served_row.h"
 
 namespace lmhead {
-namespace {
 
 namespace fs = std::filesystem;
 
-bool is_row(const Json& json) {
-  return json.is_object() && !text_at(json, "configuration").empty() && json.contains("outcome") &&
-         (json["outcome"].is_number() || json["outcome"].is_null());
+RowFile::RowFile(const fs::path& path) : lines_(path) { refresh(); }
+
+bool RowFile::refresh() {
+  const std::vector<std::string> lines = lines_.read_new();
+  for (const std::string& line : lines) {
+    const std::string who = lines_.path().string() + ":" + std::to_string(++line_count_);
+    add(read_row(parse_json(line, who), who));
+  }
+  return !lines.empty();
 }
 
-std::string whole_lines(const std::string& text) {
-  const std::size_t last = text.rfind('\n');
-  return last == std::string::npos ? "" : text.substr(0, last + 1);
-}
-
-}  // namespace
-
-RowFile::RowFile(const fs::path& path) : path_(path) {
-  if (!fs::exists(path)) return;
-  std::istringstream lines(whole_lines(read_file(path)));
-  for (std::string line; std::getline(lines, line);)
-    if (Json row = Json::parse(line, nullptr, /*allow_exceptions=*/false); is_row(row)) add(std::move(row));
-}
-
-void RowFile::drop_cut_line() const {
-  if (!fs::exists(path_)) return;
-  const std::string text = read_file(path_), whole = whole_lines(text);
-  if (whole.size() < text.size()) write_file_atomic(path_, whole);
-}
-
-void RowFile::add(Json row) {
-  places_.emplace(text_at(row, "configuration"), rows_.size());
+void RowFile::add(RunRow row) {
   rows_.push_back(std::move(row));
+  places_.emplace(rows_.back().configuration, &rows_.back());
 }
 
-std::vector<const Json*> RowFile::find_all(const RunIdentity& identity) const {
-  std::vector<const Json*> found;
+std::vector<const RunRow*> RowFile::find_all(const RunIdentity& identity) const {
+  std::vector<const RunRow*> found;
   const auto [first, last] = places_.equal_range(identity.configuration);
   for (auto place = first; identity.dataset && place != last; ++place)
-    if (text_at(rows_[place->second], "dataset") == *identity.dataset) found.push_back(&rows_[place->second]);
+    if (place->second->dataset == identity.dataset) found.push_back(place->second);
   return found;
 }
 
-void RowFile::append(const Json& row) {
-  if (path_.has_parent_path()) make_directory(path_.parent_path());
-  LineLog log(path_);
-  log.append(row.dump());
-  log.sync();
-  add(row);
-}
-
-bool serves(const Json& row, const Study& study) {
-  if (text_at(row, "study") == study.name) return true;
-  for (const std::string& path : study.keep)
-    if (!row.contains("keep") || !row["keep"].contains(path)) return false;
-  if (row["outcome"].is_null()) return true;  // a run that diverged did so by any measure
-  // Curves hold an outcome beside the loss where the row's study asked for one, and then it must be this study's.
-  const bool has_own_outcome = row.contains("curve") && row["curve"].contains("outcome");
-  if (has_own_outcome == (study.outcome == "validation.loss")) return false;
-  constexpr std::string_view kValidation = "validation.";
-  if (!study.outcome.starts_with(kValidation) || !row.contains("final")) return false;
-  const Json* value = find_value(row["final"], study.outcome.substr(kValidation.size()));
-  return value && *value == row["outcome"];
+void RowFile::append(const RunRow& row, const std::function<bool()>& is_known) {
+  const SharedLines::Lock lock(lines_);
+  refresh();
+  if (is_known()) return;
+  lines_.append(lock, write_options(row).dump(-1, ' ', false, Json::error_handler_t::replace));
+  refresh();
 }
 
 RowStore::RowStore(const Study& study, const fs::path& path) : study_(study) {
@@ -86,23 +55,41 @@ RowStore::RowStore(const Study& study, const fs::path& path) : study_(study) {
   for (const fs::path& other : others) files_.emplace_back(other);
 }
 
-const Json* RowStore::find(const RunIdentity& identity) const {
+const std::optional<RunRow>& RowStore::served(const RunRow& row) {
+  const auto known = served_.find(&row);
+  return known != served_.end() ? known->second : served_.emplace(&row, served_row(row, study_)).first->second;
+}
+
+const RunRow* RowStore::find(const RunIdentity& identity) {
+  const RunRow* reread = nullptr;
   for (const RowFile& file : files_)
-    for (const Json* row : file.find_all(identity))
-      if (serves(*row, study_)) return row;
-  return nullptr;
+    for (const RunRow* row : file.find_all(identity)) {
+      const std::optional<RunRow>& one = served(*row);
+      if (one && holds_outcome(*row, study_.outcome)) return &*one;
+      if (one && !reread) reread = &*one;
+    }
+  return reread;
+}
+
+bool RowStore::refresh() {
+  bool any = false;
+  for (RowFile& file : files_) any |= file.refresh();
+  return any;
+}
+
+void RowStore::append(const RunRow& row) {
+  const RunIdentity identity{.configuration = row.configuration, .dataset = row.dataset};
+  files_.front().append(row, [&] { return find(identity) != nullptr; });
 }
 
 std::optional<std::string> RowStore::dataset_of(const std::string& configuration,
                                                 const std::vector<std::string>& arms) const {
   std::set<std::string> of_configuration;
   for (const RowFile& file : files_)
-    for (const Json& row : file.rows()) {
-      const std::string dataset = text_at(row, "dataset");
-      if (dataset.empty()) continue;
-      if (text_at(row, "study") == study_.name && std::ranges::find(arms, text_at(row, "arm")) != arms.end())
-        return dataset;
-      if (text_at(row, "configuration") == configuration) of_configuration.insert(dataset);
+    for (const RunRow& row : file.rows()) {
+      if (!row.dataset) continue;
+      if (row.study == study_.name && std::ranges::find(arms, row.arm) != arms.end()) return row.dataset;
+      if (row.configuration == configuration) of_configuration.insert(*row.dataset);
     }
   // The configuration does not tell one dataset from another.
   const bool reads_one = arms.size() == study_.arms.size();

@@ -2,39 +2,45 @@
 // common.
 #pragma once
 
+#include <deque>
 #include <filesystem>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "lmhead/base/shared_lines.h"
+#include "lmhead/study/run_identity.h"
 #include "lmhead/study/run_row.h"
 
 namespace lmhead {
 
-/// The rows of one file. A last line that a kill cut short, or that another process is writing, is no row yet.
+/// The rows of one file, to which other studies may append too. A last line that a kill cut short, or that another
+/// process is writing, is no row yet.
 class RowFile {
  public:
-  /// Reads the file, if there is one. Throws where it cannot be read.
+  /// Reads the file, if there is one. Throws where it cannot be read, and naming the line where one is no row.
   explicit RowFile(const std::filesystem::path& path);
 
-  /// Takes a last line that a kill cut short out of the file, for whoever is the only one to append to it.
-  void drop_cut_line() const;
-  /// Every row of that run.
-  std::vector<const Json*> find_all(const RunIdentity& identity) const;
-  /// Adds a row; it is on the disk when this returns.
-  void append(const Json& row);
-  const std::vector<Json>& rows() const { return rows_; }
+  /// Reads what others have appended since; whether that was anything.
+  bool refresh();
+  /// Every row of that run, in the order of the file; they stay where they are.
+  std::vector<const RunRow*> find_all(const RunIdentity& identity) const;
+  /// Makes the file where there is none and cuts off a last line that nobody will finish. Throws where the file cannot
+  /// be appended to.
+  void prepare_to_append() const { const SharedLines::Lock lock(lines_); }
+  /// Adds a row, unless `is_known` says so after a look at what others have appended; it is on the disk when this
+  /// returns.
+  void append(const RunRow& row, const std::function<bool()>& is_known);
+  const std::deque<RunRow>& rows() const { return rows_; }
 
  private:
-  void add(Json row);
-  std::filesystem::path path_;
-  std::vector<Json> rows_;
-  std::multimap<std::string, std::size_t> places_;  // by configuration hash
+  void add(RunRow row);
+  SharedLines lines_;
+  std::size_t line_count_ = 0;
+  std::deque<RunRow> rows_;
+  std::multimap<std::string, const RunRow*> places_;  // by configuration hash
 };
-
-/// Whether a row says all that the study's own row of the same run would: rows of other studies may have another
-/// outcome, and lack what `keep` names.
-bool serves(const Json& row, const Study& study);
 
 /// The rows that a study may use.
 class RowStore {
@@ -43,19 +49,26 @@ class RowStore {
   /// read, and rows are appended to `NAME.jsonl`, NAME the study's.
   RowStore(const Study& study, const std::filesystem::path& path);
 
-  /// The row of a finished run, the study's own before those of other studies; null where there is none.
-  const Json* find(const RunIdentity& identity) const;
+  /// The row of a finished run as the study may use it: its own before those of other studies, one that holds the
+  /// study's outcome before one whose last validation has it. Null where there is none; it stays where it is.
+  const RunRow* find(const RunIdentity& identity);
   /// The content hash of the data that a run read, as far as the rows tell where the data is not there: that of the
   /// study's own rows of one of `arms`, those that read the same; where these are all arms there are, else the only one
   /// that rows of this configuration have.
   std::optional<std::string> dataset_of(const std::string& configuration, const std::vector<std::string>& arms) const;
-  /// Before the first `append`.
-  void drop_cut_line() const { files_.front().drop_cut_line(); }
-  void append(const Json& row) { files_.front().append(row); }
+  /// Reads what other studies have appended since; whether that was anything.
+  bool refresh();
+  /// Throws where rows cannot be kept.
+  void prepare_to_append() const { files_.front().prepare_to_append(); }
+  /// Keeps the row of a run, unless one that serves as well has come from another study meanwhile.
+  void append(const RunRow& row);
 
  private:
+  const std::optional<RunRow>& served(const RunRow& row);
+
   const Study& study_;
-  std::vector<RowFile> files_;  // the first is appended to
+  std::deque<RowFile> files_;                              // the first is appended to
+  std::map<const RunRow*, std::optional<RunRow>> served_;  // rows as this study may use them
 };
 
 }  // namespace lmhead

@@ -4,22 +4,25 @@
 #include "lmhead/data/batches.h"
 #include "lmhead/run/cost.h"
 #include "lmhead/run/run.h"
+#include "lmhead/study/pinned_defaults.h"
 
 namespace lmhead {
 namespace {
 
-/// What of `json` differs from `defaults`; lists are compared whole.
+/// What of `json` differs from `defaults`. A list that differs is there whole, less what `defaults` has for members of
+/// its items under its name and `[]`.
 Json without_defaults(const Json& json, const Json& defaults) {
   Json left = Json::object();
   for (const auto& item : json.items()) {
     const auto other = defaults.find(item.key());
-    if (other == defaults.end()) {
-      left[item.key()] = item.value();
-    } else if (item.value().is_object() && other->is_object()) {
+    const auto of_items = defaults.find(item.key() + "[]");
+    if (other != defaults.end() && item.value().is_object() && other->is_object()) {
       const Json below = without_defaults(item.value(), *other);
       if (!below.empty()) left[item.key()] = below;
-    } else if (item.value() != *other) {
+    } else if (other == defaults.end() || item.value() != *other) {
       left[item.key()] = item.value();
+      if (of_items == defaults.end() || !item.value().is_array()) continue;
+      for (Json& one : left[item.key()]) one = without_defaults(one, *of_items);
     }
   }
   return left;
@@ -28,15 +31,10 @@ Json without_defaults(const Json& json, const Json& defaults) {
 }  // namespace
 
 Json settings_of(const Json& complete) {
-  // A head's keys depend on its type, so its defaults do too.
-  const Json defaults = complete_configuration({{"head", {{"type", complete.at("head").at("type")}}}});
-  Json settings = without_defaults(complete, defaults);
-  settings["head"]["type"] = complete["head"]["type"];
+  const std::string head_type = complete.at("head").at("type").get<std::string>();
+  Json settings = without_defaults(complete, pinned_defaults(head_type));
+  settings["head"]["type"] = head_type;
   if (settings.contains("data")) settings["data"].erase("path");
-  // A group that leaves its update to the optimiser is what it was before groups could choose.
-  if (settings.contains("optimizer") && settings["optimizer"].contains("groups"))
-    for (Json& group : settings["optimizer"]["groups"])
-      if (group["type"] == ParameterGroupOptions::kInherit) group.erase("type");
   if (settings.contains("training"))
     for (const char* key : {"threads", "checkpoint_every", "keep_last"}) settings["training"].erase(key);
   return settings;
@@ -52,7 +50,8 @@ std::string configuration_hash(const Json& complete) { return hash_of_values(set
 const RunIdentity& RunIdentities::of(const StudyRun& run) {
   const auto known = runs_.find(run.folder);
   if (known != runs_.end()) return known->second;
-  RunIdentity identity{configuration_hash(run.configuration), std::nullopt, std::nullopt};
+  RunIdentity identity{.settings = settings_of(run.configuration)};
+  identity.configuration = hash_of_values(identity.settings);
   const auto configuration = read_options<RunConfiguration>(run.configuration).train;
   Json data = run.configuration.at("data");
   const std::string data_key = data.dump() + run.configuration["model"]["vocab_size"].dump();

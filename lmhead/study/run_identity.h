@@ -13,18 +13,19 @@ namespace lmhead {
 
 /// What tells two runs apart, wherever their data lies.
 struct RunIdentity {
-  std::string configuration;              // hash, see `configuration_hash`
+  std::string configuration;              // hash of `settings`
+  Json settings;                          // see `settings_of`
   std::optional<std::string> dataset;     // content hash; nothing where the data is not there
   std::optional<double> flops_per_token;  // nothing where the data, and so the vocabulary, is not there
 };
 
 /// A hash of every value, the same for any order of keys.
 std::string hash_of_values(const Json& json);
-/// A hash of every value that is not its key's default and can change a run's figures: not of `data.path`,
-/// threads or checkpoints. A new key with a neutral default changes no hash; two orders of keys give one.
-std::string configuration_hash(const Json& complete);
-/// The values that are hashed.
+/// The values that can change a run's figures and are not the pinned defaults (pinned_defaults.h): not `data.path`,
+/// threads or checkpoints.
 Json settings_of(const Json& complete);
+/// The hash of these settings: a new key with a neutral default changes none, a changed default gives a run another.
+std::string configuration_hash(const Json& complete);
 
 /// Identities of runs; data and models are looked at once for all runs that share them.
 class RunIdentities {

@@ -1,105 +1,99 @@
 #include "lmhead/study/run_row.h"
 
-#include <cmath>
 #include <limits>
+#include <string_view>
 
 #include "lmhead/base/error.h"
-#include "lmhead/study/over_training.h"
-#include "lmhead/train/run_folder.h"
+#include "lmhead/study/run_identity.h"
 
 namespace lmhead {
 namespace {
 
-namespace fs = std::filesystem;
-
-constexpr std::size_t kLargestCurves = 6000;  // bytes of a row that what observers said over training may fill unasked
-constexpr std::size_t kCurvePoints = 64;
-
-/// Every line, or where there are too many, about evenly spaced ones with the first and the last.
-std::vector<Json> thinned(const std::vector<Json>& lines) {
-  if (lines.size() <= kCurvePoints) return lines;
-  std::vector<Json> some;
-  for (std::size_t index = 0; index < kCurvePoints; ++index)
-    some.push_back(lines[index * (lines.size() - 1) / (kCurvePoints - 1)]);
-  return some;
+void check_curve(const ValidationCurve& curve, const std::string& who) {
+  const std::size_t size = curve.step.size();
+  const bool has_other = !curve.outcome.empty();
+  require(curve.tokens.size() == size && curve.wall_seconds.size() == size && curve.loss.size() == size &&
+              (!has_other || curve.outcome.size() == size),
+          who, "curve must hold lists of equal length, got ", size, " steps, ", curve.tokens.size(), " tokens, ",
+          curve.wall_seconds.size(), " wall_seconds, ", curve.loss.size(), " losses and ", curve.outcome.size(),
+          " outcomes");
 }
 
-Json curve_of(const Study& study, const std::vector<Json>& log) {
-  std::vector<Json> lines;
-  for (const Json& line : log)
-    if (line.contains("validation")) lines.push_back(line);
-  Json curve = {
-      {"step", Json::array()}, {"tokens", Json::array()}, {"wall_seconds", Json::array()}, {"loss", Json::array()}};
-  const bool other = study.outcome != "validation.loss";
-  if (other) curve["outcome"] = Json::array();
-  for (const Json& line : thinned(lines)) {
-    for (const char* key : {"step", "tokens", "wall_seconds"}) curve[key].push_back(line.value(key, Json()));
-    const Json* loss = find_value(line, "validation.loss");
-    curve["loss"].push_back(loss ? *loss : Json());
-    if (!other) continue;
-    const Json* outcome = find_value(line, study.outcome);
-    curve["outcome"].push_back(outcome ? *outcome : Json());
-  }
-  return curve;
-}
-
-bool is_observation(const std::string& key, const Json& value) { return value.is_object() && key != "validation"; }
-
-Json last_observations(const std::vector<Json>& log) {
-  Json last = Json::object();
-  for (const Json& line : log)
-    for (const auto& item : line.items())
-      if (is_observation(item.key(), item.value()))
-        flatten_numbers(item.key(), item.value(),
-                        [&](const std::string& name, const Json& value) { last[name] = value; });
-  return last;
-}
-
-Json observation_curves(const std::vector<Json>& log) {
-  Json curves = Json::object();
-  std::vector<Json> lines;
-  for (const Json& line : log)
-    for (const auto& item : line.items())
-      if (is_observation(item.key(), item.value())) {
-        lines.push_back(line);
-        break;
-      }
-  for (const Json& line : thinned(lines)) {
-    for (const auto& item : line.items()) {
-      if (!is_observation(item.key(), item.value())) continue;
-      flatten_numbers(item.key(), item.value(), [&](const std::string& name, const Json& value) {
-        curves[name]["step"].push_back(line["step"]);
-        curves[name]["value"].push_back(value);
-      });
-    }
-  }
-  return curves;
-}
-
-Json identified_row(const Study& study, const StudyRun& run, const RunIdentity& identity) {
-  Json row = {{"study", study.name}, {"arm", run.arm_name}, {"phase", to_string(run.phase)}, {"seed", run.seed}};
-  row["grid"] = Json::object();
-  for (const auto& [path, value] : study.arms[run.arm].grid) row["grid"][path] = value;
-  row["searched"] = Json::object();
-  for (const auto& [path, value] : run.searched) row["searched"][path] = value;
-  row["configuration"] = identity.configuration;
-  row["dataset"] = identity.dataset ? Json(*identity.dataset) : Json(nullptr);
-  row["settings"] = settings_of(run.configuration);
-  return row;
-}
-
-void add_cost(Json& row, const StudyRun& run, const RunIdentity& identity, const Json& summary) {
-  const double tokens = summary.value("tokens", 0.0);
-  row["tokens"] = summary.value("tokens", Json());
-  row["wall_seconds"] = summary.value("wall_seconds", Json());
-  row["measure_seconds"] = summary.value("measure_seconds", Json());
-  row["tokens_per_second"] = summary.value("tokens_per_second", Json());
-  row["flops"] = identity.flops_per_token ? Json(*identity.flops_per_token * tokens) : Json(nullptr);
-  row["threads"] = summary.value("threads", Json());
-  row["version"] = summary.value("version", Json());
+void check_row(const RunRow& row, const std::string& who) {
+  require(row.outcome.has_value() != row.diverged, who, "outcome must be null where diverged is true and nowhere else");
+  require(hash_of_values(row.settings) == row.configuration, who, "configuration must be the hash of settings, ",
+          hash_of_values(row.settings), ", got \"", row.configuration, '"');
+  check_curve(row.curve, who);
+  if (row.diverged || row.outcome_path.empty()) return;
+  const auto figure = final_figure(row, row.outcome_path);
+  require(!figure || figure == row.outcome, who, "outcome must be what final has at ", row.outcome_path,
+          ", got another number");
 }
 
 }  // namespace
+
+void ValidationCurve::visit_fields(FieldVisitor& visitor) {
+  visitor.field("step", step, "optimiser steps done");
+  visitor.field("tokens", tokens, "training tokens seen");
+  visitor.field("wall_seconds", wall_seconds, "training time");
+  visitor.field("loss", loss, "validation loss");
+  visitor.field("outcome", outcome, "of every validation, where it is not the loss");
+}
+
+void RunRow::visit_fields(FieldVisitor& visitor) {
+  visitor.field("study", study, "whose run it was");
+  visitor.field("arm", arm, "of that study");
+  visitor.field("phase", phase, "what it was run for", {"search", "confirm"});
+  visitor.field("seed", seed, "training.seed", at_least(0));
+  visitor.field("grid", grid, "the arm's place in the grid");
+  visitor.field("searched", searched, "the searched values");
+  visitor.field("configuration", configuration, "hash of settings");
+  visitor.field("dataset", dataset, "content hash of the data, as the run recorded it");
+  visitor.field("settings", settings, "what of the configuration can change a figure and differs from its default");
+  visitor.field("outcome_path", outcome_path, "which figure of the run the outcome is");
+  visitor.field("outcome", outcome, "that figure; null where the run diverged");
+  visitor.field("diverged", diverged, "whether the loss stopped being finite");
+  visitor.field("error", error, "why it diverged");
+  visitor.field("final", final, "the last validation, whole");
+  visitor.group("curve", curve, "the validations");
+  visitor.field("observations", observations, "the last that observers said");
+  visitor.field("tokens", tokens, "training tokens", at_least(0));
+  visitor.field("wall_seconds", wall_seconds, "training time", at_least(0));
+  visitor.field("measure_seconds", measure_seconds, "time of observers", at_least(0));
+  visitor.field("tokens_per_second", tokens_per_second, "median over steps", at_least(0));
+  visitor.field("flops", flops, "training FLOPs", at_least(0));
+  visitor.field("threads", threads, "that it ran with", at_least(1));
+  visitor.field("version", version, "of lmhead");
+  visitor.field("keep", keep, "what the study's keep names");
+  visitor.field("observation_curves", observation_curves, "what observers said over training");
+}
+
+RunRow read_row(const Json& json, const std::string& who) {
+  RunRow row = read_options<RunRow>(json, who);
+  for (const char* key : {"study", "arm", "seed", "configuration", "settings", "outcome", "diverged"})
+    require(json.contains(key), who, key, " must be there, got nothing");
+  for (Json* object : {&row.grid, &row.searched, &row.final, &row.observations, &row.keep, &row.observation_curves})
+    if (object->is_null()) *object = Json::object();
+  check_row(row, who);
+  return row;
+}
+
+double outcome_of(const RunRow& row) { return row.outcome.value_or(std::numeric_limits<double>::infinity()); }
+
+std::vector<std::pair<std::string, double>> last_figures(const RunRow& row) {
+  std::vector<std::pair<std::string, double>> figures;
+  const auto add = [&](const std::string& name, const Json& value) { figures.emplace_back(name, value.get<double>()); };
+  flatten_numbers("validation", row.final, add);
+  flatten_numbers("", row.observations, add);
+  return figures;
+}
+
+std::optional<double> final_figure(const RunRow& row, const std::string& outcome_path) {
+  constexpr std::string_view kValidation = "validation.";
+  if (!outcome_path.starts_with(kValidation)) return std::nullopt;
+  const Json* value = find_value(row.final, outcome_path.substr(kValidation.size()));
+  return value && value->is_number() ? std::optional(value->get<double>()) : std::nullopt;
+}
 
 void flatten_numbers(const std::string& prefix, const Json& json,
                      const std::function<void(const std::string& name, const Json& value)>& visit) {
@@ -108,63 +102,6 @@ void flatten_numbers(const std::string& prefix, const Json& json,
     if (item.value().is_object()) flatten_numbers(name, item.value(), visit);
     if (item.value().is_number()) visit(name, item.value());
   }
-}
-
-Json make_row(const Study& study, const StudyRun& run, const RunIdentity& identity, const fs::path& run_folder) {
-  const auto summary = read_summary(run_folder);
-  require(summary && summary->contains("final") && (*summary)["final"].is_object(), "study", run_folder.string(),
-          " must hold a summary with a final record, got none");
-  const Json& final = (*summary)["final"];
-  const Json* outcome = find_value(final, study.outcome);
-  if (!outcome) outcome = find_value(*summary, study.outcome);
-  require(outcome && (outcome->is_number() || outcome->is_null()), "study",
-          "outcome must be a path to a number in a run's final record, got \"", study.outcome, "\"; that record has ",
-          final.dump().substr(0, 200));
-  const Json* loss = find_value(final, "validation.loss");
-  const bool diverged = outcome->is_null();  // JSON has no other way to say that a number was not finite
-  require(!diverged || !loss || loss->is_null(), "study", "outcome must be known at the end of a run, got null at \"",
-          study.outcome, '"');
-
-  const std::vector<Json> log = read_log(run_folder);
-  Json row = identified_row(study, run, identity);
-  row["outcome"] = *outcome;
-  row["diverged"] = diverged;
-  row["final"] = final.value("validation", Json());
-  row["curve"] = curve_of(study, log);
-  row["observations"] = last_observations(log);
-  add_cost(row, run, identity, *summary);
-  if (!study.keep.empty()) {
-    row["keep"] = Json::object();
-    for (const std::string& path : study.keep) {
-      const Json* value = find_value(*summary, path);
-      if (!value && path.starts_with("validation")) value = find_value(final, path);
-      row["keep"][path] = value ? *value : kept_over_training(log, path);
-    }
-  }
-  const Json curves = observation_curves(log);
-  if (!curves.empty() && curves.dump().size() < kLargestCurves) row["observation_curves"] = curves;
-  return row;
-}
-
-Json make_diverged_row(const Study& study, const StudyRun& run, const RunIdentity& identity, const fs::path& run_folder,
-                       const std::string& error) {
-  Json row = identified_row(study, run, identity);
-  row["outcome"] = nullptr;
-  row["diverged"] = true;
-  row["error"] = error.substr(0, 200);
-  row["curve"] = curve_of(study, read_log(run_folder));
-  add_cost(row, run, identity, read_summary(run_folder).value_or(Json::object()));
-  return row;
-}
-
-std::string text_at(const Json& row, const char* key) {
-  const auto found = row.find(key);
-  return found != row.end() && found->is_string() ? found->get<std::string>() : std::string();
-}
-
-double outcome_of(const Json& row) {
-  const auto found = row.find("outcome");
-  return found != row.end() && found->is_number() ? found->get<double>() : std::numeric_limits<double>::infinity();
 }
 
 }  // namespace lmhead

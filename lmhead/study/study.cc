@@ -32,7 +32,7 @@ Study read_study(const Json& json, const std::vector<std::string>& overrides) {
               "comparisons", "correlations", "margin", "reach", "details", "against", "keep", "limits"});
   Study study;
   study.json = json;
-  study.name = member(json, "name", Json::value_t::string, "a text").get<std::string>();
+  study.name = name_member(json, /*is_arm=*/false);
   study.description = text_member(json, "description", "");
   study.outcome = text_member(json, "outcome", study.outcome);
   study.reach = text_member(json, "reach", study.reach);
@@ -72,10 +72,20 @@ Json configuration_of(const Study& study, const StudyArm& arm, const KeyValues& 
 }
 
 const Json* find_value(const Json& json, const std::string& path) {
-  std::string pointer = "/" + path;
-  std::replace(pointer.begin(), pointer.end(), '.', '/');
-  const Json::json_pointer place(pointer);
-  return json.contains(place) ? &json[place] : nullptr;
+  const Json* place = &json;
+  for (std::size_t start = 0, end; place && start <= path.size(); start = end + 1) {
+    end = std::min(path.find('.', start), path.size());
+    const std::string key = path.substr(start, end - start);
+    if (place->is_array()) {
+      const bool is_index =
+          !key.empty() && key.size() < 10 && std::ranges::all_of(key, [](char c) { return c >= '0' && c <= '9'; });
+      place = is_index && std::stoul(key) < place->size() ? &(*place)[std::stoul(key)] : nullptr;
+    } else {
+      const auto found = place->find(key);
+      place = found != place->end() ? &*found : nullptr;
+    }
+  }
+  return place;
 }
 
 std::string as_folder_name(std::string text) {

@@ -53,12 +53,15 @@ struct CorrelationRequest {
   std::optional<double> margin;     // smallest correlation that would matter
 };
 
+/// The outcome of studies that name no other.
+inline constexpr const char* kLossOutcome = "validation.loss";
+
 struct Study {
   std::string name, description;
   Json base;                   // a run configuration
   std::vector<StudyArm> arms;  // the arms of the file times its grid; at least one
   std::vector<std::int64_t> seeds;
-  std::string outcome = "validation.loss";  // dotted path into a run's final record
+  std::string outcome = kLossOutcome;  // dotted path into a run's final record
   bool higher_is_better = false;
   std::optional<double> margin;  // smallest difference that would matter
   std::vector<Comparison> comparisons;
@@ -78,7 +81,7 @@ Study read_study(const Json& json, const std::vector<std::string>& overrides);
 /// The arm's configuration with what was searched put in, complete and checked.
 Json configuration_of(const Study& study, const StudyArm& arm, const KeyValues& searched, std::int64_t seed);
 
-/// The value at a dotted key, of which a part may be an index; null where there is none.
+/// The value at a dotted key, of which a part may be an index into a list; null where there is none.
 const Json* find_value(const Json& json, const std::string& path);
 
 /// `text` with every character outside [A-Za-z0-9._-] replaced by a dash.

@@ -59,7 +59,7 @@ std::vector<StudyArm> read_choices(const Json& json, const SearchOptions& search
     require(item.is_object(), "study", "an arm must be an object, got ", item.type_name());
     check_keys(item, "arms.", {"name", "set", "search"});
     StudyArm arm;
-    arm.name = member(item, "name", Json::value_t::string, "a text in every arm").get<std::string>();
+    arm.name = name_member(item, /*is_arm=*/true);
     arm.choice = arm.name;
     require(names.insert(arm.name).second, "study", "arms must have names that differ, got \"", arm.name, "\" twice");
     arm.search = search;

@@ -3,8 +3,10 @@
 #include <algorithm>
 #include <cmath>
 #include <set>
+#include <sstream>
 
 #include "lmhead/base/error.h"
+#include "lmhead/base/printable_text.h"
 
 namespace lmhead {
 
@@ -17,6 +19,21 @@ const Json& member(const Json& json, const char* key, Json::value_t type, const 
   const auto found = json.find(key);
   require(found != json.end(), "study", key, " must be ", must, ", got nothing");
   return typed(*found, key, type, must);
+}
+
+std::string name_member(const Json& json, bool is_arm) {
+  constexpr std::size_t kLongest = 200;  // with what is added to it, a file system still takes it
+  const std::string name =
+      member(json, "name", Json::value_t::string, is_arm ? "a text in every arm" : "a text").get<std::string>();
+  bool good = !name.empty() && name.size() <= kLongest && printable_text(name) == name;
+  std::vector<std::string> parts;
+  std::istringstream text(name + "/");
+  for (std::string part; std::getline(text, part, '/');) parts.push_back(part);
+  good &= is_arm || parts.size() == 1;
+  for (const std::string& part : parts) good &= !part.empty() && part != "." && part != "..";
+  require(good, "study", is_arm ? "arms.name" : "name", " must be 1 to ", kLongest,
+          " bytes without control characters or a way to another folder, got ", quote_for_message(name));
+  return name;
 }
 
 std::string text_member(const Json& json, const char* key, const std::string& otherwise) {

@@ -13,11 +13,15 @@ namespace lmhead {
 const Json& typed(const Json& json, const std::string& name, Json::value_t type, const char* must);
 /// The member `key`, which must be there.
 const Json& member(const Json& json, const char* key, Json::value_t type, const char* must);
+/// The member `name`: what a study or an arm is called, which becomes a folder, a column of a table and a heading.
+/// Throws where it is empty, longer than 200 bytes, `.` or `..`, or has control characters, or a slash that would make
+/// it a path elsewhere: any in a study's name; in an arm's (A^-1/2 is one) at an end, beside another or a part of dots.
+std::string name_member(const Json& json, bool is_arm);
 std::string text_member(const Json& json, const char* key, const std::string& otherwise);
 /// Throws on a key of `json` that is not among `known`; `where` goes before its name.
 void check_keys(const Json& json, const std::string& where, const std::vector<std::string>& known);
 std::vector<std::string> read_texts(const Json& json, const std::string& name);
-/// At least one, none twice, none negative.
+/// At least one and at most 100,000, none twice, none negative.
 std::vector<std::int64_t> read_seeds(const Json& json, const std::string& name);
 /// A finite number above `above`.
 double read_number(const Json& json, const std::string& name, double above);

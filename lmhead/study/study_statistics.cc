@@ -12,6 +12,7 @@
 #include "lmhead/study/correlations.h"
 #include "lmhead/study/equal_cost.h"
 #include "lmhead/study/long_form_results.h"
+#include "lmhead/study/statistics_json.h"
 
 namespace lmhead {
 namespace {
@@ -19,13 +20,7 @@ namespace {
 class StudyReader {
  public:
   explicit StudyReader(StudyProgress& progress)
-      : progress_(progress),
-        study_(progress.study()),
-        confirmed_{study_, progress.plan(), std::vector<RowsBySeed>(study_.arms.size())} {
-    for (std::size_t arm = 0; arm < study_.arms.size(); ++arm)
-      for (const StudyRun& run : confirmed_.plan.arms[arm].confirmation_runs)
-        if (const Json* row = progress.row_of(run)) confirmed_.rows[arm][run.seed] = row;
-  }
+      : progress_(progress), study_(progress.study()), confirmed_(confirmed_rows(progress)) {}
 
   Json read() {
     Json all = {{"format", "lmhead-study-statistics"},
@@ -62,32 +57,28 @@ class StudyReader {
   Json runs() {
     double wall = 0, measure = 0, flops = 0;
     std::size_t finished = 0, diverged = 0, missing = 0;
-    std::set<const Json*> counted;
+    std::set<const RunRow*> counted;
     std::set<std::string> datasets, versions;
     std::set<std::int64_t> threads;
     for (const StudyRun& run : confirmed_.plan.runs) {
-      const Json* row = progress_.row_of(run);
+      const RunRow* row = progress_.row_of(run);
       missing += row == nullptr;
       if (!row || !counted.insert(row).second) continue;  // two arms may share a run
       ++finished;
-      diverged += row->value("diverged", false);
-      const auto add = [&](double& sum, const char* key) {
-        const double value = number_at(*row, key);
-        if (std::isfinite(value)) sum += value;
-      };
-      add(wall, "wall_seconds");
-      add(measure, "measure_seconds");
-      add(flops, "flops");
-      if (const std::string dataset = text_at(*row, "dataset"); !dataset.empty()) datasets.insert(dataset);
-      if (const std::string version = text_at(*row, "version"); !version.empty()) versions.insert(version);
-      if (row->value("threads", Json()).is_number_integer()) threads.insert((*row)["threads"].get<std::int64_t>());
+      diverged += row->diverged;
+      wall += row->wall_seconds.value_or(0);
+      measure += row->measure_seconds.value_or(0);
+      flops += row->flops.value_or(0);
+      if (row->dataset) datasets.insert(*row->dataset);
+      if (row->version) versions.insert(*row->version);
+      if (row->threads) threads.insert(*row->threads);
     }
     return {{"known", finished + missing + std::size_t(confirmed_.plan.to_come)},
             {"finished", finished},
             {"diverged", diverged},
-            {"wall_seconds", wall},
-            {"measure_seconds", measure},
-            {"flops", flops},
+            {"wall_seconds", number_or_null(wall)},
+            {"measure_seconds", number_or_null(measure)},
+            {"flops", number_or_null(flops)},
             {"datasets", datasets},
             {"versions", versions},
             {"threads", threads}};
@@ -134,7 +125,7 @@ class StudyReader {
 
   StudyProgress& progress_;
   const Study& study_;
-  StudyRows confirmed_;
+  ConfirmedRows confirmed_;
 };
 
 }  // namespace

@@ -27,7 +27,8 @@ Json short_search(Json json) {
 std::map<std::string, Json> figures_of_rows(const fs::path& file) {
   std::map<std::string, Json> rows;
   const RowFile all(file);
-  for (Json row : all.rows()) {
+  for (const RunRow& typed : all.rows()) {
+    Json row = write_options(typed);
     for (const char* key : {"wall_seconds", "measure_seconds", "tokens_per_second"}) row.erase(key);
     row["curve"].erase("wall_seconds");
     rows[row["arm"].get<std::string>() + row["searched"].dump() + row["seed"].dump()] = row;
@@ -158,29 +159,6 @@ TEST_F(StudyConduct, SharesRunsWithOtherStudiesInAFolderOfRows) {
   EXPECT_EQ(study_statistics(progress)["runs"]["finished"], 4);
 }
 
-TEST_F(StudyConduct, TakesRowsOfOtherStudiesOnlyWhereTheySayTheSame) {
-  Json json = study_json();
-  const Study loss = read_study(json, {});
-  json["outcome"] = "validation.top1_accuracy";
-  const Study accuracy = read_study(json, {});
-  const Json of_loss = {{"study", "another"},
-                        {"outcome", 2.5},
-                        {"final", {{"loss", 2.5}, {"top1_accuracy", 0.25}}},
-                        {"curve", {{"loss", {2.5}}}}};
-  Json of_accuracy = of_loss;
-  of_accuracy["outcome"] = 0.25;
-  of_accuracy["curve"]["outcome"] = {0.25};
-  EXPECT_TRUE(serves(of_loss, loss));
-  EXPECT_FALSE(serves(of_loss, accuracy));
-  EXPECT_TRUE(serves(of_accuracy, accuracy));
-  EXPECT_FALSE(serves(of_accuracy, loss));
-  of_accuracy["outcome"] = 0.5;  // of another figure
-  EXPECT_FALSE(serves(of_accuracy, accuracy));
-  of_accuracy["study"] = "tiny";
-  EXPECT_TRUE(serves(of_accuracy, accuracy));
-  EXPECT_TRUE(serves({{"study", "another"}, {"outcome", nullptr}}, loss));
-}
-
 TEST_F(StudyConduct, AdoptsRunsThatFinishedWithoutARow) {
   const Study study = read_study(study_json(), {});
   InlineWorkers first, second;
@@ -249,7 +227,7 @@ TEST_F(StudyConduct, TellsWhatIsDoneAndWhatItCosts) {
   EXPECT_EQ(done, (std::vector<std::size_t>{0, 1, 2, 3, 4}));
   double rows = 0;
   const RowFile all(scratch_ / "rows.jsonl");
-  for (const Json& row : all.rows()) rows += row["flops"].get<double>();
+  for (const RunRow& row : all.rows()) rows += *row.flops;
   EXPECT_DOUBLE_EQ(before, rows);
   EXPECT_EQ(remaining_cost(progress, progress.plan()).flops, 0);
 }
@@ -264,26 +242,6 @@ TEST_F(StudyConduct, NamesRunsByWhatCanChangeTheirFiguresAlone) {
   EXPECT_EQ(plain, hash_with({"optimizer.type=adamw"}));  // a default written out
   EXPECT_NE(plain, hash_with({"optimizer.learning_rate=0.011"}));
   EXPECT_NE(plain, hash_with({"head.bias=true"}));
-}
-
-/// A key that is added must not orphan the rows that there are.
-TEST(RunIdentity, OfEveryRowInTheRepositoryIsWhatItWasWhenItRan) {
-  std::size_t known = 0, with_groups = 0;
-  for (const fs::directory_entry& entry : fs::directory_iterator(LMHEAD_STUDY_ROWS)) {
-    if (entry.path().extension() != ".jsonl") continue;
-    std::istringstream text(read_file(entry.path()));
-    for (std::string line; std::getline(text, line); ++known) {
-      const Json row = Json::parse(line);
-      Json settings = row["settings"];
-      // What rows leave out of these groups; that there was something is part of the hash.
-      if (settings.contains("training")) settings["training"]["checkpoint_every"] = 7;
-      if (settings.contains("data")) settings["data"]["path"] = "elsewhere";
-      ASSERT_EQ(configuration_hash(complete_configuration(settings)), row["configuration"]) << entry.path();
-      with_groups += line.find("\"groups\":[{") != std::string::npos;
-    }
-  }
-  EXPECT_GT(known, 0u);
-  EXPECT_GT(with_groups, 0u);
 }
 
 TEST_F(StudyResults, AreLongRowsOfEveryMeasuredFigure) {

@@ -11,18 +11,19 @@ namespace lmhead {
 namespace {
 
 TEST(ObservedAt, ReadsWhatRowsHoldOverTraining) {
-  const Json row = parse_json(R"({
+  const Json json = parse_json(R"({
     "keep": {"a": {"step": [1, 2], "value": [{"b": 0.25}, {"b": 0.5, "c": {"d": 3}}]}, "a.e": 7,
              "f.g": {"step": [2], "value": [9]}, "h": {"step": [1], "value": []}},
     "observation_curves": {"a.e": {"step": [2], "value": [8]}, "f.gg": {"step": [1], "value": [10]}}})",
-                              "row");
+                               "row");
+  const RunRow row{.keep = json["keep"], .observation_curves = json["observation_curves"]};
   EXPECT_EQ(observed_at(row, "a.b", 1), 0.25);
   EXPECT_EQ(observed_at(row, "a.c.d", 2), 3);
   EXPECT_EQ(observed_at(row, "a.e", 2), 8);  // `keep` has but the last
   EXPECT_EQ(observed_at(row, "f.g", 2), 9);
   EXPECT_EQ(observed_at(row, "f.gg", 1), 10);
   for (const char* name : {"a.c.d", "f.g", "h", "nowhere"}) EXPECT_FALSE(observed_at(row, name, 1).has_value()) << name;
-  EXPECT_FALSE(observed_at(Json::object(), "a", 1).has_value());
+  EXPECT_FALSE(observed_at(RunRow{}, "a", 1).has_value());
 }
 
 TEST(CorrelationVerdict, NeedsIntervalAndCorrectedTestToAgree) {

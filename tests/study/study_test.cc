@@ -92,6 +92,25 @@ TEST_F(StudyFile, ComparesWithinOnePlaceOfTheGrid) {
   EXPECT_EQ(read_study(json, {}).comparisons.size(), 2u);
 }
 
+TEST_F(StudyFile, HasNamesThatStayWhereTheyAre) {
+  const auto error_of_names = [&](const std::string& study, const std::string& arm) {
+    Json json = study_json();
+    json["name"] = study;
+    json["arms"][0]["name"] = arm;
+    return error_of([&] { read_study(json, {}); });
+  };
+  EXPECT_EQ(error_of_names("a b.c", "A^-1/2 \xce\xb1"), "no error");
+  EXPECT_EQ(error_of_names("", "x"),
+            "[study] name must be 1 to 200 bytes without control characters or a way to another folder, got \"\"");
+  for (const std::string wrong : {"", ".", "..", "/", "/tmp", "a/", "../a", "a/../b", "a//b", "a\nb", "a\x1b[31mb",
+                                  "\x7f", "\xc2\x9b", "\xe2\x80\xae"}) {
+    EXPECT_NE(error_of_names(wrong, "x").find("[study] name must be 1 to 200 bytes"), std::string::npos) << wrong;
+    EXPECT_NE(error_of_names("x", wrong).find("[study] arms.name must be 1 to 200 bytes"), std::string::npos) << wrong;
+  }
+  EXPECT_NE(error_of_names("a/b", "x"), "no error");
+  EXPECT_NE(error_of_names(std::string(201, 'x'), "x"), "no error");
+}
+
 TEST_F(StudyFile, IsRefusedWhereItIsWrongBeforeAnythingRuns) {
   const auto error_with = [&](const char* key, const Json& value) {
     Json json = searching_study_json();

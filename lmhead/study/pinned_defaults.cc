@@ -1,0 +1,67 @@
+#include "lmhead/study/pinned_defaults.h"
+
+namespace lmhead {
+namespace {
+
+constexpr const char* kPinned = R"({
+  "data": {
+    "kind": "tokens", "path": "", "sequence_length": 128, "batch_size": 16, "micro_batches": 1,
+    "validation_tokens": 65536, "shift_windows": true, "seed": null,
+    "spamlang": {"vocab_size": 1024, "shuffled_map": false}
+  },
+  "model": {
+    "hidden_size": 256, "intermediate_size": null, "num_hidden_layers": 6, "num_attention_heads": 4,
+    "num_key_value_heads": null, "head_dim": null, "vocab_size": null, "norm": "rmsnorm", "norm_eps": 1e-05,
+    "norm_position": "pre", "position": "rotary", "rope_theta": 10000.0, "max_position_embeddings": 1024,
+    "activation": "swiglu", "attention_bias": false, "mlp_bias": false, "qk_norm": false,
+    "tie_word_embeddings": false, "initializer": "llama", "initializer_range": 0.02
+  },
+  "head": {
+    "linear": {"bias": false, "logit_softcap": 0.0, "mup_base_width": null, "initializer_range": null},
+    "low_rank": {"rank": 16},
+    "expanded": {"width": 512, "activation": "none"}
+  },
+  "loss": {"z_loss": 0.0, "label_smoothing": 0.0},
+  "head_gradient": {
+    "hidden": {
+      "rule": "exact", "rank": null, "matrix": "head", "exponent": 0.5, "damping": 0.01, "refresh_every": 1,
+      "match_rms": true, "at": "features"
+    },
+    "weight": {
+      "rule": "exact", "matrix": "head", "exponent": 0.5, "damping": 0.01, "refresh_every": 1, "match_rms": true
+    },
+    "penalties": {"orthogonality": 0.0, "alignment": 0.0}
+  },
+  "optimizer": {
+    "type": "adamw", "learning_rate": 0.003, "betas": [0.9, 0.95], "eps": 1e-08, "weight_decay": 0.1,
+    "momentum": 0.95, "nesterov": true, "matrix_learning_rate": null, "groups": [], "groups[]": {}
+  },
+  "schedule": {"type": "cosine", "warmup_steps": 20, "final_fraction": 0.1, "decay_fraction": 0.2},
+  "training": {
+    "steps": 300, "seed": 0, "precision": "float32", "clip_norm": 1.0, "threads": null, "validate_every": 100,
+    "checkpoint_every": 100, "keep_last": 2, "initial_weights": ""
+  },
+  "observe": {
+    "gradient_retention": {"every": 0, "tokens": 0, "rank_cutoff": null, "center_weight": false},
+    "diagnostics": {
+      "every": 0, "powers_of_two": false, "quality": false, "gradient_retention": false,
+      "token_breakdown": false, "gradient_spectrum": false, "update_direction": false, "head_spectrum": false,
+      "options": {
+        "head_space": {"rank_cutoff": null, "center_weight": false},
+        "gradient_spectrum": {"tokens": 4096, "exact_tokens": 32768, "sketch_gib": 1.0, "sketch_columns": null},
+        "update_direction": {"tokens": 4096, "step_sizes": [0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0]}
+      }
+    }
+  }
+})";
+
+}  // namespace
+
+Json pinned_defaults(const std::string& head_type) {
+  static const Json all = Json::parse(kPinned);
+  Json pinned = all;
+  pinned["head"] = all["head"].value(head_type, Json::object());
+  return pinned;
+}
+
+}  // namespace lmhead
