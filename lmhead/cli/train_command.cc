@@ -17,6 +17,9 @@ int print_keys() {
   for (const FieldDescription& field : describe_options<RunConfiguration>())
     std::printf("%s = %s\n    %s; %s\n", field.path.c_str(), field.default_value.c_str(), field.type.c_str(),
                 field.doc.c_str());
+  for (const UpdateKey& key : describe_update_keys())
+    std::printf("optimizer.groups[].%s = %s   (of type %s)\n    %s; %s\n", key.field.path.c_str(),
+                key.field.default_value.c_str(), key.type.c_str(), key.field.type.c_str(), key.field.doc.c_str());
   std::printf("(keys of a head: lmhead heads)\n");
   return 0;
 }

@@ -30,11 +30,23 @@ at::Tensor visible(std::int64_t queries, std::int64_t length, std::int64_t windo
   return window > 0 ? causal.triu(own + 1 - window) : causal;
 }
 
+/// softmax(mask(softcap(scale q k^T))) v with scores capped; all [B, H, ., .].
+at::Tensor capped_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor& mask,
+                            const AttentionOptions& options) {
+  const at::Tensor scores = at::matmul(q, k.transpose(2, 3)) * (options.scale / options.softcap);
+  const at::Tensor capped = at::tanh(scores) * options.softcap;
+  const double nothing = -std::numeric_limits<double>::infinity();
+  return at::matmul(at::softmax(capped.masked_fill(mask.logical_not(), nothing), -1), v);
+}
+
+/// [B, H, T, d] to [B T, H d].
+at::Tensor join(const at::Tensor& mixed) { return mixed.transpose(1, 2).flatten(2).flatten(0, 1); }
+
 }  // namespace
 
 at::Tensor causal_attention(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value,
                             const AttentionOptions& options) {
-  const std::int64_t batch = query.size(0), queries = query.size(1), heads = query.size(2), width = query.size(3);
+  const std::int64_t queries = query.size(1), heads = query.size(2);
   // What lies before the window of the first query is seen by none.
   const std::int64_t beyond =
       options.sliding_window > 0 ? std::max<std::int64_t>(0, key.size(1) - queries - options.sliding_window + 1) : 0;
@@ -45,10 +57,7 @@ at::Tensor causal_attention(const at::Tensor& query, const at::Tensor& key, cons
   const auto mask = [&] { return visible(queries, length, is_windowed ? options.sliding_window : 0, query.device()); };
   at::Tensor mixed;
   if (options.softcap > 0) {
-    const at::Tensor scores = at::matmul(q, k.transpose(2, 3)) * (options.scale / options.softcap);
-    const at::Tensor capped = at::tanh(scores) * options.softcap;
-    const double nothing = -std::numeric_limits<double>::infinity();
-    mixed = at::matmul(at::softmax(capped.masked_fill(mask().logical_not(), nothing), -1), v);
+    mixed = capped_attention(q, k, v, mask(), options);
   } else if (queries == 1) {  // the last token sees all that is left
     mixed = at::scaled_dot_product_attention(q, k, v, {}, 0.0, /*is_causal=*/false, options.scale);
   } else if (is_windowed || queries < length) {
@@ -56,7 +65,19 @@ at::Tensor causal_attention(const at::Tensor& query, const at::Tensor& key, cons
   } else {
     mixed = at::scaled_dot_product_attention(q, k, v, {}, 0.0, /*is_causal=*/true, options.scale);
   }
-  return mixed.transpose(1, 2).reshape({batch * queries, heads * width});
+  return join(mixed);
+}
+
+at::Tensor tree_attention(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value,
+                          const at::Tensor& visible, const at::Tensor& positions, const AttentionOptions& options) {
+  const std::int64_t heads = query.size(2);
+  const at::Tensor q = query.transpose(1, 2), k = spread(key, heads), v = spread(value, heads);
+  at::Tensor mask = visible;
+  if (options.sliding_window > 0)
+    mask = mask.logical_and((positions.unsqueeze(1) - positions.unsqueeze(0)).lt(options.sliding_window));
+  return join(options.softcap > 0
+                  ? capped_attention(q, k, v, mask, options)
+                  : at::scaled_dot_product_attention(q, k, v, mask, 0.0, /*is_causal=*/false, options.scale));
 }
 
 }  // namespace lmhead

@@ -49,44 +49,53 @@ Decoder::Decoder(DecoderSpecification specification, const ParameterSource& sour
         build.matrix("model.embed_positions.weight", ParameterKind::kEmbedding, s.position_embeddings, s.hidden_size);
   for (std::size_t layer = 0; layer < s.layers.size(); ++layer) blocks_.push_back(build.block(layer));
   if (s.norm_position != NormPosition::kAfterSum) final_norm_ = build.norm("model.norm", s.hidden_size);
-  for (const RotarySpecification& rotary : s.rotaries) rotary_tables_.emplace_back(rotary);
+  for (const RotarySpecification& rotary : s.rotaries) rotary_tables_.push_back(std::make_unique<RotaryTable>(rotary));
 }
 
 at::Tensor Decoder::forward(const at::Tensor& tokens, std::vector<at::Tensor>* layers) const {
-  return run(tokens, nullptr, layers);
+  require(tokens.dim() == 2, "decoder", "tokens must be [B, T], got ", tokens.sizes());
+  return run(tokens, {.batch = tokens.size(0), .length = tokens.size(1)}, layers);
 }
 
 at::Tensor Decoder::extend(const at::Tensor& tokens, KeyValueCache& cache) const {
-  return run(tokens, &cache, nullptr);
+  require(tokens.dim() == 2, "decoder", "tokens must be [B, T], got ", tokens.sizes());
+  const std::int64_t first = cache.length();
+  const at::Tensor hidden = run(
+      tokens, {.batch = tokens.size(0), .first = first, .length = first + tokens.size(1), .cache = &cache}, nullptr);
+  cache.advance(tokens.size(1));
+  return hidden;
 }
 
-at::Tensor Decoder::run(const at::Tensor& tokens, KeyValueCache* cache, std::vector<at::Tensor>* layers) const {
-  require(tokens.dim() == 2, "decoder", "tokens must be [B, T], got ", tokens.sizes());
-  const Pass pass{.batch = tokens.size(0),
-                  .type = (blocks_.empty() ? embedding_ : blocks_[0].query_key_value.weight)->working.scalar_type(),
-                  .first = cache ? cache->length() : 0,
-                  .cache = cache};
-  const std::int64_t length = pass.first + tokens.size(1);
-  for (RotaryTable& table : rotary_tables_) table.reserve(length, embedding_->value.device());
-  at::Tensor x = embed(tokens, pass.first);
+at::Tensor Decoder::forward_trees(const TokenTrees& trees, std::vector<at::Tensor>* layers) const {
+  return run(trees.tokens.unsqueeze(0),
+             {.batch = 1, .positions = trees.positions, .length = trees.depth, .trees = &trees}, layers);
+}
+
+at::Tensor Decoder::run(const at::Tensor& tokens, Pass pass, std::vector<at::Tensor>* layers) const {
+  pass.type = (blocks_.empty() ? embedding_ : blocks_[0].query_key_value.weight)->working.scalar_type();
+  for (const auto& table : rotary_tables_) {
+    const RotaryRows rows = table->rows(pass.length, embedding_->value.device());
+    pass.rotaries.push_back(pass.positions.defined() ? rows.select(pass.positions)
+                                                     : rows.narrow(pass.first, tokens.size(1)));
+  }
+  at::Tensor x = embed(tokens, pass);
   for (std::size_t layer = 0; layer < blocks_.size(); ++layer) {
     x = apply(layer, x, pass);
     if (layers) layers->push_back(x);
   }
-  if (cache) cache->advance(tokens.size(1));
   return normalise(final_norm_, x, pass.type).to(pass.type);
 }
 
-/// The first token of `tokens` stands at position `first`.
-at::Tensor Decoder::embed(const at::Tensor& tokens, std::int64_t first) const {
-  const std::int64_t length = first + tokens.size(1);
+at::Tensor Decoder::embed(const at::Tensor& tokens, const Pass& pass) const {
   at::Tensor x = at::embedding(embedding_->value, tokens);
   if (specification_.embedding_scale != 1) x = x * specification_.embedding_scale;
   if (position_embedding_) {
-    require(length <= specification_.position_embeddings, "decoder",
+    require(pass.length <= specification_.position_embeddings, "decoder",
             "a sequence must be no longer than model.max_position_embeddings ", specification_.position_embeddings,
-            ", got ", length);
-    x = x + position_embedding_->value.narrow(0, first, tokens.size(1));
+            ", got ", pass.length);
+    const at::Tensor& table = position_embedding_->value;
+    x = x + (pass.positions.defined() ? table.index_select(0, pass.positions)
+                                      : table.narrow(0, pass.first, tokens.size(1)));
   }
   return x.view({-1, specification_.hidden_size});
 }
@@ -132,21 +141,43 @@ at::Tensor Decoder::attend(std::size_t layer, const at::Tensor& input, const Pas
   at::Tensor projected = project(input, block.query_key_value.weight->working, block.query_key_value.bias)
                              .view({pass.batch, length, queries + 2 * keys, s.head_dim});
   if (block.query_norm) projected = normalise_heads(block, projected);
-  if (!rotary_tables_.empty()) {
-    const RotaryTable& table = rotary_tables_[block.layer.rotary];
-    projected = rotary(projected, table.cosine(length, pass.first), table.sine(length, pass.first), queries + keys);
+  if (!pass.rotaries.empty()) {
+    const RotaryRows& rows = pass.rotaries[block.layer.rotary];
+    projected = rotary(projected, rows.cosine, rows.sine, queries + keys);
   }
-  const bool is_whole = !pass.cache && s.attention_softcap == 0 &&
-                        (block.layer.sliding_window == 0 || block.layer.sliding_window >= length);
-  if (is_whole)
-    return project(packed_causal_attention(projected, queries, s.attention_scale),
-                   block.attention_output.weight->working, block.attention_output.bias);
-  const auto parts = projected.split_with_sizes({queries, keys, keys}, 2);
-  const auto seen =
-      pass.cache ? pass.cache->append(layer, parts[1], parts[2]) : KeyValueCache::KeysAndValues{parts[1], parts[2]};
-  const at::Tensor mixed = causal_attention(parts[0], seen.keys, seen.values,
-                                            {s.attention_scale, s.attention_softcap, block.layer.sliding_window});
+  const at::Tensor mixed = pass.trees ? mix_trees(layer, projected, *pass.trees) : mix(layer, projected, pass.cache);
   return project(mixed, block.attention_output.weight->working, block.attention_output.bias);
+}
+
+/// Causal attention of whole sequences `projected` [B, T, H + 2 K, d], behind what `cache` has where there is one.
+at::Tensor Decoder::mix(std::size_t layer, const at::Tensor& projected, KeyValueCache* cache) const {
+  const DecoderSpecification& s = specification_;
+  const std::int64_t queries = s.num_attention_heads, keys = s.num_key_value_heads;
+  const std::int64_t window = blocks_[layer].layer.sliding_window;
+  if (!cache && s.attention_softcap == 0 && (window == 0 || window >= projected.size(1)))
+    return packed_causal_attention(projected, queries, s.attention_scale);
+  const auto parts = projected.split_with_sizes({queries, keys, keys}, 2);
+  const auto seen = cache ? cache->append(layer, parts[1], parts[2]) : KeyValueCache::KeysAndValues{parts[1], parts[2]};
+  return causal_attention(parts[0], seen.keys, seen.values, {s.attention_scale, s.attention_softcap, window});
+}
+
+/// Every tree by itself; one without branches is a sequence as any other.
+at::Tensor Decoder::mix_trees(std::size_t layer, const at::Tensor& projected, const TokenTrees& trees) const {
+  const DecoderSpecification& s = specification_;
+  const std::int64_t queries = s.num_attention_heads, keys = s.num_key_value_heads;
+  std::vector<at::Tensor> mixed;
+  for (const TokenTrees::Tree& tree : trees.trees) {
+    const at::Tensor own = projected.narrow(1, tree.first, tree.size);
+    if (!tree.visible.defined()) {
+      mixed.push_back(mix(layer, own, nullptr));
+      continue;
+    }
+    const auto parts = own.split_with_sizes({queries, keys, keys}, 2);
+    mixed.push_back(tree_attention(parts[0], parts[1], parts[2], tree.visible,
+                                   trees.positions.narrow(0, tree.first, tree.size),
+                                   {s.attention_scale, s.attention_softcap, blocks_[layer].layer.sliding_window}));
+  }
+  return at::cat(mixed);
 }
 
 at::Tensor Decoder::transform(const Block& block, const at::Tensor& input) const {

@@ -5,6 +5,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -13,6 +14,7 @@
 #include "lmhead/models/decoder_specification.h"
 #include "lmhead/models/key_value_cache.h"
 #include "lmhead/models/rotary_positions.h"
+#include "lmhead/models/token_trees.h"
 
 namespace lmhead {
 
@@ -40,6 +42,10 @@ class Decoder {
   /// history. A fresh cache starts a sequence; one cache serves one decoder and one batch size.
   at::Tensor extend(const at::Tensor& tokens, KeyValueCache& cache) const;
 
+  /// Features [N, D] of every token of `trees`, as `forward` over each token's own sequence would give; `layers` as
+  /// there. What sequences share is computed once. For inference.
+  at::Tensor forward_trees(const TokenTrees& trees, std::vector<at::Tensor>* layers = nullptr) const;
+
   const ParameterList& parameters() const { return parameters_; }
   const ParameterPtr& embedding() const { return embedding_; }
   const DecoderSpecification& specification() const { return specification_; }
@@ -62,16 +68,21 @@ class Decoder {
   /// What the blocks of one pass have in common.
   struct Pass {
     std::int64_t batch;
-    at::ScalarType type;     // of products
-    std::int64_t first = 0;  // position of the first token
+    at::ScalarType type = at::kFloat;    // of products
+    at::Tensor positions;                // [T], or undefined where they are `first` and those after it
+    std::int64_t first = 0, length = 0;  // position of the first token; how long the longest sequence then is
     KeyValueCache* cache = nullptr;
+    const TokenTrees* trees = nullptr;
+    std::vector<RotaryRows> rotaries = {};  // a row a token of a sequence
   };
-  at::Tensor run(const at::Tensor& tokens, KeyValueCache* cache, std::vector<at::Tensor>* layers) const;
-  at::Tensor embed(const at::Tensor& tokens, std::int64_t first) const;
+  at::Tensor run(const at::Tensor& tokens, Pass pass, std::vector<at::Tensor>* layers) const;
+  at::Tensor embed(const at::Tensor& tokens, const Pass& pass) const;
   at::Tensor apply(std::size_t layer, const at::Tensor& input, const Pass& pass) const;
   at::Tensor normalise(const Norm& norm, const at::Tensor& input, at::ScalarType type) const;
   at::Tensor normalise_heads(const Block& block, const at::Tensor& projected) const;
   at::Tensor attend(std::size_t layer, const at::Tensor& input, const Pass& pass) const;
+  at::Tensor mix(std::size_t layer, const at::Tensor& projected, KeyValueCache* cache) const;
+  at::Tensor mix_trees(std::size_t layer, const at::Tensor& projected, const TokenTrees& trees) const;
   at::Tensor transform(const Block& block, const at::Tensor& input) const;
 
   DecoderSpecification specification_;
@@ -79,7 +90,7 @@ class Decoder {
   std::vector<Block> blocks_;
   Norm final_norm_;
   ParameterList parameters_;
-  mutable std::vector<RotaryTable> rotary_tables_;
+  std::vector<std::unique_ptr<RotaryTable>> rotary_tables_;
 };
 
 }  // namespace lmhead

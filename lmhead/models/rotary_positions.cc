@@ -40,14 +40,19 @@ at::Tensor rotary_frequencies(const RotarySpecification& specification) {
   return frequencies;
 }
 
-void RotaryTable::reserve(std::int64_t length, at::Device device) {
-  if (cosine_.defined() && cosine_.size(0) >= length && cosine_.device() == device) return;
+RotaryRows RotaryRows::select(const at::Tensor& positions) const {
+  return {cosine.index_select(0, positions), sine.index_select(0, positions)};
+}
+
+RotaryRows RotaryTable::rows(std::int64_t length, at::Device device) {
+  const std::lock_guard lock(mutex_);
+  if (rows_.cosine.defined() && rows_.cosine.size(0) >= length && rows_.cosine.device() == device) return rows_;
   // A sequence that grows token by token would otherwise compute all of it each time.
-  const std::int64_t rows = cosine_.defined() ? std::max(length, 2 * cosine_.size(0)) : length;
-  const at::Tensor positions = at::arange(rows, at::TensorOptions().dtype(at::kFloat));
+  const std::int64_t count = rows_.cosine.defined() ? std::max(length, 2 * rows_.cosine.size(0)) : length;
+  const at::Tensor positions = at::arange(count, at::TensorOptions().dtype(at::kFloat));
   const at::Tensor angles = positions.unsqueeze(1) * rotary_frequencies(specification_).unsqueeze(0);
-  cosine_ = angles.cos().to(device);
-  sine_ = angles.sin().to(device);
+  rows_ = {angles.cos().to(device), angles.sin().to(device)};
+  return rows_;
 }
 
 }  // namespace lmhead

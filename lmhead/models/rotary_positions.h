@@ -3,6 +3,8 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <mutex>
+
 #include "lmhead/models/decoder_specification.h"
 
 namespace lmhead {
@@ -12,19 +14,28 @@ namespace lmhead {
 /// Llama 3.1's scaling.
 at::Tensor rotary_frequencies(const RotarySpecification& specification);
 
-/// cos and sin of position times frequency, grown on demand. Not for use by two threads at once.
+/// cos and sin of position times frequency, a row a position from 0.
+struct RotaryRows {
+  at::Tensor cosine, sine;  // [positions, width / 2]
+
+  RotaryRows narrow(std::int64_t first, std::int64_t length) const {
+    return {cosine.narrow(0, first, length), sine.narrow(0, first, length)};
+  }
+  /// The rows of `positions` [N].
+  RotaryRows select(const at::Tensor& positions) const;
+};
+
+/// Such rows, grown on demand and kept. Several threads may ask at once.
 class RotaryTable {
  public:
   explicit RotaryTable(const RotarySpecification& specification) : specification_(specification) {}
-  /// Holds at least `length` rows on `device` from now on.
-  void reserve(std::int64_t length, at::Device device);
-  /// Rows [length, width / 2] of positions `first` and after.
-  at::Tensor cosine(std::int64_t length, std::int64_t first = 0) const { return cosine_.narrow(0, first, length); }
-  at::Tensor sine(std::int64_t length, std::int64_t first = 0) const { return sine_.narrow(0, first, length); }
+  /// At least `length` rows on `device`; they stay as they are however far the table grows afterwards.
+  RotaryRows rows(std::int64_t length, at::Device device);
 
  private:
   RotarySpecification specification_;
-  at::Tensor cosine_, sine_;
+  std::mutex mutex_;
+  RotaryRows rows_;
 };
 
 }  // namespace lmhead

@@ -7,6 +7,7 @@
 #include <bit>
 
 #include "lmhead/base/error.h"
+#include "lmhead/base/files.h"
 
 namespace lmhead {
 namespace {
@@ -113,13 +114,29 @@ void RunConfiguration::visit_fields(FieldVisitor& visitor) {
   visitor.group("observe", observe, "what is measured while training");
 }
 
+namespace {
+
+/// The folder's configuration with keys that are newer than the folder at their defaults; nothing where it has none or
+/// one that is no configuration.
+std::optional<Json> completed_configuration_of(const std::filesystem::path& folder) {
+  const auto file = folder / "config.json";
+  if (!std::filesystem::exists(file)) return std::nullopt;
+  try {
+    return complete_configuration(parse_json(read_file(file), file.string()));
+  } catch (const Error&) {
+    return std::nullopt;
+  }
+}
+
+}  // namespace
+
 Json complete_configuration(const Json& json) { return write_options(read_options<RunConfiguration>(json)); }
 
 bool is_finished(const std::filesystem::path& folder, const Json& complete) {
   const auto summary = read_summary(folder);
   if (!summary || summary->value("state", Json()) != "finished") return false;
-  const auto file = folder / "config.json";
-  return std::filesystem::exists(file) && parse_json(read_file(file), file.string()) == complete;
+  const auto there = completed_configuration_of(folder);
+  return there && *there == complete;
 }
 
 std::optional<std::string> dataset_of_run(const std::filesystem::path& folder) {
@@ -131,7 +148,12 @@ std::optional<std::string> dataset_of_run(const std::filesystem::path& folder) {
 
 bool run_training(const Json& json, const std::filesystem::path& folder, const RunControl& control) {
   const auto configuration = read_options<RunConfiguration>(json);
-  Trainer trainer(configuration.train, write_options(configuration), folder);
+  const Json complete = write_options(configuration);
+  // An older version's folder goes on once it says in full what it meant.
+  const auto file = folder / "config.json";
+  if (completed_configuration_of(folder) == complete && parse_json(read_file(file), file.string()) != complete)
+    write_file_atomic(file, complete.dump(2) + "\n");
+  Trainer trainer(configuration.train, complete, folder);
   add_observers(trainer, configuration);
   control.on_start({trainer.resumed_step(), at::get_num_threads(), trainer.resumed_threads()});
   bool finished = false;

@@ -1,171 +1,67 @@
 #include "lmhead/train/optimizer.h"
 
-#include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/_foreach_norm.h>
-#include <ATen/ops/_fused_adamw.h>
-#include <ATen/ops/linalg_vector_norm.h>
-#include <ATen/ops/mm.h>
-#include <ATen/ops/scalar_tensor.h>
-#include <ATen/ops/zeros_like.h>
 #include <fnmatch.h>
 
-#include <algorithm>
 #include <cmath>
 #include <map>
-#include <tuple>
 
 #include "lmhead/base/error.h"
+#include "lmhead/train/update_rule.h"
 
 namespace lmhead {
 namespace {
 
-/// What one parameter is updated with.
-struct Rates {
-  double learning_rate, weight_decay;
-  bool operator<(const Rates& other) const {
-    return std::tie(learning_rate, weight_decay) < std::tie(other.learning_rate, other.weight_decay);
-  }
+using MakeRule = std::unique_ptr<UpdateRule> (*)(const UpdateOptions&, RuleMembers);
+
+struct RuleKind {
+  MakeRule make;
+  bool of_matrices;  // needs rows and columns
 };
 
-bool is_body_matrix(const Parameter& parameter) { return parameter.kind == ParameterKind::kMatrix; }
+RuleKind rule_kind(const UpdateOptions& options) {
+  if (options.type == "adamw") return options.coupled ? RuleKind{make_coupled_adam, true} : RuleKind{make_adamw, false};
+  if (options.type == "sgd") return {make_sgd, false};
+  if (options.type == "muon") return {make_muon, true};
+  if (options.type == "row_normalized") return {make_row_normalized, true};
+  require(options.type == "sign", "config", "an update must have a known type, got \"", options.type, '"');
+  return {make_sign, true};
+}
 
-std::vector<Rates> resolve_rates(const OptimizerOptions& options, const ParameterList& parameters) {
-  std::vector<Rates> rates;
+/// The group of each parameter, the first whose pattern matches, or nothing.
+std::vector<std::optional<std::size_t>> find_groups(const OptimizerOptions& options, const ParameterList& parameters) {
+  std::vector<std::optional<std::size_t>> found;
   std::vector<bool> matched(options.groups.size(), false);
   for (const ParameterPtr& parameter : parameters) {
-    const bool matrix_rate = options.type == "muon" && is_body_matrix(*parameter);
-    Rates own{matrix_rate ? options.matrix_learning_rate.value_or(options.learning_rate) : options.learning_rate,
-              parameter->value.dim() >= 2 ? options.weight_decay : 0};
-    for (std::size_t index = 0; index < options.groups.size(); ++index) {
-      const ParameterGroupOptions& group = options.groups[index];
-      if (::fnmatch(group.pattern.c_str(), parameter->name.c_str(), 0) != 0) continue;
-      matched[index] = true;
-      own.learning_rate = group.learning_rate.value_or(own.learning_rate) * group.learning_rate_scale;
-      own.weight_decay = group.weight_decay.value_or(own.weight_decay);
-      break;
-    }
-    rates.push_back(own);
+    std::optional<std::size_t> group;
+    for (std::size_t index = 0; index < options.groups.size() && !group; ++index)
+      if (::fnmatch(options.groups[index].pattern.c_str(), parameter->name.c_str(), 0) == 0) group = index;
+    if (group) matched[*group] = true;
+    found.push_back(group);
   }
   for (std::size_t index = 0; index < matched.size(); ++index)
     require(matched[index], "config", "optimizer.groups.", index,
             ".pattern must match a parameter that no earlier group took, got \"", options.groups[index].pattern, '"');
-  return rates;
+  return found;
 }
 
-/// One algorithm over the parameters that fall to it.
-class Rule {
- public:
-  Rule(ParameterList parameters, std::vector<Rates> rates, std::vector<std::size_t> places)
-      : parameters_(std::move(parameters)), rates_(std::move(rates)), places_(std::move(places)) {}
-  virtual ~Rule() = default;
-  virtual void step(std::vector<at::Tensor>& gradients, std::int64_t step, double factor) = 0;
-  virtual void append_state(NamedTensors& state) = 0;
+void check(const UpdateOptions& options, const std::string& where) {
+  require(options.betas.size() == 2, "config", where, ".betas must be two numbers, got ", options.betas.size());
+  require(!(options.amsgrad && options.coupled), "config", where, ".amsgrad must be off with coupled, got both");
+}
 
- protected:
-  std::vector<at::Tensor> zeros() const {
-    std::vector<at::Tensor> tensors;
-    for (const ParameterPtr& parameter : parameters_) tensors.push_back(at::zeros_like(parameter->value.detach()));
-    return tensors;
-  }
-  void append(NamedTensors& state, const char* name, const std::vector<at::Tensor>& tensors) const {
-    for (std::size_t index = 0; index < tensors.size(); ++index)
-      state.emplace_back(parameters_[index]->name + "." + name, tensors[index]);
-  }
-  ParameterList parameters_;
-  std::vector<Rates> rates_;
-  std::vector<std::size_t> places_;  // of each parameter in the whole list
-};
-
-class AdamW : public Rule {
- public:
-  AdamW(const OptimizerOptions& options, ParameterList parameters, std::vector<Rates> rates,
-        std::vector<std::size_t> places)
-      : Rule(std::move(parameters), std::move(rates), std::move(places)),
-        options_(options),
-        exp_avg_(zeros()),
-        exp_avg_sq_(zeros()) {
-    for (std::size_t index = 0; index < rates_.size(); ++index) groups_[rates_[index]].push_back(index);
-  }
-
-  void step(std::vector<at::Tensor>& gradients, std::int64_t step, double factor) override {
-    const at::Tensor count = at::scalar_tensor(double(step), at::kFloat);
-    for (const auto& [rates, members] : groups_) {
-      std::vector<at::Tensor> values, grads, averages, squares;
-      for (const std::size_t index : members) {
-        const at::Tensor& gradient = gradients[places_[index]];
-        if (!gradient.defined()) continue;
-        values.push_back(parameters_[index]->value.detach());
-        grads.push_back(gradient);
-        averages.push_back(exp_avg_[index]);
-        squares.push_back(exp_avg_sq_[index]);
-      }
-      if (values.empty()) continue;
-      const std::vector<at::Tensor> counts(values.size(), count.to(values[0].device()));
-      at::_fused_adamw_(values, grads, averages, squares, {}, counts, rates.learning_rate * factor, options_.betas[0],
-                        options_.betas[1], rates.weight_decay, options_.eps, /*amsgrad=*/false, /*maximize=*/false);
-    }
-  }
-  void append_state(NamedTensors& state) override {
-    append(state, "exp_avg", exp_avg_);
-    append(state, "exp_avg_sq", exp_avg_sq_);
-  }
-
- private:
-  OptimizerOptions options_;
-  std::vector<at::Tensor> exp_avg_, exp_avg_sq_;
-  std::map<Rates, std::vector<std::size_t>> groups_;  // one call of the kernel each
-};
-
-/// SGD and Muon: both keep one momentum buffer, and differ in what becomes of the smoothed gradient.
-class Momentum : public Rule {
- public:
-  Momentum(const OptimizerOptions& options, bool orthogonal, ParameterList parameters, std::vector<Rates> rates,
-           std::vector<std::size_t> places)
-      : Rule(std::move(parameters), std::move(rates), std::move(places)),
-        options_(options),
-        orthogonal_(orthogonal),
-        buffers_(zeros()) {}
-
-  void step(std::vector<at::Tensor>& gradients, std::int64_t, double factor) override {
-    for (std::size_t index = 0; index < parameters_.size(); ++index) {
-      const at::Tensor& gradient = gradients[places_[index]];
-      if (!gradient.defined()) continue;
-      at::Tensor& buffer = buffers_[index];
-      buffer.mul_(options_.momentum).add_(gradient);
-      const at::Tensor update = options_.nesterov ? gradient.add(buffer, options_.momentum) : buffer;
-      const double rate = rates_[index].learning_rate * factor;
-      at::Tensor value = parameters_[index]->value.detach();
-      value.mul_(1 - rate * rates_[index].weight_decay);
-      if (orthogonal_) {
-        apply_orthogonal(value, update, parameters_[index]->parts, rate);
-      } else {
-        value.add_(update, -rate);
-      }
-    }
-  }
-  void append_state(NamedTensors& state) override { append(state, "momentum", buffers_); }
-
- private:
-  /// A fused projection is several matrices to Muon: each is orthogonalised by itself.
-  static void apply_orthogonal(at::Tensor& value, const at::Tensor& update, const std::vector<RowPart>& parts,
-                               double rate) {
-    std::int64_t row = 0;
-    for (std::size_t index = 0; index < std::max<std::size_t>(parts.size(), 1); ++index) {
-      const std::int64_t rows = parts.empty() ? value.size(0) : parts[index].rows;
-      const double shape = std::sqrt(std::max(1.0, double(rows) / double(value.size(1))));
-      value.narrow(0, row, rows).add_(orthogonalise(update.narrow(0, row, rows)), -rate * shape);
-      row += rows;
-    }
-  }
-  OptimizerOptions options_;
-  bool orthogonal_;
-  std::vector<at::Tensor> buffers_;
-};
+void require_matrices(const UpdateOptions& options, const RuleMembers& members, const std::string& where) {
+  if (!rule_kind(options).of_matrices) return;
+  for (const ParameterPtr& parameter : members.parameters)
+    require(parameter->value.dim() == 2, "config", where, ".type ", options.type,
+            options.coupled ? " with coupled" : "", " must be for matrices alone, got ", parameter->name, ' ',
+            parameter->value.sizes());
+}
 
 class RuleList : public Optimizer {
  public:
-  explicit RuleList(std::vector<std::unique_ptr<Rule>> rules) : rules_(std::move(rules)) {}
+  explicit RuleList(std::vector<std::unique_ptr<UpdateRule>> rules) : rules_(std::move(rules)) {}
   void step(std::vector<at::Tensor>& gradients, std::int64_t step, double factor) override {
     at::NoGradGuard no_grad;
     for (const auto& rule : rules_) rule->step(gradients, step, factor);
@@ -177,62 +73,47 @@ class RuleList : public Optimizer {
   }
 
  private:
-  std::vector<std::unique_ptr<Rule>> rules_;
+  std::vector<std::unique_ptr<UpdateRule>> rules_;
 };
 
 }  // namespace
 
-void ParameterGroupOptions::visit_fields(FieldVisitor& visitor) {
-  visitor.field("pattern", pattern, "shell wildcards over parameter names, such as lm_head.*");
-  visitor.field("learning_rate", learning_rate, "peak rate of the group; null: the optimiser's", at_least(0));
-  visitor.field("learning_rate_scale", learning_rate_scale, "the group's rate is multiplied by this", at_least(0));
-  visitor.field("weight_decay", weight_decay, "decay of the group; null: the optimiser's for matrices, 0 for vectors",
-                at_least(0));
-}
-
-void OptimizerOptions::visit_fields(FieldVisitor& visitor) {
-  visitor.field("type", type, "muon orthogonalises the body's matrices and leaves the rest to adamw",
-                {"adamw", "sgd", "muon"});
-  visitor.field("learning_rate", learning_rate, "peak learning rate", at_least(0));
-  visitor.field("betas", betas, "decay of adamw's two averages", between(0, 1));
-  visitor.field("eps", eps, "added to the root of adamw's second average", above(0));
-  visitor.field("weight_decay", weight_decay, "decoupled decay of tensors of two dimensions", at_least(0));
-  visitor.field("momentum", momentum, "of sgd and muon", between(0, 1));
-  visitor.field("nesterov", nesterov, "look-ahead momentum for sgd and muon");
-  visitor.field("matrix_learning_rate", matrix_learning_rate, "muon's peak rate for matrices; null: learning_rate",
-                at_least(0));
-  visitor.list("groups", groups, "parameters with rates of their own; the first that matches counts");
-}
-
 std::unique_ptr<Optimizer> make_optimizer(const OptimizerOptions& options, const ParameterList& parameters) {
-  require(options.betas.size() == 2, "config", "optimizer.betas must be two numbers, got ", options.betas.size());
-  const std::vector<Rates> rates = resolve_rates(options, parameters);
-  ParameterList lists[2];
-  std::vector<Rates> rates_of[2];
-  std::vector<std::size_t> places[2];
+  check(options.update(options.type), "optimizer");
+  const auto groups = find_groups(options, parameters);
+  RuleMembers rest, body;                     // body: what muon takes where no group says otherwise
+  std::map<std::size_t, RuleMembers> chosen;  // by group
   for (std::size_t index = 0; index < parameters.size(); ++index) {
-    const bool first = options.type == "adamw" || (options.type == "muon" && !is_body_matrix(*parameters[index]));
-    lists[!first].push_back(parameters[index]);
-    rates_of[!first].push_back(rates[index]);
-    places[!first].push_back(index);
+    const Parameter& parameter = *parameters[index];
+    const ParameterGroupOptions* group = groups[index] ? &options.groups[*groups[index]] : nullptr;
+    const bool chooses = group && group->chooses_update();
+    const bool is_body = !chooses && options.type == "muon" && parameter.kind == ParameterKind::kMatrix;
+    Rates rates{is_body ? options.matrix_learning_rate.value_or(options.learning_rate) : options.learning_rate,
+                parameter.value.dim() >= 2 ? options.weight_decay : 0};
+    if (group) {
+      rates.learning_rate = group->learning_rate.value_or(rates.learning_rate) * group->learning_rate_scale;
+      rates.weight_decay = group->weight_decay.value_or(rates.weight_decay);
+    }
+    RuleMembers& members = chooses ? chosen[*groups[index]] : is_body ? body : rest;
+    members.parameters.push_back(parameters[index]);
+    members.rates.push_back(rates);
+    members.places.push_back(index);
   }
-  std::vector<std::unique_ptr<Rule>> rules;
-  if (!lists[0].empty()) rules.push_back(std::make_unique<AdamW>(options, lists[0], rates_of[0], places[0]));
-  if (!lists[1].empty())
-    rules.push_back(std::make_unique<Momentum>(options, options.type == "muon", lists[1], rates_of[1], places[1]));
-  return std::make_unique<RuleList>(std::move(rules));
-}
 
-at::Tensor orthogonalise(const at::Tensor& matrix) {
-  constexpr double kA = 3.4445, kB = -4.7750, kC = 2.0315;  // Jordan 2024: steep at zero, bounded near one
-  const bool tall = matrix.size(0) > matrix.size(1);
-  at::Tensor x = tall ? matrix.t() : matrix;
-  x = x / (at::linalg_vector_norm(x) + 1e-7);
-  for (int iteration = 0; iteration < 5; ++iteration) {
-    const at::Tensor gram = at::mm(x, x.t());
-    x = kA * x + at::mm(kB * gram + kC * at::mm(gram, gram), x);
+  std::vector<std::unique_ptr<UpdateRule>> rules;
+  const auto add = [&](const UpdateOptions& update, RuleMembers members) {
+    if (!members.parameters.empty()) rules.push_back(rule_kind(update).make(update, std::move(members)));
+  };
+  add(options.update(options.type == "sgd" ? "sgd" : "adamw"), std::move(rest));
+  add(options.update("muon"), std::move(body));
+  for (auto& [index, members] : chosen) {
+    const UpdateOptions& update = options.groups[index].update;
+    const std::string where = "optimizer.groups." + std::to_string(index);
+    check(update, where);
+    require_matrices(update, members, where);
+    add(update, std::move(members));
   }
-  return tall ? x.t() : x;
+  return std::make_unique<RuleList>(std::move(rules));
 }
 
 double gradient_norm(const std::vector<at::Tensor>& gradients) {

@@ -1,8 +1,8 @@
 """The Python edge of lmhead.
 
 Text to tokens, reports and TensorBoard are commands (``python -m lmhead``); ``lmhead.measure``,
-``lmhead.GradientRetention`` and ``lmhead.linear_cross_entropy`` offer the native code to any PyTorch program. They load
-libtorch and the native library on first use, so that the commands start without either.
+``lmhead.GradientRetention``, ``lmhead.Scorer`` and ``lmhead.linear_cross_entropy`` offer the native code to any PyTorch
+program. They load libtorch and the native library on first use, so that the commands start without either.
 """
 
 from __future__ import annotations
@@ -10,18 +10,27 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lmhead.evaluate.scorer import Scorer
     from lmhead.ops import LinearCrossEntropyLoss, filtered_linear_cross_entropy, linear_cross_entropy
     from lmhead.retention import GradientRetention, measure
 
 _NATIVE = {
     "GradientRetention": "retention",
+    "Scorer": "evaluate.scorer",
     "measure": "retention",
     "LinearCrossEntropyLoss": "ops",
     "filtered_linear_cross_entropy": "ops",
     "linear_cross_entropy": "ops",
 }
 
-__all__ = ["GradientRetention", "LinearCrossEntropyLoss", "filtered_linear_cross_entropy", "linear_cross_entropy", "measure"]
+__all__ = [
+    "GradientRetention",
+    "LinearCrossEntropyLoss",
+    "Scorer",
+    "filtered_linear_cross_entropy",
+    "linear_cross_entropy",
+    "measure",
+]
 
 
 def __getattr__(name: str) -> Any:

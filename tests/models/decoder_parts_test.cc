@@ -1,11 +1,14 @@
 // Attention and rotary positions against double-precision formulas written out.
 #include <ATen/TensorOperators.h>
+#include <ATen/ops/arange.h>
 #include <ATen/ops/randn.h>
 #include <ATen/ops/zeros.h>
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <cmath>
 #include <numbers>
+#include <thread>
 
 #include "lmhead/models/attention.h"
 #include "lmhead/models/rotary_positions.h"
@@ -72,11 +75,30 @@ TEST(RotaryFrequencies, AgreeWithTheFormulas) {
 
 TEST(RotaryTable, GrowsOnDemand) {
   RotaryTable table({.width = 4, .theta = 100});
-  table.reserve(3, at::kCPU);
-  const at::Tensor before = table.cosine(3).clone();
-  table.reserve(9, at::kCPU);
-  EXPECT_TRUE(table.cosine(3).equal(before));
-  EXPECT_NEAR(table.sine(9)[8][1].item<double>(), std::sin(0.8), 1e-6);
+  const at::Tensor before = table.rows(3, at::kCPU).cosine;
+  const RotaryRows after = table.rows(9, at::kCPU);
+  EXPECT_TRUE(after.cosine.narrow(0, 0, 3).equal(before));
+  EXPECT_NEAR(after.sine[8][1].item<double>(), std::sin(0.8), 1e-6);
+  EXPECT_TRUE(after.narrow(2, 4).sine.equal(after.select(at::arange(2, 6)).sine));
+}
+
+TEST(RotaryTable, ServesThreadsThatMakeItGrow) {
+  for (int round = 0; round < 20; ++round) {
+    RotaryTable table({.width = 8});
+    std::vector<std::thread> threads;
+    std::atomic<int> wrong = 0;
+    for (int thread = 0; thread < 4; ++thread)
+      threads.emplace_back([&, thread] {
+        for (std::int64_t length = 1 + thread; length < 200; length += 3) {
+          const RotaryRows rows = table.rows(length, at::kCPU);
+          if (rows.cosine.size(0) < length || rows.sine.size(0) != rows.cosine.size(0) ||
+              std::abs(rows.sine[length - 1][0].item<double>() - std::sin(double(length - 1))) > 1e-5)
+            ++wrong;
+        }
+      });
+    for (std::thread& thread : threads) thread.join();
+    EXPECT_EQ(wrong, 0);
+  }
 }
 
 }  // namespace

@@ -21,34 +21,12 @@ namespace {
 namespace fs = std::filesystem;
 constexpr std::int64_t kVocabSize = 13, kLength = 11;
 
-/// The variants of training, and what only the families of others have.
-std::map<std::string, DecoderSpecification> specifications() {
-  std::map<std::string, DecoderSpecification> all;
-  for (const Variant& variant : variants()) all[variant.name] = variant.options.specification(kVocabSize);
-  DecoderSpecification grouped = all["qwen3"];
-  const auto add = [&](const char* name, auto&& change) { change(all[name] = grouped); };
-  add("windows", [](auto& s) { s.layers[0].sliding_window = 3, s.layers[1].sliding_window = 1; });
-  add("a local layer with rotary of its own", [](auto& s) {
-    s.rotaries.push_back({.width = 4, .theta = 10});
-    s.layers[1] = {4, 1};
-  });
-  add("soft-capped scores", [](auto& s) { s.attention_softcap = 2; });
-  add("soft-capped scores in a window", [](auto& s) {
-    s.attention_softcap = 2;
-    s.layers[1].sliding_window = 4;
-  });
-  add("parallel residual", [](auto& s) { s.parallel_residual = true; });
-  add("queries and keys normalised over the width", [](auto& s) { s.qk_norm = QueryKeyNorm::kWidth; });
-  add("norms on both sides", [](auto& s) { s.norm_position = NormPosition::kBoth; });
-  return all;
-}
-
 TEST(KeyValueCache, AnyPiecesGiveTheFeaturesOfTheWhole) {
   const at::Tensor tokens = draw_ids({2, kLength}, kVocabSize);
   const std::vector<std::vector<std::int64_t>> cuts = {
       std::vector<std::int64_t>(kLength, 1), {5, 1, 1, 1, 1, 1, 1}, {2, 3, 4, 2}, {kLength}};
   at::NoGradGuard no_grad;
-  for (const auto& [name, specification] : specifications()) {
+  for (const auto& [name, specification] : specifications(kVocabSize)) {
     const Decoder decoder(specification, fresh_parameters(0));
     randomise(decoder.parameters());
     const at::Tensor whole = decoder.forward(tokens).view({2, kLength, 16});

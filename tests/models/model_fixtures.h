@@ -5,6 +5,7 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/zeros.h>
 
+#include <map>
 #include <string>
 #include <utility>
 #include <vector>
@@ -91,5 +92,27 @@ inline Decoder make_decoder(const DecoderOptions& options, std::int64_t vocab_si
 }
 
 inline double largest(const at::Tensor& tensor) { return tensor.abs().max().item<double>(); }
+
+/// The variants of training, and what only the families of others have.
+inline std::map<std::string, DecoderSpecification> specifications(std::int64_t vocab_size) {
+  std::map<std::string, DecoderSpecification> all;
+  for (const Variant& variant : variants()) all[variant.name] = variant.options.specification(vocab_size);
+  DecoderSpecification grouped = all["qwen3"];
+  const auto add = [&](const char* name, auto&& change) { change(all[name] = grouped); };
+  add("windows", [](auto& s) { s.layers[0].sliding_window = 3, s.layers[1].sliding_window = 1; });
+  add("a local layer with rotary of its own", [](auto& s) {
+    s.rotaries.push_back({.width = 4, .theta = 10});
+    s.layers[1] = {4, 1};
+  });
+  add("soft-capped scores", [](auto& s) { s.attention_softcap = 2; });
+  add("soft-capped scores in a window", [](auto& s) {
+    s.attention_softcap = 2;
+    s.layers[1].sliding_window = 4;
+  });
+  add("parallel residual", [](auto& s) { s.parallel_residual = true; });
+  add("queries and keys normalised over the width", [](auto& s) { s.qk_norm = QueryKeyNorm::kWidth; });
+  add("norms on both sides", [](auto& s) { s.norm_position = NormPosition::kBoth; });
+  return all;
+}
 
 }  // namespace lmhead

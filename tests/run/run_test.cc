@@ -28,6 +28,31 @@ TEST(Run, ObservesDiagnosticsAtPowersOfTwoAndAtTheLastStep) {
   EXPECT_EQ(observed, (std::vector<std::int64_t>{1, 2, 4, 6}));
 }
 
+TEST(Run, GoesOnInAFolderThatIsOlderThanAKey) {
+  const ScratchFolder scratch;
+  write_dataset(scratch / "data");
+  Json json = tiny_configuration(scratch / "data");
+  json["training"]["steps"] = 6;
+  json["optimizer"]["groups"] = {{{"pattern", "lm_head.*"}}};
+  const auto stop_after_3 = [count = 0]() mutable { return ++count == 3; };
+  ASSERT_FALSE(run_training(json, scratch / "run", {.trainer = {.should_stop = stop_after_3}}));
+  const auto file = scratch / "run" / "config.json";
+  Json older = Json::parse(read_file(file));
+  older["optimizer"]["groups"][0].erase("type");
+  older["observe"].erase("diagnostics");
+  write_file_atomic(file, older.dump());
+  EXPECT_FALSE(is_finished(scratch / "run", complete_configuration(json)));
+  ASSERT_TRUE(run_training(json, scratch / "run", {}));
+  EXPECT_EQ(read_log(scratch / "run").size(), 6u);
+  EXPECT_EQ(Json::parse(read_file(file)), complete_configuration(json));
+  write_file_atomic(file, older.dump());
+  EXPECT_TRUE(is_finished(scratch / "run", complete_configuration(json)));
+  older["optimizer"]["learning_rate"] = 0.5;
+  write_file_atomic(file, older.dump());
+  EXPECT_FALSE(is_finished(scratch / "run", complete_configuration(json)));
+  EXPECT_THROW(run_training(json, scratch / "run", {}), Error);
+}
+
 TEST(Run, RefusesToObserveNothing) {
   const ScratchFolder scratch;
   write_dataset(scratch / "data");

@@ -244,6 +244,26 @@ TEST_F(StudyConduct, NamesRunsByWhatCanChangeTheirFiguresAlone) {
   EXPECT_NE(plain, hash_with({"head.bias=true"}));
 }
 
+/// A key that is added must not orphan the rows that there are.
+TEST(RunIdentity, OfEveryRowInTheRepositoryIsWhatItWasWhenItRan) {
+  std::size_t known = 0, with_groups = 0;
+  for (const fs::directory_entry& entry : fs::directory_iterator(LMHEAD_STUDY_ROWS)) {
+    if (entry.path().extension() != ".jsonl") continue;
+    std::istringstream text(read_file(entry.path()));
+    for (std::string line; std::getline(text, line); ++known) {
+      const Json row = Json::parse(line);
+      Json settings = row["settings"];
+      // What rows leave out of these groups; that there was something is part of the hash.
+      if (settings.contains("training")) settings["training"]["checkpoint_every"] = 7;
+      if (settings.contains("data")) settings["data"]["path"] = "elsewhere";
+      ASSERT_EQ(configuration_hash(complete_configuration(settings)), row["configuration"]) << entry.path();
+      with_groups += line.find("\"groups\":[{") != std::string::npos;
+    }
+  }
+  EXPECT_GT(known, 0u);
+  EXPECT_GT(with_groups, 0u);
+}
+
 TEST_F(StudyResults, AreLongRowsOfEveryMeasuredFigure) {
   const Study study = read_study(study_json(), {});
   InlineWorkers workers;

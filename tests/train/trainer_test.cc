@@ -93,6 +93,25 @@ TEST_F(Resume, IsExactForEveryPrecisionOptimizerAndSplit) {
       }
 }
 
+TEST_F(Resume, IsExactForEveryUpdateOfAGroup) {
+  for (const char* update : {R"({"type": "adamw", "betas": [0.8, 0.9]})", R"({"type": "adamw", "amsgrad": true})",
+                             R"({"type": "adamw", "coupled": true})", R"({"type": "sgd"})", R"({"type": "muon"})",
+                             R"({"type": "row_normalized"})", R"({"type": "sign"})"}) {
+    SCOPED_TRACE(update);
+    const std::string name = std::to_string(std::hash<std::string>{}(update));
+    Json json = configuration();
+    Json group = Json::parse(update);
+    group["pattern"] = "lm_head.weight";
+    json["optimizer"]["groups"] = Json::array({group});
+    run_whole(json, name + "-whole");
+    EXPECT_THROW(make_trainer(json, scratch_ / (name + "-killed")).run(kill_after(9)), Killed);
+    Trainer rest = make_trainer(json, scratch_ / (name + "-killed"));
+    EXPECT_EQ(rest.resumed_step(), 7);
+    EXPECT_TRUE(rest.run());
+    expect_same_run(name + "-whole", name + "-killed");
+  }
+}
+
 TEST_F(Resume, IsExactFromAKillAtAnyStep) {
   const Json json = configuration();
   run_whole(json, "whole");

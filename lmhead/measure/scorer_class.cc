@@ -1,0 +1,99 @@
+// Scorer as a class of torch, torch.classes.lmhead.Scorer, so that Python asks the same code.
+#include <ATen/ops/empty.h>
+#include <torch/custom_class.h>
+
+#include <nlohmann/json.hpp>
+#include <string>
+#include <tuple>
+
+#include "lmhead/base/error.h"
+#include "lmhead/evaluate/scorer.h"
+#include "lmhead/heads/linear.h"
+#include "lmhead/measure/load_model.h"
+
+namespace lmhead {
+namespace {
+
+/// The model as its products will be computed; master weights stay where they are.
+LoadedModel open(const std::string& path, const std::string& precision) {
+  require(precision == "float32" || precision == "bfloat16", "evaluate",
+          "precision must be float32 or bfloat16, got \"", precision, '"');
+  LoadedModel model = load_model(path);
+  if (precision == "float32" || !model.decoder) return model;
+  set_working_type(model.decoder->parameters(), at::kBFloat16);
+  set_working_type(model.head->parameters(), at::kBFloat16);
+  if (auto map = model.head->linear_map()) {  // that of a pretrained model owns no parameter
+    map->weight = map->weight.to(at::kBFloat16);
+    if (map->bias.defined()) map->bias = map->bias.to(at::kBFloat16);
+    model.head = make_linear_head(*map);
+  }
+  return model;
+}
+
+class ScorerClass : public torch::CustomClassHolder {
+ public:
+  ScorerClass(const std::string& path, std::int64_t max_length, const std::string& precision, std::int64_t pass_tokens)
+      : scorer_(open(path, precision), {.max_length = max_length, .pass_tokens = pass_tokens}) {}
+
+  /// `ids` [n] are those of every context and continuation in turn, whose lengths are `lengths` [R, 2].
+  std::tuple<at::Tensor, at::Tensor, at::Tensor> score(const at::Tensor& ids, const at::Tensor& lengths) const {
+    require(ids.dim() == 1 && ids.scalar_type() == at::kLong && lengths.dim() == 2 && lengths.size(1) == 2 &&
+                lengths.scalar_type() == at::kLong && lengths.sum().item<std::int64_t>() == ids.size(0) &&
+                (lengths.numel() == 0 || lengths.min().item<std::int64_t>() >= 0),
+            "evaluate", "ids must be int64 [n] and lengths int64 [R, 2] that add up to n, got ", ids.sizes(), " and ",
+            lengths.sizes());
+    const at::Tensor all = ids.contiguous(), parts = lengths.contiguous();
+    const std::int64_t* id = all.const_data_ptr<std::int64_t>();
+    const std::int64_t* length = parts.const_data_ptr<std::int64_t>();
+    std::vector<ScoreRequest> requests(std::size_t(lengths.size(0)));
+    for (ScoreRequest& request : requests)
+      for (auto* part : {&request.context, &request.continuation}) {
+        part->assign(id, id + *length);
+        id += *length++;
+      }
+    const std::vector<Score> scores = scorer_.score(requests);
+    const auto count = std::int64_t(scores.size());
+    at::Tensor log_probability = at::empty({count}, at::kDouble), is_greedy = at::empty({count}, at::kBool),
+               tokens = at::empty({count}, at::kLong);
+    for (std::int64_t index = 0; index < count; ++index) {
+      const Score& score = scores[std::size_t(index)];
+      log_probability.mutable_data_ptr<double>()[index] = score.log_probability;
+      is_greedy.mutable_data_ptr<bool>()[index] = score.is_greedy;
+      tokens.mutable_data_ptr<std::int64_t>()[index] = score.tokens;
+    }
+    return {log_probability, is_greedy, tokens};
+  }
+
+  /// What is known of the model, as JSON.
+  std::string describe() const {
+    const LoadedModel& model = scorer_.model();
+    const ModelText& text = model.text;
+    return Json{{"name", model.name},
+                {"kind", to_string(model.kind)},
+                {"family", model.family},
+                {"vocab_size", model.head->vocab_size()},
+                {"max_length", scorer_.max_length()},
+                {"is_bytes", text.is_bytes},
+                {"tokenizer", text.tokenizer ? Json(text.tokenizer->string()) : Json(nullptr)},
+                {"adds_special_tokens", text.adds_special_tokens},
+                {"end_of_document", text.end_of_document ? Json(*text.end_of_document) : Json(nullptr)},
+                {"end_tokens", text.end_tokens},
+                {"step", model.step ? Json(*model.step) : Json(nullptr)},
+                {"training_tokens", model.training_tokens ? Json(*model.training_tokens) : Json(nullptr)}}
+        .dump();
+  }
+
+ private:
+  Scorer scorer_;
+};
+
+TORCH_LIBRARY_FRAGMENT(lmhead, library) {
+  library.class_<ScorerClass>("Scorer")
+      .def(torch::init<std::string, std::int64_t, std::string, std::int64_t>())
+      .def("score", [](const c10::intrusive_ptr<ScorerClass>& self, const at::Tensor& ids,
+                       const at::Tensor& lengths) { return self->score(ids, lengths); })
+      .def("describe", [](const c10::intrusive_ptr<ScorerClass>& self) { return self->describe(); });
+}
+
+}  // namespace
+}  // namespace lmhead

@@ -1,0 +1,67 @@
+"""Log probabilities of continuations under any model: the C++ that evaluation runs on, for a user's own requests."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+from lmhead import ops as _ops  # noqa: F401  (loads the library that has the class)
+
+__all__ = ["Score", "Scorer"]
+
+
+class Score(NamedTuple):
+    """What a model says of one continuation."""
+
+    log_probability: float  # nats, the sum over the continuation
+    is_greedy: bool  # greedy decoding after the context gives the continuation
+    tokens: int  # of the continuation
+
+
+class Scorer:
+    """Scores continuations of contexts, both as token ids, under any model that lmhead reads.
+
+    Requests that follow each other share what they begin with, so the choices of one question run their context once;
+    logits of context positions are never computed. What is longer than ``max_length`` loses its first tokens. Several
+    threads may call one scorer at once. On the CPU; log probabilities in float32 or wider, summed in float64.
+
+    Args:
+        model: a folder in the Hugging Face layout, a run's or a checkpoint's.
+        max_length: tokens that the model sees at most; None: as many as it was made for.
+        precision: of products, "float32" or "bfloat16".
+        pass_tokens: tokens through the model at once; memory grows with it.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str],
+        *,
+        max_length: int | None = None,
+        precision: str = "float32",
+        pass_tokens: int = 4096,
+    ) -> None:
+        self._native = torch.classes.lmhead.Scorer(os.fspath(model), max_length or 0, precision, pass_tokens)
+        self.description: dict[str, Any] = json.loads(self._native.describe())
+        self.max_length: int = self.description["max_length"]
+        self.vocab_size: int = self.description["vocab_size"]
+
+    def score(self, requests: Iterable[tuple[Sequence[int], Sequence[int]]]) -> list[Score]:
+        """A score for every pair of context ids and continuation ids, in their order.
+
+        Raises RuntimeError, naming the request by its place, on an empty part, on a continuation longer than
+        ``max_length`` and on an id outside the vocabulary.
+        """
+        ids: list[int] = []
+        lengths: list[tuple[int, int]] = []
+        for context, continuation in requests:
+            ids.extend(context)
+            ids.extend(continuation)
+            lengths.append((len(context), len(continuation)))
+        scores = self._native.score(
+            torch.tensor(ids, dtype=torch.int64), torch.tensor(lengths, dtype=torch.int64).reshape(-1, 2)
+        )
+        return [Score(*score) for score in zip(*(column.tolist() for column in scores), strict=True)]
