@@ -40,8 +40,9 @@ TEST_F(StudyRows, HoldTheDataThatTheRunRecorded) {
   InlineWorkers third;
   StudyProgress absent(study, folder, rows);
   EXPECT_TRUE(run_study(absent, third, third.control()));
-  for (const RunRow& row : RowFile(rows).rows()) EXPECT_EQ(row.dataset, "content");
-  EXPECT_EQ(RowFile(rows).rows().size(), 4u);
+  const RowFile adopted(rows);
+  for (const RunRow& row : adopted.rows()) EXPECT_EQ(row.dataset, "content");
+  EXPECT_EQ(adopted.rows().size(), 4u);
 }
 
 /// Changes the data while the study runs.
@@ -122,7 +123,8 @@ TEST_F(StudyRows, OfTwoStudiesAtOnceAreThereOnce) {
   EXPECT_EQ(quick.steps, 4 * 6);
   EXPECT_EQ(slow.steps, 6);  // the run that was going; the others came from the other study
   std::set<std::string> runs;
-  for (const RunRow& row : RowFile(rows).rows()) EXPECT_TRUE(runs.insert(row.configuration).second);
+  const RowFile all(rows);
+  for (const RunRow& row : all.rows()) EXPECT_TRUE(runs.insert(row.configuration).second);
   EXPECT_EQ(runs.size(), 4u);
 }
 
@@ -177,12 +179,14 @@ TEST_F(StudyRows, AreNeverTornByAFullDiskAndItsRunsNeverDiscarded) {
     ASSERT_TRUE(run_study(progress, whole, whole.control()));
     row_size = fs::file_size(scratch_ / "whole.jsonl") / 4;
   }
-  FullDiskWorkers workers(row_size * 3 / 2);  // within the second row
-  StudyProgress progress(study, scratch_ / "study", rows);
-  StudyControl discarding = workers.control();
-  discarding.discard_runs = true;
-  EXPECT_ERROR(run_study(progress, workers, discarding), "rows.jsonl must be writable");
-  EXPECT_EQ(workers.steps, 2 * 6);
+  {
+    FullDiskWorkers workers(row_size * 3 / 2);  // within the second row
+    StudyProgress progress(study, scratch_ / "study", rows);
+    StudyControl discarding = workers.control();
+    discarding.discard_runs = true;
+    EXPECT_ERROR(run_study(progress, workers, discarding), "rows.jsonl must be writable");
+    EXPECT_EQ(workers.steps, 2 * 6);
+  }
   EXPECT_EQ(RowFile(rows).rows().size(), 1u);
   EXPECT_EQ(read_file(rows).back(), '\n');
 
