@@ -33,6 +33,9 @@ std::string format(const char* pattern, double value) {
 void install_stop_handler() {
   std::signal(SIGINT, on_stop_signal);
   std::signal(SIGTERM, on_stop_signal);
+  struct sigaction hangup{};
+  if (::sigaction(SIGHUP, nullptr, &hangup) == 0 && hangup.sa_handler != SIG_IGN)  // nohup means it
+    std::signal(SIGHUP, on_stop_signal);
 }
 
 bool stop_requested() { return stop_flag != 0; }

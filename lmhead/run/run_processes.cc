@@ -24,11 +24,26 @@ namespace fs = std::filesystem;
 
 constexpr int kWaitMilliseconds = 100;
 
+/// How this process asks a child to stop. What stops a whole group of processes (Ctrl-C, a terminal that closes, a
+/// batch system) comes to the children too, and must not be a second time from here.
+constexpr int kStopSignal = SIGUSR1;
+
 volatile std::sig_atomic_t child_stop = 0;
 
-void on_child_signal(int signal) {
+void on_stop_signal(int) { child_stop = 1; }
+
+void on_group_signal(int signal) {
   child_stop = 1;
   std::signal(signal, SIG_DFL);  // a second one ends the child at once
+}
+
+void handle_child_signals() {
+  for (const int signal : {SIGINT, SIGTERM}) std::signal(signal, on_group_signal);
+  struct sigaction hangup{};
+  if (::sigaction(SIGHUP, nullptr, &hangup) == 0 && hangup.sa_handler != SIG_IGN)  // nohup means it
+    std::signal(SIGHUP, on_group_signal);
+  std::signal(kStopSignal, on_stop_signal);
+  std::signal(SIGPIPE, SIG_IGN);
 }
 
 std::size_t count_threads() {
@@ -102,8 +117,7 @@ void RunProcesses::start(std::size_t ticket, const Json& configuration, const fs
   // A signal between the fork and the child's own handlers would be lost.
   sigset_t stopping, before;
   ::sigemptyset(&stopping);
-  ::sigaddset(&stopping, SIGINT);
-  ::sigaddset(&stopping, SIGTERM);
+  for (const int signal : {SIGINT, SIGTERM, SIGHUP, kStopSignal}) ::sigaddset(&stopping, signal);
   ::sigprocmask(SIG_BLOCK, &stopping, &before);
   const pid_t parent = ::getpid();
   const pid_t process = ::fork();
@@ -117,11 +131,9 @@ void RunProcesses::start(std::size_t ticket, const Json& configuration, const fs
   if (process == 0) {
     ::close(ends[0]);
     for (const Child& other : children_) ::close(other.pipe);
-    std::signal(SIGINT, on_child_signal);
-    std::signal(SIGTERM, on_child_signal);
-    std::signal(SIGPIPE, SIG_IGN);
+    handle_child_signals();
     ::sigprocmask(SIG_SETMASK, &before, nullptr);
-    ::prctl(PR_SET_PDEATHSIG, SIGTERM);
+    ::prctl(PR_SET_PDEATHSIG, kStopSignal);
     if (::getppid() != parent) ::_exit(1);  // it was gone before that held
     at::set_num_threads(threads_);
     train_and_tell(configuration, folder, ends[1]);
@@ -176,7 +188,7 @@ std::vector<RunEvent> RunProcesses::wait() {
 }
 
 void RunProcesses::stop() {
-  for (const Child& child : children_) ::kill(child.process, SIGTERM);
+  for (const Child& child : children_) ::kill(child.process, kStopSignal);
 }
 
 }  // namespace lmhead

@@ -35,8 +35,8 @@ class RunWorkers {
 
 /// A forked child for every run. `threads` is what a run uses whose configuration leaves that open; nothing:
 /// as many as libtorch would use here. This process itself is set to one thread, so that it never has a pool
-/// that a child would lack. A child saves and ends where it gets SIGINT or SIGTERM, and where this process is
-/// gone.
+/// that a child would lack. A child saves and ends where it gets SIGINT, SIGTERM or SIGHUP (unless that is ignored
+/// here), and where this process is gone.
 class RunProcesses : public RunWorkers {
  public:
   /// Throws where this process has more than one thread already.

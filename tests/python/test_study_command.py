@@ -152,6 +152,31 @@ def test_ctrl_c_saves_every_run_and_the_study_goes_on(folder):
     assert dry.count("started  ") == 2 and "training FLOPs to go" in dry
 
 
+@pytest.mark.parametrize("to_group", [True, False], ids=["group", "parent"])
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGHUP], ids=lambda sent: sent.name)
+def test_other_signals_save_every_run_too(folder, sent, to_group):
+    (folder / "study.json").write_text(json.dumps(study(steps=100000)))
+    process = subprocess.Popen(
+        command("training.validate_every=0"),
+        cwd=folder,
+        stderr=subprocess.PIPE,
+        text=True,
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    started = folder / "out" / "runs" / "full"
+    wait_for(
+        lambda: len([log for log in started.rglob("log.jsonl") if log.read_bytes().count(b"\n") > 5]) == 2
+    )
+    (os.killpg if to_group else os.kill)(process.pid, sent)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130 and "go on with the same command" in said
+    states = [json.loads(file.read_text())["state"] for file in started.rglob("summary.json")]
+    assert states == ["stopped", "stopped"]
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)  # nobody is left of it
+
+
 def test_children_end_with_a_killed_parent(folder):
     (folder / "study.json").write_text(json.dumps(study(steps=100000)))
     process = subprocess.Popen(
