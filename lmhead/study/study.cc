@@ -13,6 +13,15 @@
 namespace lmhead {
 namespace {
 
+/// Every run is planned anew after every other.
+constexpr std::size_t kMostRuns = 20000;
+
+std::size_t count_runs(const Study& study, const StudyArm& arm) {
+  std::size_t candidates = 0;
+  for (const SearchKey& key : arm.search.keys) candidates += key.values.size();
+  return study.seeds.size() + candidates * arm.search.seeds.size();
+}
+
 void check_arm(const Study& study, const StudyArm& arm) {
   if (arm.search.keys.empty()) return;
   require(!arm.search.seeds.empty(), "study",
@@ -52,11 +61,15 @@ Study read_study(const Json& json, const std::vector<std::string>& overrides) {
 
   study.arms = read_arms(json);
   std::set<std::string> folders;
+  std::size_t runs = 0;
   for (const StudyArm& arm : study.arms) {
     require(folders.insert(as_folder_name(arm.name)).second, "study",
             "arms must have names that differ as folders, got ", as_folder_name(arm.name), " twice");
     check_arm(study, arm);
+    runs += count_runs(study, arm);
   }
+  require(runs <= kMostRuns, "study", "arms, grid, seeds and search must ask for at most ", kMostRuns, " runs, got ",
+          runs);
   read_questions(json, study);
   if (study.reach != "worst") check_choice(study, study.reach, "reach");
   check_source(study);

@@ -73,12 +73,16 @@ std::vector<StudyArm> read_choices(const Json& json, const SearchOptions& search
   return arms;
 }
 
+constexpr std::size_t kMostArms = 10000;
+
 /// Multiplies every arm by every combination of the grid's values.
 std::vector<StudyArm> spread_over_grid(std::vector<StudyArm> arms, const Json& json) {
   if (!json.contains("grid")) return arms;
   for (const auto& axis : member(json, "grid", Json::value_t::object, "an object of lists").items()) {
     require(axis.value().is_array() && !axis.value().empty(), "study", "grid.", axis.key(),
             " must be a list of values, got ", axis.value().dump());
+    require(arms.size() * axis.value().size() <= kMostArms, "study", "arms and grid must make at most ", kMostArms,
+            " arms, got more from grid.", axis.key());
     std::vector<StudyArm> spread;
     for (const StudyArm& arm : arms)
       for (const Json& value : axis.value()) {

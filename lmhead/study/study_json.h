@@ -21,7 +21,7 @@ std::string text_member(const Json& json, const char* key, const std::string& ot
 /// Throws on a key of `json` that is not among `known`; `where` goes before its name.
 void check_keys(const Json& json, const std::string& where, const std::vector<std::string>& known);
 std::vector<std::string> read_texts(const Json& json, const std::string& name);
-/// At least one and at most 100,000, none twice, none negative.
+/// At least one, none twice, none negative.
 std::vector<std::int64_t> read_seeds(const Json& json, const std::string& name);
 /// A finite number above `above`.
 double read_number(const Json& json, const std::string& name, double above);

@@ -103,12 +103,16 @@ void check_source(const Study& study) {
   if (study.source.is_null()) return;
   check_keys(typed(study.source, "source", Json::value_t::object, "an object"), "source.",
              {"paper", "claim", "reported", "expected_sign"});
+  for (const char* key : {"paper", "claim"}) text_member(study.source, key, "");
   if (study.source.contains("reported"))
     for (const Json& item : typed(study.source["reported"], "source.reported", Json::value_t::array, "a list")) {
       check_keys(typed(item, "source.reported", Json::value_t::object, "a list of objects"), "source.reported.",
                  {"arm", "baseline", "difference", "interval", "note"});
       check_choice(study, member(item, "arm", Json::value_t::string, "the name of an arm").get<std::string>(),
                    "source.reported.arm");
+      if (item.contains("baseline"))
+        check_choice(study, text_member(item, "baseline", ""), "source.reported.baseline");
+      text_member(item, "note", "");
       require(item.contains("difference") && item["difference"].is_number(), "study",
               "source.reported.difference must be a number in every entry");
       if (!item.contains("interval")) continue;
