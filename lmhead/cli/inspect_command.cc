@@ -5,8 +5,10 @@
 
 #include "lmhead/base/error.h"
 #include "lmhead/base/files.h"
+#include "lmhead/base/printable_text.h"
 #include "lmhead/cli/commands.h"
 #include "lmhead/cli/model_argument.h"
+#include "lmhead/cli/printable_json.h"
 #include "lmhead/measure/load_model.h"
 #include "lmhead/models/safetensors_folder.h"
 
@@ -66,8 +68,9 @@ int run_inspect(const InspectRequest& request) {
     std::printf("%s\n", all.dump(2, ' ', false, Json::error_handler_t::replace).c_str());
     return 0;
   }
-  std::printf("%s\n", path.c_str());
-  if (configuration.is_object()) print_keys(configuration, "  ");
+  std::printf("%s\n", printable_text(path.string()).c_str());
+  if (configuration.is_object()) print_keys(printable(configuration), "  ");
+  list = printable(list);
   std::size_t name_width = 4, shape_width = 5;
   for (const Json& tensor : list) {
     name_width = std::max(name_width, tensor["name"].get_ref<const std::string&>().size());

@@ -9,6 +9,7 @@
 #include "lmhead/cli/commands.h"
 #include "lmhead/cli/measurement_table.h"
 #include "lmhead/cli/model_argument.h"
+#include "lmhead/cli/printable_json.h"
 #include "lmhead/cli/progress.h"
 #include "lmhead/cli/python_program.h"
 #include "lmhead/measure/load_model.h"
@@ -124,7 +125,7 @@ int run_measure(const MeasureRequest& request) {
     run_python_program("lmhead-measurement-report",
                        {(scratch.path() / "measurement.json").string(), "--out", request.html});
   }
-  print_measurements(measured["models"]);
+  print_measurements(printable(measured["models"]));
   return 0;
 }
 

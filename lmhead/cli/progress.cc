@@ -7,6 +7,8 @@
 #include <csignal>
 #include <cstdio>
 
+#include "lmhead/base/printable_text.h"
+
 namespace lmhead {
 namespace {
 
@@ -61,11 +63,13 @@ bool LiveLine::is_due() const {
 
 void LiveLine::write(std::string line) {
   last_shown_ = std::chrono::steady_clock::now();
+  line = printable_text(line);
   if (!live_) {
     std::fprintf(stderr, "%s\n", line.c_str());
     return;
   }
   line = line.substr(0, terminal_width() - 1);
+  line.resize(first_malformed_byte(line));  // the last character may be cut in two
   std::fprintf(stderr, "\r%s\x1b[K", line.c_str());
   std::fflush(stderr);
   line_open_ = true;

@@ -5,7 +5,9 @@
 #include <nlohmann/json.hpp>
 
 #include "lmhead/base/files.h"
+#include "lmhead/base/printable_text.h"
 #include "lmhead/cli/commands.h"
+#include "lmhead/cli/printable_json.h"
 #include "lmhead/cli/progress.h"
 #include "lmhead/cli/study_table.h"
 #include "lmhead/study/study_statistics.h"
@@ -23,7 +25,7 @@ const char* name_of(RunState state) {
 void print_plan(StudyProgress& progress, std::size_t jobs) {
   const StudyPlan plan = progress.plan();
   for (const StudyRun& run : plan.runs) std::printf("%-9s %s\n", name_of(progress.state_of(run)), run.folder.c_str());
-  std::printf("%zu runs in %s", plan.runs.size(), progress.folder().c_str());
+  std::printf("%zu runs in %s", plan.runs.size(), printable_text(progress.folder().string()).c_str());
   if (plan.to_come > 0)
     std::printf(", and %lld that depend on what the search finds", static_cast<long long>(plan.to_come));
   const RemainingCost cost = remaining_cost(progress, plan);
@@ -63,26 +65,27 @@ int run_study(const StudyRequest& request) {
     install_stop_handler();
     LiveLine line;
     std::size_t done = 0;
-    finished = run_study(progress, processes,
-                         {.jobs = request.jobs,
-                          .discard_runs = request.discard_runs,
-                          .on_status =
-                              [&](const StudyStatus& status) {
-                                if (!line.is_due() && status.done == done) return;
-                                done = status.done;
-                                line.write(status_line(status));
-                              },
-                          .on_failure =
-                              [&](const StudyRun& run, const std::string& error) {
-                                line.finish();
-                                std::fprintf(stderr, "%s failed: %s\n", run.folder.c_str(), error.c_str());
-                              },
-                          .should_stop = stop_requested});
+    finished =
+        run_study(progress, processes,
+                  {.jobs = request.jobs,
+                   .discard_runs = request.discard_runs,
+                   .on_status =
+                       [&](const StudyStatus& status) {
+                         if (!line.is_due() && status.done == done) return;
+                         done = status.done;
+                         line.write(status_line(status));
+                       },
+                   .on_failure =
+                       [&](const StudyRun& run, const std::string& error) {
+                         line.finish();
+                         std::fprintf(stderr, "%s failed: %s\n", run.folder.c_str(), printable_text(error).c_str());
+                       },
+                   .should_stop = stop_requested});
   }
   const Json statistics = study_statistics(progress);
   make_directory(folder);
   write_file_atomic(folder / "statistics.json", statistics.dump(2) + "\n");
-  std::fputs(study_table(statistics).c_str(), stdout);
+  std::fputs(study_table(printable(statistics)).c_str(), stdout);
   if (finished) return 0;
   if (!stop_requested()) return 1;
   std::fprintf(stderr, "stopped and saved; go on with the same command\n");

@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "lmhead/base/error.h"
+#include "lmhead/base/printable_text.h"
 #include "lmhead/cli/commands.h"
 #include "lmhead/cli/progress.h"
 #include "lmhead/run/run.h"
@@ -50,7 +51,7 @@ int run_train(const TrainRequest& request) {
                                                  : fs::path("runs") / given.stem();
 
   if (is_finished(folder, complete_configuration(json))) {
-    std::printf("%s is finished already\n", folder.c_str());
+    std::printf("%s is finished already\n", printable_text(folder.string()).c_str());
     return 0;
   }
   install_stop_handler();
@@ -72,12 +73,13 @@ int run_train(const TrainRequest& request) {
   }
   progress->finish();
   if (!finished) {
-    std::fprintf(stderr, "stopped and saved; go on with: lmhead train %s\n", folder.c_str());
+    std::fprintf(stderr, "stopped and saved; go on with: lmhead train %s\n", printable_text(folder.string()).c_str());
     return 130;
   }
   const Json summary = *read_summary(folder);
   const Json& validation = summary["final"]["validation"];
-  std::printf("%s: validation loss %.4f nats/token", folder.c_str(), validation["loss"].get<double>());
+  std::printf("%s: validation loss %.4f nats/token", printable_text(folder.string()).c_str(),
+              validation["loss"].get<double>());
   if (validation["bits_per_byte"].is_number())
     std::printf(", %.4f bits/byte", validation["bits_per_byte"].get<double>());
   std::printf(", %.0f tokens/s\n", summary["tokens_per_second"].get<double>());

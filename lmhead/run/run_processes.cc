@@ -81,8 +81,10 @@ void train_and_tell(const Json& configuration, const fs::path& folder, int pipe)
                       .trainer = {.on_step = on_step, .should_stop = [] { return child_stop != 0; }}});
     say(pipe, {{"end", finished ? "finished" : "stopped"}});
   } catch (const Divergence& error) {
-    say(pipe, {{"end", "diverged"}, {"error", first_line(error.what())}});
-  } catch (const std::exception& error) {
+    say(pipe, {{"end", "diverged"}, {"error", error.what()}});
+  } catch (const Error& error) {
+    say(pipe, {{"end", "failed"}, {"error", error.what()}});
+  } catch (const std::exception& error) {  // behind the first line of a library's words is a stack
     say(pipe, {{"end", "failed"}, {"error", first_line(error.what())}});
   }
 }

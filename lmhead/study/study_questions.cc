@@ -110,8 +110,7 @@ void check_source(const Study& study) {
                  {"arm", "baseline", "difference", "interval", "note"});
       check_choice(study, member(item, "arm", Json::value_t::string, "the name of an arm").get<std::string>(),
                    "source.reported.arm");
-      if (item.contains("baseline"))
-        check_choice(study, text_member(item, "baseline", ""), "source.reported.baseline");
+      if (item.contains("baseline")) check_choice(study, text_member(item, "baseline", ""), "source.reported.baseline");
       text_member(item, "note", "");
       require(item.contains("difference") && item["difference"].is_number(), "study",
               "source.reported.difference must be a number in every entry");

@@ -35,15 +35,12 @@ Json whole_study(Json json) {
                            {"given", {"optimizer.learning_rate"}},
                            {"within", {"head"}},
                            {"margin", 0.5}}};
-  json["source"] = {{"paper", "text"},
-                    {"claim", "text"},
-                    {"expected_sign", {{"full", "0"}}},
-                    {"reported",
-                     {{{"arm", "rank 2"},
-                       {"baseline", "full"},
-                       {"difference", 0.1},
-                       {"interval", {0.0, 0.2}},
-                       {"note", "text"}}}}};
+  json["source"] = {
+      {"paper", "text"},
+      {"claim", "text"},
+      {"expected_sign", {{"full", "0"}}},
+      {"reported",
+       {{{"arm", "rank 2"}, {"baseline", "full"}, {"difference", 0.1}, {"interval", {0.0, 0.2}}, {"note", "text"}}}}};
   return json;
 }
 
