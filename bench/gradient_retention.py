@@ -95,7 +95,7 @@ def main():
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
     parser.add_argument("--memory-of", choices=ENTRANTS, help=argparse.SUPPRESS)
     parser.add_argument("--tokens", type=int, default=TOKENS, help=argparse.SUPPRESS)
-    parser.add_argument("--out", default=str(ROOT / "bench/results/gradient_retention.jsonl"))
+    result_rows.add_arguments(parser)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     if arguments.memory_of:
@@ -125,7 +125,7 @@ def main():
                   f"{own / other:.3f}; lmhead on {8 * TOKENS:,} tokens {longer / 2**30:.3f} GiB", flush=True)
             for (entrant, tokens), peak in memory.items():
                 add_row(entrant, vocabulary, tokens, metric="extra_memory", unit="bytes", median=peak)
-    result_rows.append(pathlib.Path(arguments.out), rows)
+    result_rows.append(result_rows.file_of(arguments, "gradient_retention"), rows)
 
 
 if __name__ == "__main__":

@@ -274,17 +274,17 @@ def main():
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
     parser.add_argument("--no-memory", dest="memory", action="store_false")
     parser.add_argument("--rows", type=int, help="N, in place of the shape's own")
-    parser.add_argument("--markdown", action="store_true", help="print the newest rows of --out as tables, run nothing")
+    parser.add_argument("--markdown", action="store_true", help="print the newest rows of that file as tables, run nothing")
     parser.add_argument("--summary", action="store_true", help="the same as one table, a line a shape")
     parser.add_argument("--memory-of", choices=[*ENTRANTS, FILTERED], help=argparse.SUPPRESS)
     parser.add_argument("--threshold", type=float, help=argparse.SUPPRESS)
-    parser.add_argument("--out", default=str(ROOT / "bench/results/linear_cross_entropy.jsonl"))
+    result_rows.add_arguments(parser)
     arguments = parser.parse_args()
     if arguments.markdown:
-        print(cross_entropy_table.markdown(pathlib.Path(arguments.out)))
+        print(cross_entropy_table.markdown(result_rows.file_of(arguments, "linear_cross_entropy")))
         return
     if arguments.summary:
-        print(cross_entropy_table.summary(pathlib.Path(arguments.out)))
+        print(cross_entropy_table.summary(result_rows.file_of(arguments, "linear_cross_entropy")))
         return
     torch.set_num_threads(arguments.threads)
     if arguments.memory_of:
@@ -292,7 +292,7 @@ def main():
         return
     for shape_name in arguments.shapes:
         for dtype_name in arguments.dtypes:
-            result_rows.append(pathlib.Path(arguments.out), measure(shape_name, dtype_name, arguments))
+            result_rows.append(result_rows.file_of(arguments, "linear_cross_entropy"), measure(shape_name, dtype_name, arguments))
 
 
 if __name__ == "__main__":

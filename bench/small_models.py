@@ -85,7 +85,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS))
     parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--out", type=pathlib.Path, default=ROOT / "bench/results/small_models.jsonl")
+    result_rows.add_arguments(parser)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     print(f"{'model':20} {'tokens/s':>9} {'two at once':>12} {'step':>9} {'products':>9} {'ratio':>6} {'runs of 600 steps an hour':>26}")
@@ -101,7 +101,7 @@ def main() -> None:
         print(f"{name:20} {alone:9.0f} {together:12.0f} {1e3 * tokens / alone:6.1f} ms {1e3 * products:6.1f} ms {tokens / alone / products:6.2f} {hourly:26.0f}")
         row = {"benchmark": "small_models", "model": name, "unit": "tokens/s of a run", "alone": alone, "two_at_once": together, "product_seconds": products, "tokens_per_step": tokens,
                "rounds": arguments.rounds, "steps": arguments.steps, "threads": 1}
-        result_rows.append(arguments.out, [row])
+        result_rows.append(result_rows.file_of(arguments, "small_models"), [row])
 
 
 if __name__ == "__main__":

@@ -101,7 +101,7 @@ def main() -> int:
     parser.add_argument("--compile", action="store_true", help="torch.compile as a third entrant (slow to start)")
     parser.add_argument("--precisions", nargs="+", choices=["float32", "bfloat16"], default=["float32", "bfloat16"])
     parser.add_argument("--no-measuring", dest="measuring", action="store_false", help="leave out what measuring gradient retention costs")
-    parser.add_argument("--out", default=str(ROOT / "bench/results/training_step.jsonl"), help="rows are appended here")
+    result_rows.add_arguments(parser)
     arguments = parser.parse_args()
     tokens = SEQUENCES * SHAPE["length"]
     rows = []
@@ -159,7 +159,7 @@ def main() -> int:
                         "median": share, "quantiles": [min(shares), max(shares)], "rounds": arguments.rounds, "threads": arguments.threads,
                     }
                 )
-    result_rows.append(pathlib.Path(arguments.out), rows)
+    result_rows.append(result_rows.file_of(arguments, "training_step"), rows)
     return 0
 
 
