@@ -9,6 +9,7 @@ VERBS = {
     "prepare": "make a dataset of token ids from text",
     "report": "write the report of a run or study as one HTML file",
     "study-document": "write what came of a study as Markdown with plots",
+    "leaderboard": "compare heads, rules and optimisers under one protocol",
     "tensorboard": "convert the logs of a run or study for TensorBoard",
     "fetch": "fetch a model of the hub, and print its folder",
     "tokenize": "turn text into token ids for lmhead measure",
@@ -17,6 +18,7 @@ VERBS = {
 }
 MODULES = {  # where the name is not the verb's
     "fetch": "hub",
+    "leaderboard": "leaderboard.command",
     "measurement-report": "measurement.command",
     "report": "report.command",
     "study-document": "study.command",

@@ -1,0 +1,214 @@
+"""lmhead leaderboard: what a board asks for, who goes on, what the page says, and a board of two entries from end to end."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from lmhead.command import RequestError
+from lmhead.leaderboard import board as boards
+from lmhead.leaderboard import costs, page, standings, studies
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+LMHEAD = ROOT / "build/release/bin/lmhead"
+BASE = {
+    "data": {"kind": "spamlang", "spamlang": {"vocab_size": 16}, "batch_size": 4, "sequence_length": 8, "validation_tokens": 64},
+    "model": {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16},
+    "optimizer": {"learning_rate": 0.003, "groups": [{"pattern": "lm_head.*", "learning_rate_scale": 1}]},
+    "schedule": {"warmup_steps": 2},
+    "training": {"steps": 8, "threads": 1, "validate_every": 4, "checkpoint_every": 0},
+    "observe": {"diagnostics": {"every": 4, "gradient_retention": True}},
+}
+BOARD = {
+    "name": "small",
+    "description": "Two heads.",
+    "baseline": "linear",
+    "base": BASE,
+    "steps": 8,
+    "search": {"keys": {"optimizer.learning_rate": {"values": [0.003, 0.01], "factor": 3}}, "seeds": [100], "max_extensions": 0},
+    "seeds": [0, 1],
+    "entries": [{"name": "linear", "set": {}}, {"name": "rank 2", "set": {"head.type": "low_rank", "head.rank": 2}, "note": "narrow"}],
+    "stages": [{"name": "first", "title": "Eight steps"}],
+    "costs": "costs.jsonl",
+}
+
+
+def board_of(tmp_path, **changes):
+    file = tmp_path / "board.json"
+    file.write_text(json.dumps({**BOARD, **changes}))
+    return boards.read(file)
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"baseline": "other"}, "baseline must be the name of an entry, got 'other'"),
+        ({"entries": []}, "entries must have names of their own, got none"),
+        ({"entries": [{"name": "linear"}, {"name": "linear"}]}, "linear twice"),
+        ({"entries": [{"name": "linear", "sets": {}}]}, "known members only, got 'sets'"),
+        ({"entries": ["linear"]}, "entries[0] must be an object, got text 'linear'"),
+        ({"steps": True}, "board.steps must be number, got boolean True"),
+        ({"steps": 0}, "steps must be positive"),
+        ({"seeds": [1, "2"]}, "board.seeds must hold only numbers, got text '2'"),
+        ({"stages": [{"name": "a", "title": "A", "equal": ["money"]}]}, "equal must hold time or tokens, got ['money']"),
+        ({"stages": [{"name": "a", "title": "A", "entries": {"gaining_in": "b"}}]}, "gaining_in must be an earlier stage, got 'b'"),
+        ({"surprise": 1}, "known members only, got 'surprise'"),
+    ],
+)
+def test_a_wrong_board_is_one_line(tmp_path, changes, words):
+    with pytest.raises(RequestError) as error:
+        board_of(tmp_path, **changes)
+    assert words in str(error.value) and "\n" not in str(error.value)
+
+
+def test_what_is_no_json_is_one_line(tmp_path):
+    (tmp_path / "deep.json").write_text("[" * 100_000)
+    with pytest.raises(RequestError, match="must be JSON"):
+        boards.read(tmp_path / "deep.json")
+    with pytest.raises(RequestError, match="readable board file"):
+        boards.read(tmp_path / "none.json")
+
+
+def test_a_dearer_entry_gets_fewer_steps_with_a_schedule_of_their_own(tmp_path):
+    board = board_of(tmp_path)
+    stage = board.stages[0]
+    study = studies.study_of(board, stage, "time", list(board.entries), {"linear": 1, "rank 2": 2.0})
+    assert study["arms"][0]["set"] == {}
+    assert study["arms"][1]["set"] == {
+        "head.type": "low_rank",
+        "head.rank": 2,
+        "training.steps": 4,
+        "training.validate_every": 2,
+        "schedule.warmup_steps": 1,
+        "observe.diagnostics.every": 2,
+    }
+    equal_tokens = studies.study_of(board, stage, "tokens", list(board.entries), {})
+    assert "training.steps" not in equal_tokens["arms"][1]["set"]
+
+
+@pytest.mark.parametrize("cost, steps", [(1.0, 600), (1.019, 600), (0.981, 600), (1.03, 583), (0.5, 1200), (4.0, 150), (1e5, 1)])
+def test_steps_at_equal_time(cost, steps):
+    assert studies.steps_at_cost(600, cost, 0.02) == steps
+
+
+def comparison(name, difference, low, high):
+    return {"arm": name, "baseline": "linear", "mean_difference": difference, "interval": [low, high]}
+
+
+def arm(name, finished=True):
+    return {"arm": name, "search_finished": finished, "missing": 0 if finished else 1}
+
+
+def test_who_goes_on(tmp_path):
+    entries = [{"name": name} for name in ("linear", "gains", "level", "best of the rest", "loses", "late", "always")]
+    stages = [
+        {"name": "first", "title": "First"},
+        {"name": "second", "title": "Second", "entries": {"gaining_in": "first", "best_others": 1, "always": ["always"]}},
+    ]
+    board = board_of(tmp_path, entries=entries, stages=stages)
+    earlier = {
+        "arms": [arm(entry["name"], entry["name"] != "late") for entry in entries],
+        "comparisons": [
+            comparison("gains", -0.1, -0.15, -0.05),
+            comparison("level", 0.0, -0.05, 0.05),
+            comparison("best of the rest", -0.02, -0.05, 0.01),
+            comparison("loses", 0.5, 0.4, 0.6),
+            comparison("late", -1.0, -1.1, -0.9),
+            comparison("always", 0.3, 0.2, 0.4),
+        ],
+    }
+    chosen = standings.chosen_for(board, board.stages[1], earlier)
+    assert [entry.name for entry in chosen.entries] == ["linear", "gains", "best of the rest", "always"]
+    assert chosen.undecided == ["late"]
+    nobody_yet = standings.chosen_for(board, board.stages[1], None)
+    assert [entry.name for entry in nobody_yet.entries] == ["linear", "always"]
+    assert len(nobody_yet.undecided) == 5
+
+
+def test_a_cost_belongs_to_the_settings_that_were_timed(tmp_path):
+    board = board_of(tmp_path)
+    file = tmp_path / "costs.jsonl"
+    row = {
+        "board": "small",
+        "base": BASE,
+        "settings": {"head.type": "low_rank", "head.rank": 2},
+        "baseline_settings": {},
+        "ratio": 0.5,
+        "low": 0.4,
+        "high": 0.6,
+        "rounds": 3,
+        "machine": "m",
+    }
+    file.write_text(json.dumps(row) + "\n" + json.dumps({**row, "settings": {"head.type": "low_rank", "head.rank": 3}, "ratio": 9}) + "\n")
+    assert costs.read(file, board, board.stages[0])["rank 2"] == costs.Cost(0.5, 0.4, 0.6, 3, "m")
+    file.write_text(json.dumps({**row, "ratio": "fast"}) + "\n")
+    with pytest.raises(RequestError, match=r"costs.jsonl:1 must have ratio, low and high"):
+        costs.read(file, board, board.stages[0])
+    file.write_text('{"board": \n')
+    with pytest.raises(RequestError, match=r"costs.jsonl:1 must be a row of costs"):
+        costs.read(file, board, board.stages[0])
+
+
+def test_names_are_text_on_the_page(tmp_path):
+    entries = [{"name": "linear"}, {"name": "<b>|*x*", "note": "a\n# b"}]
+    board = board_of(tmp_path, entries=entries, description="<script>")
+    found = {"arms": [arm("<b>|*x*", False) | {"seeds": []}], "comparisons": [], "runs": {}}
+    text = page.render(board, [page.Part(board.stages[0], "time", found, {}, [])], "lmhead leaderboard b.json")
+    assert "\\<script\\>" in text and "<script>" not in text
+    assert "\\<b\\>\\|\\*x\\*: still searched" in text
+    assert "a \\# b" in text
+
+
+def leaderboard(folder, *arguments):
+    command = [sys.executable, "-m", "lmhead.leaderboard.command", "board.json", "--rows", "rows", "--page", "page.md", *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True)
+
+
+@pytest.mark.skipif(not LMHEAD.is_file(), reason="lmhead is not built")
+def test_a_board_from_end_to_end(tmp_path):
+    (tmp_path / "board.json").write_text(json.dumps(BOARD))
+    without = leaderboard(tmp_path)
+    assert without.returncode == 2
+    assert without.stderr.splitlines()[-1].endswith("got none of rank 2; --measure-costs --stage first measures it")
+
+    timed = leaderboard(tmp_path, "--measure-costs", "--rounds", "1")
+    assert timed.returncode == 0, timed.stderr
+    (row,) = [json.loads(line) for line in (tmp_path / "costs.jsonl").read_text().splitlines()]
+    assert row["entry"] == "rank 2" and 0 < row["ratio"] < 100
+    (tmp_path / "costs.jsonl").write_text(json.dumps({**row, "ratio": 2.0, "low": 1.9, "high": 2.1}) + "\n")
+
+    done = leaderboard(tmp_path, "--discard-runs")
+    assert done.returncode == 0, done.stderr
+    first = (tmp_path / "page.md").read_bytes()
+    text = first.decode()
+    assert text.count("| baseline |") == 2 and "2.000 [1.900, 2.100]" in text
+    assert "narrow" in text and "at equal time" in text and "at equal tokens" in text
+    rows = [json.loads(line) for file in (tmp_path / "rows").glob("*.jsonl") for line in file.read_text().splitlines()]
+    steps = {(row["arm"], row["curve"]["step"][-1]) for row in rows}
+    assert steps == {("linear", 8), ("rank 2", 8), ("rank 2", 4)}
+
+    # Nothing is left to do, and the page has the same bytes; a page from another folder's rows has none of them.
+    again = leaderboard(tmp_path)
+    assert again.returncode == 0 and (tmp_path / "page.md").read_bytes() == first
+    assert len(rows) == sum(len(file.read_text().splitlines()) for file in (tmp_path / "rows").glob("*.jsonl"))
+    dry = leaderboard(tmp_path, "--dry-run")
+    assert dry.returncode == 0 and "to do" not in dry.stdout
+
+
+def test_wrong_arguments_are_one_line(tmp_path):
+    (tmp_path / "board.json").write_text(json.dumps(BOARD))
+    for arguments, words in (
+        (["--stage", "second"], "--stage must be one of first, got 'second'"),
+        (["--entries", "nobody"], "--entries must name entries of the board, got 'nobody'"),
+        (["--equal", "money"], "invalid choice"),
+        (["--jobs", "0"], "--jobs and --rounds must be at least 1"),
+    ):
+        done = leaderboard(tmp_path, *arguments)
+        assert done.returncode == 2 and words in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def test_the_board_of_the_project_is_one():
+    board = boards.read(ROOT / "studies/leaderboard/leaderboard.json")
+    assert board.baseline == "linear" and len(board.entries) >= 5
