@@ -161,10 +161,28 @@ std::string correlations_table(const Json& statistics) {
   return text + "Spearman's rho over settings, each the mean of its seeds: plain, and given what is held fixed\n";
 }
 
+/// Who trained the runs: "commit a of 3 runs, b of 1".
+std::string trainers_line(const Json& runs) {
+  if (runs["finished"] == 0) return "";
+  if (!runs.contains("commits")) return "no row says which commit and processor trained its run\n";
+  std::string text = "\n";
+  for (const auto& [key, title] : {std::pair("commits", "commit "), std::pair("processors", "processor ")}) {
+    std::string line = title;
+    for (const auto& item : runs[key].items()) {
+      const std::int64_t count = item.value().get<std::int64_t>();
+      line +=
+          (line == title ? "" : ", ") + item.key() + " of " + std::to_string(count) + (count == 1 ? " run" : " runs");
+    }
+    text += line + "\n";
+  }
+  return text;
+}
+
 }  // namespace
 
 std::string study_table(const Json& statistics) {
-  return arms_table(statistics) + comparisons_table(statistics) + correlations_table(statistics);
+  return arms_table(statistics) + comparisons_table(statistics) + correlations_table(statistics) +
+         trainers_line(statistics["runs"]);
 }
 
 }  // namespace lmhead

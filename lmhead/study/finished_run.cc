@@ -105,6 +105,9 @@ RunRow start_row(const Study& study, const StudyRun& run, const RunIdentity& ide
   row.threads = number_at<std::int64_t>(summary, "threads");
   if (const Json* version = find_value(summary, "version"); version && version->is_string())
     row.version = version->get<std::string>();
+  if (const Json* trained_by = find_value(summary, "trained_by"); trained_by && trained_by->is_array())
+    for (const Json& one : *trained_by)
+      row.trained_by.push_back(read_options<TrainedBy>(one, (run_folder / "summary.json").string()));
   return row;
 }
 

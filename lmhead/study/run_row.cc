@@ -64,6 +64,7 @@ void RunRow::visit_fields(FieldVisitor& visitor) {
   visitor.field("flops", flops, "training FLOPs", at_least(0));
   visitor.field("threads", threads, "that it ran with", at_least(1));
   visitor.field("version", version, "of lmhead");
+  visitor.list("trained_by", trained_by, "the processes that trained it: commit, processor, threads");
   visitor.field("keep", keep, "what the study's keep names");
   visitor.field("observation_curves", observation_curves, "what observers said over training");
 }

@@ -8,7 +8,7 @@
 #include <utility>
 #include <vector>
 
-#include "lmhead/base/options.h"
+#include "lmhead/train/trained_by.h"
 
 namespace lmhead {
 
@@ -37,6 +37,7 @@ struct RunRow {
   std::optional<std::int64_t> tokens, threads;
   std::optional<double> flops, wall_seconds, measure_seconds, tokens_per_second;
   std::optional<std::string> version;
+  std::vector<TrainedBy> trained_by;  // empty in rows that are older than this key
   Json keep, observation_curves;
   void visit_fields(FieldVisitor& visitor);
 };

@@ -54,12 +54,31 @@ class StudyReader {
     return hash_of_values(json);
   }
 
+  /// How many runs each of them trained steps of; "unknown" of rows that do not say.
+  struct Trainers {
+    std::map<std::string, std::size_t> commits, processors;
+    bool is_any_known = false;
+    void add(const RunRow& row) {
+      std::set<std::string> commits_of_run, processors_of_run;
+      for (const TrainedBy& one : row.trained_by) {
+        commits_of_run.insert(one.commit);
+        processors_of_run.insert(one.processor.empty() ? kUnknown : one.processor);
+      }
+      if (row.trained_by.empty()) commits_of_run = processors_of_run = {kUnknown};
+      for (const std::string& commit : commits_of_run) ++commits[commit];
+      for (const std::string& processor : processors_of_run) ++processors[processor];
+      is_any_known |= !row.trained_by.empty();
+    }
+    static constexpr const char* kUnknown = "unknown";
+  };
+
   Json runs() {
     double wall = 0, measure = 0, flops = 0;
     std::size_t finished = 0, diverged = 0, missing = 0;
     std::set<const RunRow*> counted;
     std::set<std::string> datasets, versions;
     std::set<std::int64_t> threads;
+    Trainers trainers;
     for (const StudyRun& run : confirmed_.plan.runs) {
       const RunRow* row = progress_.row_of(run);
       missing += row == nullptr;
@@ -72,16 +91,19 @@ class StudyReader {
       if (row->dataset) datasets.insert(*row->dataset);
       if (row->version) versions.insert(*row->version);
       if (row->threads) threads.insert(*row->threads);
+      trainers.add(*row);
     }
-    return {{"known", finished + missing + std::size_t(confirmed_.plan.to_come)},
-            {"finished", finished},
-            {"diverged", diverged},
-            {"wall_seconds", number_or_null(wall)},
-            {"measure_seconds", number_or_null(measure)},
-            {"flops", number_or_null(flops)},
-            {"datasets", datasets},
-            {"versions", versions},
-            {"threads", threads}};
+    Json json = {{"known", finished + missing + std::size_t(confirmed_.plan.to_come)},
+                 {"finished", finished},
+                 {"diverged", diverged},
+                 {"wall_seconds", number_or_null(wall)},
+                 {"measure_seconds", number_or_null(measure)},
+                 {"flops", number_or_null(flops)},
+                 {"datasets", datasets},
+                 {"versions", versions},
+                 {"threads", threads}};
+    if (trainers.is_any_known) json["commits"] = trainers.commits, json["processors"] = trainers.processors;
+    return json;
   }
 
   /// Per place of the grid: how much cheaper than the reference each arm reaches the reference's final

@@ -43,6 +43,7 @@ void TrainingState::visit_fields(FieldVisitor& visitor) {
   visitor.field("measure_seconds", measure_seconds, "time in observers so far", at_least(0));
   visitor.field("best_step", best_step, "step of the lowest validation loss; 0: none yet", at_least(0));
   visitor.field("best_validation_loss", best_validation_loss, "the loss there");
+  visitor.list("trained_by", trained_by, "the processes that did the steps");
   visitor.field("dataset_hash", dataset_hash, "content_hash of the dataset");
   visitor.field("tokenizer_hash", tokenizer_hash, "of the dataset's tokenizer");
   visitor.field("configuration_hash", configuration_hash, "of the complete configuration");

@@ -8,6 +8,7 @@
 
 #include "lmhead/models/causal_model.h"
 #include "lmhead/train/optimizer.h"
+#include "lmhead/train/trained_by.h"
 
 namespace lmhead {
 
@@ -19,6 +20,7 @@ struct TrainingState {
   double measure_seconds = 0;
   std::int64_t best_step = 0;  // 0: no validation yet
   double best_validation_loss = 0;
+  std::vector<TrainedBy> trained_by;  // in the order of their steps
   std::string dataset_hash, tokenizer_hash, configuration_hash;
   std::int64_t threads = 0;
   void visit_fields(FieldVisitor& visitor);

@@ -103,6 +103,7 @@ void Trainer::restore() {
   } else if (!configuration_.training.initial_weights.empty()) {
     load_parameters(configuration_.training.initial_weights, parameters_);
   }
+  add_this_process(state_.trained_by, state_.step);
   state_.dataset_hash = batches_->content_hash();
   state_.tokenizer_hash = batches_->tokenizer_hash();
   state_.configuration_hash = folder_.configuration_hash();
@@ -255,6 +256,7 @@ Json Trainer::summary(const std::string& state) const {
       {"dataset", {{"content_hash", state_.dataset_hash}}},
       {"version", LMHEAD_VERSION},
       {"torch_version", TORCH_VERSION},
+      {"trained_by", to_json(state_.trained_by)},
       {"threads", at::get_num_threads()},
       {"started", started_},
       {"finished", now_in_iso_8601()}};

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <set>
 
+#include "lmhead/base/build_commit.h"
 #include "lmhead/statistics/statistics.h"
 #include "lmhead/study/long_form_results.h"
 #include "lmhead/study/study_statistics.h"
@@ -332,6 +333,8 @@ TEST_F(StudyResults, StatisticsAreThoseOfTheRuns) {
   EXPECT_EQ(compared["details"][0]["interval"], compared["interval"]);
   EXPECT_EQ(compared["details"][2]["figure"], "validation.by_frequency.rank 11-100.loss");
   EXPECT_EQ(statistics["runs"]["finished"], 6);
+  EXPECT_EQ(statistics["runs"]["commits"], (Json{{build_commit(), 6}}));
+  EXPECT_EQ(statistics["runs"]["processors"], (Json{{trained_by_this_process().processor, 6}}));
   EXPECT_GT(statistics["arms"][1]["figures"]["gradient_retention.destroyed_ratio"].get<double>(),
             statistics["arms"][0]["figures"]["gradient_retention.destroyed_ratio"].get<double>());  // rank 2 against 16
 }

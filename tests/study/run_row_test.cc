@@ -37,6 +37,12 @@ Json whole_row() {
       {"flops", 1e12},
       {"threads", 1},
       {"version", "0.1.0"},
+      {"trained_by", Json::array({{{"commit", "abc"},
+                                   {"processor", "a processor"},
+                                   {"instructions", "avx2"},
+                                   {"vector_level", "AVX2"},
+                                   {"torch_version", "2.13.0"},
+                                   {"threads", nullptr}}})},
       {"keep", Json::object()},
       {"observation_curves", Json::object()}};
 }
