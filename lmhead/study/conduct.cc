@@ -51,7 +51,7 @@ class Conductor {
       if (going_.empty()) break;
       for (const RunEvent& event : workers_.wait()) handle(event);
     }
-    write_long_form_results(progress_);
+    write_long_form_results(progress_, [&](const StudyRun& run, const std::string& error) { fail_run(run, error); });
     return !stopping && failed_.empty() && plan_.to_come == 0 &&
            std::all_of(plan_.runs.begin(), plan_.runs.end(),
                        [&](const StudyRun& run) { return progress_.row_of(run); });

@@ -298,6 +298,20 @@ TEST_F(StudyResults, AreLongRowsOfEveryMeasuredFigure) {
   EXPECT_EQ(count["parameters_head"], 4);
 }
 
+TEST_F(StudyResults, LeaveOutARunFolderThatIsDamagedAndSaySo) {
+  const Study study = read_study(study_json(), {});
+  InlineWorkers first, second;
+  StudyProgress progress(study, scratch_ / "study", scratch_ / "rows.jsonl");
+  ASSERT_TRUE(run_study(progress, first, first.control()));
+  write_text(scratch_ / "study" / "runs" / "full" / "seed-3" / "summary.json", "[]");
+  EXPECT_FALSE(run_study(progress, second, second.control()));
+  ASSERT_EQ(second.failures.size(), 1u);
+  EXPECT_NE(second.failures[0].find("summary.json must be an object"), std::string::npos) << second.failures[0];
+  const std::string text = read_file(scratch_ / "study" / "results.jsonl");
+  EXPECT_EQ(text.find("runs/full/seed-3"), std::string::npos);
+  EXPECT_NE(text.find("runs/rank-2/seed-3"), std::string::npos);
+}
+
 TEST_F(StudyResults, StatisticsAreThoseOfTheRuns) {
   Json json = study_json();
   json["seeds"] = {0, 1, 2};
