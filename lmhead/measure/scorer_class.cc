@@ -1,15 +1,18 @@
 // Scorer as a class of torch, torch.classes.lmhead.Scorer, so that Python asks the same code.
 #include <ATen/ops/empty.h>
+#include <ATen/ops/tensor.h>
 #include <torch/custom_class.h>
 
 #include <nlohmann/json.hpp>
 #include <string>
 #include <tuple>
+#include <vector>
 
 #include "lmhead/base/error.h"
 #include "lmhead/evaluate/scorer.h"
 #include "lmhead/heads/linear.h"
 #include "lmhead/measure/load_model.h"
+#include "lmhead/models/generation.h"
 
 namespace lmhead {
 namespace {
@@ -64,6 +67,24 @@ class ScorerClass : public torch::CustomClassHolder {
     return {log_probability, is_greedy, tokens};
   }
 
+  /// The ids that follow `prompt` [n], as `lmhead sample` draws them; behind one of `end_tokens` there is nothing.
+  at::Tensor generate(const at::Tensor& prompt, std::int64_t max_new_tokens, const std::vector<std::int64_t>& end_tokens,
+                      double temperature, std::int64_t top_k, double top_p, std::int64_t seed) const {
+    require(prompt.dim() == 1 && prompt.scalar_type() == at::kLong, "evaluate", "a prompt must be int64 [n], got ",
+            prompt.sizes());
+    const at::Tensor ids = prompt.contiguous();
+    const std::int64_t* id = ids.const_data_ptr<std::int64_t>();
+    const LoadedModel& model = scorer_.model();
+    return at::tensor(lmhead::generate(
+                          *model.decoder, [&](const at::Tensor& hidden) { return model.head->logits({hidden}); },
+                          {id, id + ids.size(0)},
+                          {.sampling = {temperature, top_k, top_p},
+                           .max_new_tokens = max_new_tokens,
+                           .seed = std::uint64_t(seed),
+                           .end_tokens = end_tokens}),
+                      at::kLong);
+  }
+
   /// What is known of the model, as JSON.
   std::string describe() const {
     const LoadedModel& model = scorer_.model();
@@ -92,6 +113,12 @@ TORCH_LIBRARY_FRAGMENT(lmhead, library) {
       .def(torch::init<std::string, std::int64_t, std::string, std::int64_t>())
       .def("score", [](const c10::intrusive_ptr<ScorerClass>& self, const at::Tensor& ids,
                        const at::Tensor& lengths) { return self->score(ids, lengths); })
+      .def("generate",
+           [](const c10::intrusive_ptr<ScorerClass>& self, const at::Tensor& prompt, std::int64_t max_new_tokens,
+              const std::vector<std::int64_t>& end_tokens, double temperature, std::int64_t top_k, double top_p,
+              std::int64_t seed) {
+             return self->generate(prompt, max_new_tokens, end_tokens, temperature, top_k, top_p, seed);
+           })
       .def("describe", [](const c10::intrusive_ptr<ScorerClass>& self) { return self->describe(); });
 }
 

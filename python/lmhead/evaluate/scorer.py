@@ -65,3 +65,23 @@ class Scorer:
             torch.tensor(ids, dtype=torch.int64), torch.tensor(lengths, dtype=torch.int64).reshape(-1, 2)
         )
         return [Score(*score) for score in zip(*(column.tolist() for column in scores), strict=True)]
+
+    def generate(
+        self,
+        prompt: Sequence[int],
+        *,
+        max_new_tokens: int,
+        end_tokens: Sequence[int] = (),
+        temperature: float = 0.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        seed: int = 0,
+    ) -> list[int]:
+        """The ids that follow ``prompt``, without it; the first of ``end_tokens`` is the last of them.
+
+        Greedy at temperature 0, else drawn from the stream of ``seed``, as by ``lmhead sample``. Raises RuntimeError on an
+        empty prompt, on ids outside the vocabulary and on options out of their range.
+        """
+        ids = torch.tensor(list(prompt), dtype=torch.int64)
+        drawn = self._native.generate(ids, max_new_tokens, list(end_tokens), temperature, top_k, top_p, seed)
+        return drawn.tolist()

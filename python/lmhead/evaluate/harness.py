@@ -1,0 +1,188 @@
+"""The model `lmhead` of lm-evaluation-harness: its tokenisation and requests, our scorer.
+
+    import lmhead.evaluate.harness                       # registers the model
+    lm_eval.simple_evaluate("lmhead", "pretrained=FOLDER", tasks=["arc_easy"])
+
+Importing needs the extra `evaluate`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from lm_eval.api.model import TemplateLM
+from lm_eval.api.registry import register_model
+from lm_eval.models import huggingface
+from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, postprocess_generated_text
+from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+from tqdm import tqdm
+
+from lmhead.command import RequestError
+from lmhead.evaluate.cache import ScoreCache, request_key
+from lmhead.evaluate.scorer import Score, Scorer
+from lmhead.evaluate.tokenizer import open_tokenizer
+
+REQUESTS_AT_ONCE = 256  # between two looks at the keyboard and the cache
+FIRST_TOKENS = 16  # generated before the first look for a stop sequence; then as many again
+
+
+@register_model("lmhead")
+class LmheadLM(TemplateLM):
+    """Any model that lmhead reads, as the harness asks for one.
+
+    Args:
+        pretrained: a folder in the Hugging Face layout, a run's or a checkpoint's.
+        tokenizer: a name or folder for transformers in place of the model's own.
+        max_length: tokens that the model sees at most.
+        dtype: "float32" or "bfloat16".
+        add_bos_token, prefix_token_id: as for the harness's model `hf`.
+        batch_size, max_batch_size, device: for the harness's sake; passes are filled by tokens, on the CPU.
+        cache: scores that are known already, and where those that are computed go.
+    """
+
+    # What a text is in ids must be the harness's own business to the last special case.
+    tok_encode = huggingface.HFLM.tok_encode
+    tok_decode = huggingface.HFLM.tok_decode
+    eot_token_id = huggingface.HFLM.eot_token_id
+    apply_chat_template = huggingface.HFLM.apply_chat_template
+    tokenizer_name = huggingface.HFLM.tokenizer_name
+
+    def __init__(
+        self,
+        pretrained: str | os.PathLike[str],
+        tokenizer: str | None = None,
+        max_length: int | None = None,
+        dtype: str = "float32",
+        add_bos_token: bool | None = None,
+        prefix_token_id: int | None = None,
+        batch_size: int | str | None = None,
+        max_batch_size: int | None = None,
+        device: str | None = None,
+        cache: ScoreCache | None = None,
+    ) -> None:
+        super().__init__()
+        if device not in (None, "cpu"):
+            raise RequestError(f"device must be cpu, got {device}")
+        self.scorer = Scorer(pretrained, max_length=max_length, precision="float32" if dtype == "auto" else dtype)
+        if tokenizer is None:
+            self.tokenizer = open_tokenizer(self.scorer.description, pretrained)
+        else:
+            import transformers
+
+            self.tokenizer = transformers.AutoTokenizer.from_pretrained(tokenizer)
+        self.add_bos_token = add_bos_token
+        self.custom_prefix_token_id = prefix_token_id
+        self.chat_template_args: dict[str, Any] = {}
+        self.cache = ScoreCache() if cache is None else cache
+
+    @property
+    def prefix_token_id(self) -> int:
+        prefix = huggingface.HFLM.prefix_token_id.fget(self)
+        if prefix is None:
+            raise RequestError("the tokenizer must have a first or last token for an empty context, got neither: give "
+                               "prefix_token_id")
+        return prefix
+
+    @property
+    def max_length(self) -> int:
+        return self.scorer.max_length
+
+    @property
+    def max_gen_toks(self) -> int:
+        return 256
+
+    def score(self, requests: Sequence[tuple[Sequence[int], Sequence[int]]], quiet: bool) -> Iterable[Score]:
+        """Scores in order; what the cache has is not run again, and what is run goes there."""
+        with tqdm(total=len(requests), disable=quiet, desc="Scoring") as bar:
+            for first in range(0, len(requests), REQUESTS_AT_ONCE):
+                part = {request_key(*request): request for request in requests[first : first + REQUESTS_AT_ONCE]}
+                fresh = [key for key in part if key not in self.cache]
+                for key, score in zip(fresh, self.scorer.score(part[key] for key in fresh), strict=True):
+                    self.cache[key] = tuple(score)
+                self.cache.flush()
+                for request in requests[first : first + REQUESTS_AT_ONCE]:
+                    yield Score(*self.cache[request_key(*request)])
+                    bar.update()
+
+    def _loglikelihood_tokens(
+        self,
+        requests: list[tuple[tuple[str, str] | None, list[int], list[int]]],
+        disable_tqdm: bool = False,
+        **_: Any,
+    ) -> list[tuple[float, bool]]:
+        for strings, context, continuation in requests:
+            if not context or not continuation:
+                raise RequestError(f"context and continuation must each be a token at least, got {strings!r}")
+            if len(continuation) > self.max_length:
+                raise RequestError(f"a continuation must be no longer than the model's {self.max_length} tokens, got "
+                                   f"{len(continuation)} in {strings!r}")
+        answers = []
+        scores = self.score([(context, continuation) for _, context, continuation in requests], disable_tqdm)
+        for (strings, _, _), score in zip(requests, scores, strict=True):
+            answers.append((score.log_probability, score.is_greedy))
+            if strings is not None:
+                self.cache_hook.add_partial("loglikelihood", strings, answers[-1])
+        return answers
+
+    def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
+        windows, counts = [], []
+        for (string,) in (request.args for request in requests):
+            own = [
+                make_disjoint_window(window)
+                for window in get_rolling_token_windows(
+                    token_list=self.tok_encode(string),
+                    prefix_token=self.prefix_token_id,
+                    max_seq_len=self.max_length,
+                    context_len=1,
+                )
+            ]
+            windows += [(None, *window) for window in own]
+            counts.append(len(own))
+        scores = iter(self._loglikelihood_tokens(windows, disable_tqdm=disable_tqdm))
+        totals = []
+        for request, count in zip(requests, counts, strict=True):
+            totals.append(sum(next(scores)[0] for _ in range(count)))
+            self.cache_hook.add_partial("loglikelihood_rolling", request.args, totals[-1])
+        return totals
+
+    def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
+        texts = []
+        for context, gen_kwargs in tqdm([request.args for request in requests], disable=disable_tqdm, desc="Generating"):
+            texts.append(self._generate(context, dict(gen_kwargs)))
+            self.cache_hook.add_partial("generate_until", (context, gen_kwargs), texts[-1])
+        return texts
+
+    def _generate(self, context: str, gen_kwargs: dict[str, Any]) -> str:
+        options = normalize_gen_kwargs(gen_kwargs, self.max_gen_toks)
+        end = self.eot_token_id
+        eos = None if end is None else self.tok_decode([end], skip_special_tokens=False)
+        until = handle_stop_sequences(options.pop("until", None), eos=eos)
+        limit = options.pop("max_gen_toks")
+        if limit >= self.max_length:
+            raise RequestError(f"max_gen_toks must be below the model's {self.max_length} tokens, got {limit}")
+        sampled = options.get("do_sample", False)
+        prompt = self.tok_encode(context, left_truncate_len=self.max_length - limit)
+        tokens: list[int] = []
+        step = FIRST_TOKENS
+        while True:
+            fresh = self.scorer.generate(
+                [*prompt, *tokens],
+                max_new_tokens=min(step, limit - len(tokens)),
+                end_tokens=[] if end is None else [end],
+                temperature=float(options.get("temperature", 1.0)) if sampled else 0.0,
+                top_k=int(options.get("top_k") or 0) if sampled else 0,
+                top_p=float(options.get("top_p") or 1.0) if sampled else 1.0,
+                seed=len(tokens),
+            )
+            tokens += fresh
+            text = self.tok_decode(tokens)
+            ended = not fresh or len(tokens) >= limit or tokens[-1] == end
+            if ended or any(term in text for term in until if term):
+                return postprocess_generated_text(text, stop=until, think_end_token=None)
+            step = len(tokens)
+
+    def get_model_info(self) -> dict[str, Any]:
+        return dict(self.scorer.description)
+
