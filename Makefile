@@ -6,8 +6,10 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 PYTHON ?= python3
+EXTRAS ?=
 LMHEAD := .venv/bin/lmhead
 export PYTHON
+export EXTRAS
 
 .PHONY: setup demo test study-smoke test-slow study bench bench-head bench-small fuzz clean
 
@@ -33,7 +35,7 @@ test-slow: test
 	@build/release/bin/test_kernels --gtest_brief=1 --gtest_repeat=5 --gtest_shuffle
 	@build/release/bin/test_train --gtest_brief=1 --gtest_repeat=3 --gtest_shuffle
 	@LMHEAD_PROPERTY_SECONDS=60 LMHEAD_PROPERTY_SEED=$$(date +%s) build/release/bin/test_kernels --gtest_brief=1 --gtest_filter='*Property*'
-	@LMHEAD_SLOW_TESTS=1 .venv/bin/python -m pytest -q tests/python/test_package.py
+	@LMHEAD_SLOW_TESTS=1 .venv/bin/python -m pytest -q tests/python/test_package.py tests/python/test_evaluate_parity.py
 
 # make study STUDY=head_update [TEXT=folder]: one study from text to document, on the default text or on one's own.
 STUDY ?=

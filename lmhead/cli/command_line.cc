@@ -10,8 +10,8 @@ namespace {
 constexpr const char* kAbout =
     "Measures, trains and compares the output layers (LM heads) of language models.\n"
     "Verbs in Python, each with its own --help: prepare (text to tokens), report (a run or study as HTML),\n"
-    "study-document (what came of a study, as Markdown), leaderboard (heads compared), tensorboard (a run's log for "
-    "TensorBoard).\n"
+    "study-document (what came of a study, as Markdown), leaderboard (heads compared), tensorboard (a run's log for\n"
+    "TensorBoard), evaluate (scores on the tasks of lm-evaluation-harness).\n"
     "Exit codes: 0 done, 1 a run failed, 2 the request was wrong, 130 stopped.";
 
 }  // namespace

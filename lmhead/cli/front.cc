@@ -51,7 +51,7 @@ int main(int argument_count, char** arguments) {
           execute(program, std::vector<char*>(arguments + 1, arguments + argument_count));
       }
     std::vector<std::string> verbs = native;
-    verbs.insert(verbs.end(), {"prepare", "report", "study-document", "leaderboard", "tensorboard"});
+    verbs.insert(verbs.end(), {"prepare", "report", "study-document", "leaderboard", "tensorboard", "evaluate"});
     const std::string nearest = lmhead::nearest_word(verb, verbs);
     std::cerr << "[lmhead] the verb must be one that `lmhead --help` lists or a program lmhead-" << verb
               << " on the path, got \"" << verb << '"' << (nearest.empty() ? "" : ", did you mean " + nearest + "?")

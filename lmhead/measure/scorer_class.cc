@@ -68,21 +68,22 @@ class ScorerClass : public torch::CustomClassHolder {
   }
 
   /// The ids that follow `prompt` [n], as `lmhead sample` draws them; behind one of `end_tokens` there is nothing.
-  at::Tensor generate(const at::Tensor& prompt, std::int64_t max_new_tokens, const std::vector<std::int64_t>& end_tokens,
-                      double temperature, std::int64_t top_k, double top_p, std::int64_t seed) const {
+  at::Tensor generate(const at::Tensor& prompt, std::int64_t max_new_tokens,
+                      const std::vector<std::int64_t>& end_tokens, double temperature, std::int64_t top_k, double top_p,
+                      std::int64_t seed) const {
     require(prompt.dim() == 1 && prompt.scalar_type() == at::kLong, "evaluate", "a prompt must be int64 [n], got ",
             prompt.sizes());
     const at::Tensor ids = prompt.contiguous();
     const std::int64_t* id = ids.const_data_ptr<std::int64_t>();
     const LoadedModel& model = scorer_.model();
-    return at::tensor(lmhead::generate(
-                          *model.decoder, [&](const at::Tensor& hidden) { return model.head->logits({hidden}); },
-                          {id, id + ids.size(0)},
-                          {.sampling = {temperature, top_k, top_p},
-                           .max_new_tokens = max_new_tokens,
-                           .seed = std::uint64_t(seed),
-                           .end_tokens = end_tokens}),
-                      at::kLong);
+    return at::tensor(
+        lmhead::generate(*model.decoder, [&](const at::Tensor& hidden) { return model.head->logits({hidden}); },
+                         {id, id + ids.size(0)},
+                         {.sampling = {temperature, top_k, top_p},
+                          .max_new_tokens = max_new_tokens,
+                          .seed = std::uint64_t(seed),
+                          .end_tokens = end_tokens}),
+        at::kLong);
   }
 
   /// What is known of the model, as JSON.

@@ -1,4 +1,4 @@
-"""Runs a Python verb: python -m lmhead prepare | report | study-document | tensorboard; native verbs call the others."""
+"""Runs a Python verb: python -m lmhead prepare | report | study-document | tensorboard | evaluate; native verbs call the others."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ VERBS = {
     "study-document": "write what came of a study as Markdown with plots",
     "leaderboard": "compare heads, rules and optimisers under one protocol",
     "tensorboard": "convert the logs of a run or study for TensorBoard",
+    "evaluate": "score models on the tasks of lm-evaluation-harness",
     "fetch": "fetch a model of the hub, and print its folder",
     "tokenize": "turn text into token ids for lmhead measure",
     "measurement-report": "write the figures of lmhead measure as one HTML file",
     "tokenizer": "encode and decode text for lmhead sample",
 }
 MODULES = {  # where the name is not the verb's
+    "evaluate": "evaluate.command",
     "fetch": "hub",
     "leaderboard": "leaderboard.command",
     "measurement-report": "measurement.command",

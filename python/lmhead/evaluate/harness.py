@@ -9,7 +9,7 @@ Importing needs the extra `evaluate`.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from lm_eval.api.model import TemplateLM
@@ -40,6 +40,7 @@ class LmheadLM(TemplateLM):
         add_bos_token, prefix_token_id: as for the harness's model `hf`.
         batch_size, max_batch_size, device: for the harness's sake; passes are filled by tokens, on the CPU.
         cache: scores that are known already, and where those that are computed go.
+        progress: told how many requests are done, of how many, in place of the harness's bars.
     """
 
     # What a text is in ids must be the harness's own business to the last special case.
@@ -61,6 +62,7 @@ class LmheadLM(TemplateLM):
         max_batch_size: int | None = None,
         device: str | None = None,
         cache: ScoreCache | None = None,
+        progress: Callable[[int, int], None] | None = None,
     ) -> None:
         super().__init__()
         if device not in (None, "cpu"):
@@ -76,6 +78,7 @@ class LmheadLM(TemplateLM):
         self.custom_prefix_token_id = prefix_token_id
         self.chat_template_args: dict[str, Any] = {}
         self.cache = ScoreCache() if cache is None else cache
+        self.progress = progress
 
     @property
     def prefix_token_id(self) -> int:
@@ -93,6 +96,9 @@ class LmheadLM(TemplateLM):
     def max_gen_toks(self) -> int:
         return 256
 
+    def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+        return super().loglikelihood(requests, disable_tqdm=disable_tqdm or self.progress is not None)
+
     def score(self, requests: Sequence[tuple[Sequence[int], Sequence[int]]], quiet: bool) -> Iterable[Score]:
         """Scores in order; what the cache has is not run again, and what is run goes there."""
         with tqdm(total=len(requests), disable=quiet, desc="Scoring") as bar:
@@ -105,6 +111,8 @@ class LmheadLM(TemplateLM):
                 for request in requests[first : first + REQUESTS_AT_ONCE]:
                     yield Score(*self.cache[request_key(*request)])
                     bar.update()
+                if self.progress:
+                    self.progress(min(first + REQUESTS_AT_ONCE, len(requests)), len(requests))
 
     def _loglikelihood_tokens(
         self,
@@ -114,7 +122,7 @@ class LmheadLM(TemplateLM):
     ) -> list[tuple[float, bool]]:
         for strings, context, continuation in requests:
             if not context or not continuation:
-                raise RequestError(f"context and continuation must each be a token at least, got {strings!r}")
+                raise RequestError(f"a continuation must add a token to its context, got {strings!r} whose tokens merge")
             if len(continuation) > self.max_length:
                 raise RequestError(f"a continuation must be no longer than the model's {self.max_length} tokens, got "
                                    f"{len(continuation)} in {strings!r}")
@@ -186,3 +194,8 @@ class LmheadLM(TemplateLM):
     def get_model_info(self) -> dict[str, Any]:
         return dict(self.scorer.description)
 
+
+if __name__ == "__main__":
+    from lm_eval.__main__ import cli_evaluate
+
+    cli_evaluate()

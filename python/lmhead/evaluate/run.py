@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import functools
 import logging
 import os
 import random
@@ -17,8 +18,18 @@ from lmhead.evaluate.task_data import check_examples, offline
 def quiet_harness() -> None:
     """The harness says much that is not for our users; what goes wrong still comes as an exception."""
     os.environ.setdefault("LOGLEVEL", "ERROR")
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     for name in ("lm_eval", "transformers", "datasets", "httpx"):
         logging.getLogger(name).setLevel(logging.ERROR)
+
+
+@functools.cache
+def task_manager() -> Any:
+    """The harness's index of tasks; making it reads thousands of files."""
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager()
 
 
 def load_tasks(names: list[str], *, num_fewshot: int | None = None, data: Path | None = None, seed: int = 1234) -> Any:
@@ -26,16 +37,21 @@ def load_tasks(names: list[str], *, num_fewshot: int | None = None, data: Path |
 
     Raises RequestError on a name that is none, and where local copies lack what a task needs.
     """
-    from lm_eval.tasks import TaskManager
-
-    manager = TaskManager()
+    manager = task_manager()
     for name in names:
         if not manager.match_tasks([name]):
             near = difflib.get_close_matches(name, manager.all_tasks, n=1)
             raise RequestError(f"a task must be one that `lm-eval ls tasks` lists, got {name!r}"
                                + (f", did you mean {near[0]}?" if near else ""))
-    with offline(data) if data else contextlib.nullcontext():
-        loaded = manager.load(names)
+    try:
+        with offline(data) if data else contextlib.nullcontext():
+            loaded = manager.load(names)
+    except RequestError:
+        raise
+    except Exception as error:  # of many kinds: the hub, its sets, the harness's own code for them
+        reason = " ".join(str(error).split())[:200]
+        raise RequestError(f"the data of {', '.join(names)} must be there to be read, got {type(error).__name__}: {reason}"
+                           + ("" if data else "; --offline takes local copies")) from None
     for task in loaded["tasks"].values():  # as the harness's own command does
         own = task.get_config("num_fewshot")
         if own is None or (num_fewshot is not None and own != 0):

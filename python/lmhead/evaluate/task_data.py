@@ -41,17 +41,18 @@ def sha256(file: Path) -> str:
 
 
 class LocalSplits(dict):
-    """The splits of one set. Where validation alone is there it stands for the others too, which `replaced` remembers."""
+    """The splits of one set. Where another is asked for validation stands for it, else test; `replaced` remembers which."""
 
     def __init__(self, splits: dict[str, Any]) -> None:
         super().__init__(splits)
-        self.replaced: set[str] = set()
+        self.replaced: dict[str, str] = {}
 
     def __missing__(self, split: str) -> Any:
-        if set(self) != {"validation"}:
-            raise KeyError(split)
-        self.replaced.add(split)
-        return self["validation"]
+        for other in ("validation", "test"):
+            if other in self:
+                self.replaced[split] = other
+                return self[other]
+        raise KeyError(split)
 
 
 def load_set(data: Path, repository: str, configuration: str | None) -> LocalSplits:

