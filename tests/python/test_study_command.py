@@ -207,6 +207,26 @@ def test_rows_of_another_machine_count(folder, tmp_path_factory):
     assert run(other, "data.path=elsewhere", "--rows", rows, "--statistics-only").stdout == text
 
 
+def test_a_line_that_is_no_row_ends_in_one_line_that_names_it(folder):
+    run(folder)
+    rows = folder / "out" / "rows.jsonl"
+    lines = rows.read_text().splitlines()
+    for number, wrong in enumerate([{"diverged": "no"}, {"outcome": "2"}, {"curve": 1e38}, {"tokens": 1e38}]):
+        broken = [*lines]
+        broken[number] = json.dumps(json.loads(lines[number]) | wrong)
+        rows.write_text("\n".join(broken) + "\n")
+        said = run(folder, "--statistics-only", code=2).stderr
+        key = next(iter(wrong))
+        assert said.count("\n") == 1 and said.startswith(f"[out/rows.jsonl:{number + 1}] {key} must be "), said
+
+
+def test_rows_that_cannot_be_kept_are_found_out_before_training(folder):
+    (folder / "file").write_text("")
+    said = run(folder, "--rows", "file/rows.jsonl", code=2).stderr
+    assert said.count("\n") == 1 and "file/rows.jsonl must be" in said
+    assert not list(folder.rglob("log.jsonl"))
+
+
 def test_seeds_that_were_searched_on_are_refused(folder):
     wrong = study()
     wrong["search"]["seeds"] = [1]
