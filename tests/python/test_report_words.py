@@ -5,7 +5,7 @@ import math
 import pytest
 from lmhead import formats
 from lmhead.page.panels import thin
-from lmhead.page.text import short_labels
+from lmhead.page.labels import short_labels
 from lmhead.report import figures, runs
 
 

@@ -6,8 +6,8 @@ import math
 from typing import Any
 
 from lmhead.json_trees import lookup, number
+from lmhead.page.labels import plotly_text
 from lmhead.page.panels import line, panel
-from lmhead.page.text import plotly_text
 
 Section = tuple[str, str, list[dict[str, Any]]]  # title, note, panels
 

@@ -1,4 +1,4 @@
-"""What a measurement's page says in words: the summary, the formulae, what may and may not be concluded."""
+"""What a measurement's page says of its figures in words."""
 
 from __future__ import annotations
 
@@ -57,34 +57,3 @@ def summary(models: list[dict[str, Any]]) -> list[str]:
     if short:
         lines.append("The spectrum is of fewer than 2 D tokens: its avoidable energy means little.")
     return lines
-
-
-FORMULAE = """<section id="formulae"><h2>Formulae</h2>
-<p>For token t: logits z = W h, probabilities p = softmax(z), target y (one-hot), logit gradient d = p − y (times the slope of
-a soft-cap where there is one). G has the rows d of all N tokens. All that the backbone receives is G W; so it never sees the
-part of G outside the column space of W. P = W (WᵀW)⁺ Wᵀ is the orthogonal projection on it.</p>
-<ul>
-<li><code>destroyed_ratio</code> r = ‖G (I − P)‖ / ‖G‖, a ratio of norms; <code>retained_energy</code> = ‖G P‖² / ‖G‖² = 1 − r².</li>
-<li><code>null_destroyed_ratio</code> = √(1 − rank(W) / V): the same for a random subspace; <code>destroyed_excess</code> is the
-difference.</li>
-<li><code>step_cosine</code> = cosine of G and G W Wᵀ, the logit change that backpropagation into the features makes.</li>
-<li><code>avoidable_energy</code> = (Σ s² of the D largest singular values of G) / Σ s² − <code>retained_energy</code>: what the best
-D-dimensional output space for these tokens would keep beyond this head's. Cross-validated: the space from one half of the
-documents, the energy of the other.</li>
-<li>Steps: z − a √N S / ‖S‖ for S = G, G W Wᵀ and G P; a is the root mean square length of a token's change.</li>
-</ul></section>"""
-
-CONCLUSIONS = """<section id="limits"><h2>What may, and may not, be concluded</h2>
-<ul>
-<li>May: where, for this model on this text, the logit gradient lies relative to the head, exactly; and how that compares with
-chance.</li>
-<li>May: how much of it no head of this width could keep, and how much is this head pointing elsewhere.</li>
-<li>May not: that what is destroyed is lost to training. It never reaches the backbone, but the head itself is trained by all
-of G (∂L/∂W = Gᵀ H / N).</li>
-<li>May not: that a smaller <code>destroyed_ratio</code> trains better. That takes controlled runs.</li>
-<li>May not: comparison of <code>destroyed_ratio</code> across widths or vocabularies without the null: a random head has it
-near 1 too, by arithmetic.</li>
-<li>May not: comparison of loss per token across tokenizers; bits per byte compare.</li>
-<li>The avoidable energy is biased upward, being fitted to the tokens it is judged on; the cross-validated one is biased
-downward.</li>
-</ul></section>"""

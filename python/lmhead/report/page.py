@@ -1,9 +1,4 @@
-"""Puts the report together as one HTML file that opens offline and asks nothing of any network.
-
-Everything that comes from a run's files is escaped for the place it goes to (page/text.py). A content
-security policy names the page's scripts by their hashes and forbids every request, so that a text that
-slipped through could neither run nor call out.
-"""
+"""What the page of a run or study is made of; report.html puts it in place."""
 
 from __future__ import annotations
 
@@ -11,106 +6,74 @@ import os
 import shlex
 from typing import Any
 
-from lmhead.formats import count, shortened, si
+from lmhead.formats import count, si
 from lmhead.json_trees import flatten, number
-from lmhead.page.document import KEY_STAYS_IN_VIEW, document
-from lmhead.page.text import plotly_text, script_json, short_labels, swatch, text
+from lmhead.page import document
+from lmhead.page.labels import key_names, plotted_names
 from lmhead.report import figures, words
 from lmhead.report.facts import compare, dataset_hash
 from lmhead.report.runs import Study
-from lmhead.report.tables import arms_table, configuration, runs_table, table
+from lmhead.report.tables import arms_table, configuration, runs_table
+from lmhead.tables import Code, Table, make_table
+
+RUNS_LISTED_OPEN = 6  # runs up to which their table is open from the start
+NOTES_LISTED = 20
 
 
 def render(study: Study, command_path: str) -> str:
     """The whole page; `command_path` is the folder as the user named it."""
-    comparison = compare(study)
+    names = [arm.name for arm in study.arms]
     panels = figures.panels(study)
-    data = script_json(
-        {
-            "arms": [
-                {"name": plotly_text(shortened(arm.name, 60)), "label": plotly_text(label)}
-                for arm, label in zip(study.arms, short_labels([arm.name for arm in study.arms]))
-            ],
-            "panels": panels,
-        }
+    return document.render(
+        "report/report.html",
+        {"arms": plotted_names(names), "panels": panels},
+        title=f"{study.name} – lmhead report",
+        kind=f"lmhead {'study' if study.is_study else 'run'}",
+        name=study.name,
+        facts=facts(study),
+        description=description(study),
+        sentences=words.summary(study),
+        arms=arms_table(study, compare(study)),
+        runs=runs_table(study) if len(study.runs) > 1 else None,
+        runs_open=len(study.runs) <= RUNS_LISTED_OPEN,
+        notes=reading_notes(study),
+        names=key_names(names),
+        sections=plot_sections(study, panels),
+        limits=words.limits(study),
+        configuration=configuration(study),
+        reproduce=reproduce(study, command_path),
     )
-    sentences = words.summary(study)
-    body = [
-        heading(study),
-        '<section id="summary">',
-        f'<p class="lead">{text(sentences[0])}</p>',
-        *(f"<p>{text(line)}</p>" for line in sentences[1:]),
-        arms_table(study, comparison),
-        runs_table(study) if len(study.runs) > 1 else "",
-        reading_notes(study),
-        "</section>",
-        key(study),
-        *plot_sections(study, panels),
-        limits(study),
-        configuration(study),
-        reproduce(study, command_path),
-    ]
-    return document(f"{study.name} – lmhead report", body, data)
 
 
-def heading(study: Study) -> str:
+def facts(study: Study) -> list[str]:
     finished = sum(run.finished for run in study.runs)
-    facts = []
+    found = []
     if study.is_study:
-        facts.append(f"{count(len(study.arms), 'arm')}, {count(len(study.runs), 'run')}, {finished} finished")
+        found.append(f"{count(len(study.arms), 'arm')}, {count(len(study.runs), 'run')}, {finished} finished")
     else:
-        facts.append(study.runs[0].state)
+        found.append(study.runs[0].state)
     for name, label in (("vocab_size", "V\u00a0=\u00a0"), ("hidden_size", "D\u00a0=\u00a0")):
         values = {value for run in study.runs if (value := number(run.summary.get(name))) is not None}
         if len(values) == 1:
-            facts.append(f"{label}{values.pop():,.0f}")
-    tokens = {max(run.log.get("tokens", {}).values(), default=0.0) for run in study.runs if run.finished} - {
-        0.0
-    }
+            found.append(f"{label}{values.pop():,.0f}")
+    tokens = {max(run.log.get("tokens", {}).values(), default=0.0) for run in study.runs if run.finished} - {0.0}
     if len(tokens) == 1:
-        facts.append(f"{si(tokens.pop())} training tokens" + (" a run" if len(study.runs) > 1 else ""))
-    description = study.definition.get("description")
-    about = f'<p class="soft">{text(description)}</p>' if isinstance(description, str) and description else ""
-    return (
-        '<header><p class="kind">lmhead '
-        f"{'study' if study.is_study else 'run'}</p><h1>{text(study.name)}</h1>"
-        f'<p class="facts">{text(" · ".join(facts))}</p>{about}</header>'
-    )
+        found.append(f"{si(tokens.pop())} training tokens" + (" a run" if len(study.runs) > 1 else ""))
+    return found
 
 
-def reading_notes(study: Study) -> str:
-    notes = study.notes + [
-        (f"{run.name}: " if study.is_study else "") + note for run in study.runs for note in run.notes
-    ]
-    if not notes:
-        return ""
-    shown = [f"<li>{text(note)}</li>" for note in notes[:20]]
-    more = f"<li>and {len(notes) - 20} more</li>" if len(notes) > 20 else ""
-    return f'<div class="note">Read with allowances:<ul>{"".join(shown)}{more}</ul></div>'
+def description(study: Study) -> str:
+    found = study.definition.get("description")
+    return found if isinstance(found, str) else ""
 
 
-def key(study: Study) -> str:
-    """The key of all plots; it stands apart from them, so that it never covers a line."""
-    buttons = [
-        f'<button type="button" data-arm="{index}" aria-pressed="true" '
-        f'title="{text(arm.name)}">{swatch(index)}'
-        f"<span>{text(shortened(arm.name, 48))}</span></button>"
-        for index, arm in enumerate(study.arms)
-    ]
-    if len(study.arms) == 1:
-        buttons = []
-    buttons.append(
-        '<button type="button" class="axis" id="logarithmic-tokens" aria-pressed="false">logarithmic '
-        "tokens</button>"
-    )
-    short = " short" if len(study.arms) <= KEY_STAYS_IN_VIEW else ""
-    return (
-        f'<div class="key{short}" role="group" aria-label="arms shown in the plots">{"".join(buttons)}</div>'
-        "<noscript><p>The plots need JavaScript; the tables do not.</p></noscript>"
-    )
+def reading_notes(study: Study) -> list[str]:
+    notes = study.notes + [(f"{run.name}: " if study.is_study else "") + note for run in study.runs for note in run.notes]
+    more = [f"and {len(notes) - NOTES_LISTED} more"] if len(notes) > NOTES_LISTED else []
+    return notes[:NOTES_LISTED] + more
 
 
-def plot_sections(study: Study, panels: list[dict[str, Any]]) -> list[str]:
+def plot_sections(study: Study, panels: list[dict[str, Any]]) -> list[dict[str, Any]]:
     by_name = {panel["id"]: panel for panel in panels}
     seeds = max(len(arm.runs) for arm in study.arms)
     lines = "Thin lines are seeds, thick ones the mean over finished seeds. " if seeds > 1 else ""
@@ -147,80 +110,37 @@ def plot_sections(study: Study, panels: list[dict[str, Any]]) -> list[str]:
                 f" Long logs are thinned to about {figures.points_per_line(study):,} points a line, "
                 "keeping the lowest and highest of each stretch."
             )
-        drawings = []
-        for panel in drawn:
-            plot = (
-                f'<div class="plot" id="{panel["id"]}" role="img" aria-label="{text(panel["title"])}"></div>'
-                if panel["lines"]
-                else '<div class="empty">Nothing of this was logged.</div>'
-            )
-            drawings.append(f"<figure><h3>{text(panel['title'])}</h3>{plot}</figure>")
-        result.append(
-            f'<section><h2>{text(title)}</h2><p class="soft">{text(note)}</p>'
-            f'<div class="plots">{"".join(drawings)}</div></section>'
-        )
+        result.append({"title": title, "note": note, "panels": drawn})
     return result
 
 
-def limits(study: Study) -> str:
-    points = "".join(f"<li>{text(point)}</li>" for point in words.limits(study))
-    return f'<section id="limits"><h2>What may not be concluded</h2><ul>{points}</ul></section>'
-
-
-def reproduce(study: Study, command_path: str) -> str:
+def reproduce(study: Study, command_path: str) -> dict[str, Any]:
     """The commands, and what must be equal for the same numbers."""
-    folder = shlex.quote(command_path.rstrip("/") or "/")
-    if study.is_study:
-        step = f"lmhead study {shlex.quote(os.path.join(command_path, 'study.json'))} --out runs/again"
-        source = (
-            "The study as run is <code>study.json</code> in its folder, and above. This runs it again, in a "
-            "new folder:"
-        )
-    else:
-        step = f"lmhead train {shlex.quote(os.path.join(command_path, 'config.json'))} --run runs/again"
-        source = (
-            "The complete configuration is <code>config.json</code> in the run's folder, and above. This "
-            "runs it again, in a new folder:"
-        )
-    facts = [
+    verb, name = ("study", "study.json") if study.is_study else ("train", "config.json")
+    option = "--out" if study.is_study else "--run"
+    return {
+        "step": f"lmhead {verb} {shlex.quote(os.path.join(command_path, name))} {option} runs/again",
+        "folder": shlex.quote(command_path.rstrip("/") or "/"),
+        "is_study": study.is_study,
+        "environment": environment_table(study),
+    }
+
+
+def environment_table(study: Study) -> Table | None:
+    rows: list[tuple[str, list[str]]] = []
+    for label, name in (
         ("lmhead", "version"),
         ("torch", "torch_version"),
         ("threads", "threads"),
         ("first started", "started"),
         ("last finished", "finished"),
-    ]
-    rows = []
-    for label, name in facts:
-        values = [
-            str(run.summary[name])
-            for run in study.runs
-            if isinstance(run.summary.get(name), (str, int, float))
-        ]
+    ):
+        values = [str(run.summary[name]) for run in study.runs if isinstance(run.summary.get(name), (str, int, float))]
         if name in ("started", "finished") and values:
             values = [min(values) if name == "started" else max(values)]
-        if values:
-            rows.append([text(label), f"<code>{text(', '.join(sorted(set(values))))}</code>"])
-    hashes = sorted({str(found) for run in study.runs if (found := dataset_hash(run)) is not None})
-    if hashes:
-        rows.append(["dataset (content hash)", f"<code>{text(', '.join(hashes))}</code>"])
-    paths = sorted(
-        {
-            str(value)
-            for run in study.runs
-            for name, value in flatten(run.configuration)
-            if name == "data.path"
-        }
-    )
-    if paths:
-        rows.append(["dataset (folder)", f"<code>{text(', '.join(paths))}</code>"])
-    environment = (
-        table(["made with", ""], rows, text_columns=2, label="what it was made with") if rows else ""
-    )
-    return (
-        f'<section id="reproduce"><h2>How to reproduce it</h2><p>{source}</p>'
-        f"<pre>{text(step)}\nlmhead report runs/again</pre><p>This page was written by <code>lmhead report "
-        f"{text(folder)}</code>.</p>{environment}"
-        '<p class="soft">The same numbers need the same dataset (compare the content hash), the same '
-        "versions and the same number of threads; on another processor the last digits may differ. "
-        "Wall-clock depends on the machine and on what else it does.</p></section>"
-    )
+        rows.append((label, values))
+    rows.append(("dataset (content hash)", [str(found) for run in study.runs if (found := dataset_hash(run)) is not None]))
+    paths = [value for run in study.runs for name, value in flatten(run.configuration) if name == "data.path"]
+    rows.append(("dataset (folder)", [str(path) for path in paths]))
+    shown = [[label, Code(", ".join(sorted(set(values))))] for label, values in rows if values]
+    return make_table("what it was made with", ["made with", ""], shown, text_columns=2) if shown else None
