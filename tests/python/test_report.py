@@ -35,7 +35,7 @@ def test_the_summary_names_the_lowest_arm_by_how_much_and_claims_nothing_from_on
     assert "95 % interval" not in page.text
 
 
-def test_paired_intervals_match_scipy(tmp_path):
+def test_intervals_are_those_of_the_study(tmp_path):
     stats = pytest.importorskip("scipy.stats")
     losses = make_study(tmp_path / "study", seeds=4)
     study = runs.read(tmp_path / "study")

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lmhead.json_trees import flatten, lookup
+from lmhead.report.findings import paired_interval
 from lmhead.report.runs import Arm, Run, Study
 
 LOSS = "validation.loss"
@@ -82,21 +83,14 @@ def last_by_seed(arm: Arm, metric: str) -> dict[int | None, float]:
     return {seed: last[1] for seed, last in found.items() if last is not None and math.isfinite(last[1])}
 
 
-def paired_difference(best: Arm, other: Arm, metric: str) -> Difference | None:
-    """Mean of `other` minus `best` over shared seeds; from two seeds up with the 95 % paired t interval."""
+def paired_difference(study: Study, best: Arm, other: Arm, metric: str) -> Difference | None:
+    """Mean of `other` minus `best` over shared seeds, with the study's own interval where it compared the two."""
     best_by_seed, other_by_seed = last_by_seed(best, metric), last_by_seed(other, metric)
     differences = [other_by_seed[seed] - best_by_seed[seed] for seed in best_by_seed if seed in other_by_seed]
     mean = mean_of(differences)
     if mean is None:
         return None
-    interval = None
-    if mean.deviation is not None:
-        from scipy.special import (
-            stdtrit,  # here, because it takes longer to load than all the rest
-        )
-
-        half = float(stdtrit(mean.count - 1, 0.975)) * mean.deviation / math.sqrt(mean.count)
-        interval = mean.value - half, mean.value + half
+    interval = paired_interval(study, best.name, other.name, metric) if mean.count > 1 else None
     return Difference(mean.value, interval, mean.count, sum(difference > 0 for difference in differences))
 
 
@@ -119,7 +113,7 @@ def compare(study: Study) -> Comparison | None:
     means.sort(key=lambda entry: entry[1].value)
     best = means[0][0]
     ranking = [
-        Ranked(arm, mean, None if arm is best else paired_difference(best, arm, metric))
+        Ranked(arm, mean, None if arm is best else paired_difference(study, best, arm, metric))
         for arm, mean in means
     ]
     return Comparison(metric, ranking, len(data) <= 1, len(tokens) <= 1)

@@ -10,7 +10,7 @@ from lmhead.formats import count, si
 from lmhead.json_trees import flatten, number
 from lmhead.page import document
 from lmhead.page.labels import key_names, plotted_names
-from lmhead.report import figures, words
+from lmhead.report import figures, findings, words
 from lmhead.report.facts import compare, dataset_hash
 from lmhead.report.runs import Study
 from lmhead.report.tables import arms_table, configuration, runs_table
@@ -36,6 +36,9 @@ def render(study: Study, command_path: str) -> str:
         arms=arms_table(study, compare(study)),
         runs=runs_table(study) if len(study.runs) > 1 else None,
         runs_open=len(study.runs) <= RUNS_LISTED_OPEN,
+        comparisons=findings.comparisons_table(study),
+        search=findings.search_table(study),
+        search_runs=study.search_runs,
         notes=reading_notes(study),
         names=key_names(names),
         sections=plot_sections(study, panels),

@@ -98,6 +98,8 @@ class Study:
     arms: list[Arm]
     is_study: bool
     definition: dict[str, Any] = field(default_factory=dict)  # study.json
+    statistics: dict[str, Any] = field(default_factory=dict)  # statistics.json
+    search_runs: int = 0  # folders of runs that only searched: they choose values and stand for no arm
     notes: list[str] = field(default_factory=list)
     missing_runs: int = 0  # planned runs without a folder
 
@@ -141,9 +143,10 @@ def is_run(folder: Path) -> bool:
 
 
 def run_folders(study: Path) -> list[Path]:
-    """The run folders of a study, in natural order of their names (rank-4 before rank-16)."""
+    """The run folders of a study, in natural order of their names (rank-4 before rank-16). Where values are searched there is
+    a folder for them between the arm's and the seed's."""
     return sorted(
-        (folder for folder in study.glob("runs/*/seed-*") if is_run(folder)),
+        (folder for pattern in ("runs/*/seed-*", "runs/*/*/seed-*") for folder in study.glob(pattern) if is_run(folder)),
         key=lambda folder: natural_order(folder.relative_to(study).as_posix()),
     )
 
@@ -200,21 +203,38 @@ def read_study(folder: Path, name: str) -> Study:
     if isinstance(study.definition.get("name"), str) and study.definition["name"]:
         study.name = study.definition["name"]
 
+    study.statistics = read_object(folder / "statistics.json", study.notes)
+
     planned = planned_arms(study.definition)
-    arms = {arm: Arm(arm, []) for arm in [*planned.values(), *(arm for arm, _ in known.values())]}
+    seeds = study.definition.get("seeds", [0])
+    searched = set(study.definition["search"]["seeds"]) if has_search_seeds(study.definition) else set()
+    arms = {arm: Arm(arm, []) for arm in planned.values()}
     for run_folder in run_folders(folder):
-        relative = run_folder.relative_to(folder).as_posix()
-        arm, seed = known.get(relative, (planned.get(run_folder.parent.name, run_folder.parent.name), None))
+        relative = run_folder.relative_to(folder)
+        arm_folder = relative.parts[1]
+        arm, seed = known.get(relative.as_posix(), (planned.get(arm_folder, arm_folder), None))
         if seed is None:
             match = re.fullmatch(r"seed-(-?[0-9]{1,18})", run_folder.name)
             seed = int(match[1]) if match else None
-        arms.setdefault(arm, Arm(arm, [])).runs.append(read_run(run_folder, relative, arm, seed))
-    seeds = study.definition.get("seeds", [0])
+        if len(relative.parts) == 4 and seed in searched:
+            study.search_runs += 1
+            continue
+        arms.setdefault(arm, Arm(arm, [])).runs.append(read_run(run_folder, relative.as_posix(), arm, seed))
     if planned and isinstance(seeds, list):
         study.missing_runs = max(0, len(planned) * len(seeds) - sum(len(arm.runs) for arm in arms.values()))
-    study.arms = [arm for arm in arms.values() if arm.runs]
+    order = list(dict.fromkeys([*planned.values(), *(arm for arm, _ in known.values()), *arms]))
+    study.arms = [arms[arm] for arm in order if arm in arms and arms[arm].runs]
     if not study.arms:
+        got = f"{study.search_runs} that only searched" if study.search_runs else "none"
         raise RequestError(
-            f"a study must hold a run that has begun (runs/ARM/seed-S/), got none in {str(folder)!r}"
+            f"a study must hold a run that has begun (runs/ARM/seed-S/), got {got} in {str(folder)!r}; "
+            "of rows alone lmhead study-document writes what came of it"
         )
     return study
+
+
+def has_search_seeds(definition: dict[str, Any]) -> bool:
+    """Whether the study says on which seeds it searches; what is compared runs on others."""
+    search = definition.get("search")
+    seeds = search.get("seeds") if isinstance(search, dict) else None
+    return isinstance(seeds, list) and all(type(seed) is int for seed in seeds)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import math
 
 from lmhead.formats import count, fixed, joined, percent, si
@@ -18,6 +19,7 @@ from lmhead.report.facts import (
     runs_shown,
     tokens_at_last,
 )
+from lmhead.report.findings import entries
 from lmhead.report.runs import Arm, Run, Study
 
 ARMS_LISTED = 3  # a sentence names each arm up to this many, beyond it the range
@@ -39,8 +41,22 @@ def summary(study: Study) -> list[str]:
         ]
     else:
         paragraphs = [ranking(comparison), *cautions(study, comparison)]
-    paragraphs += retention(study)
+    paragraphs += verdicts(study) + retention(study)
     return paragraphs + left_out(study, comparison)
+
+
+def verdicts(study: Study) -> list[str]:
+    """The study's own findings, counted, or named where they are few."""
+    found = [entry for entry in entries(study, "comparisons") if entry.get("seeds")]
+    if not found:
+        return []
+    if len(found) <= ARMS_LISTED:
+        said = "; ".join(f"“{entry.get('arm')}” against “{entry.get('baseline')}”: {entry.get('verdict')}" for entry in found)
+        return [f"By the study's rule: {said}."]
+    kinds = collections.Counter(str(entry.get("finding", "undecided")) for entry in found)
+    words = {"harm": "harm shown", "gain": "gain shown", "no_harm": "no harm", "undecided": "undecided"}
+    said = joined([f"{number} {words.get(kind, kind)}" for kind, number in kinds.most_common()])
+    return [f"By the study's rule, of {len(found)} comparisons: {said}. The table has them all."]
 
 
 def single_run(run: Run) -> str:
@@ -134,7 +150,7 @@ def cautions(study: Study, comparison: Comparison) -> list[str]:
         seeds = str(min(counts)) if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
         text = (
             f"In brackets is the 95 % interval of the mean paired difference (Student's t, {seeds} shared "
-            "seeds). It is not corrected for having picked the lowest of "
+            "seeds), where the study compared the two. It is not corrected for having picked the lowest of "
             f"{count(len(comparison.ranking), 'arm')} after looking."
         )
         lower, pairs = sum(entry.lower_for_best for entry in paired), sum(entry.count for entry in paired)
