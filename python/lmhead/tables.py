@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 
@@ -42,5 +43,13 @@ class Table:
     strong_rows: set[int] = field(default_factory=set)
 
 
-def make_table(label: str, head: list[Cell | Words], rows: list[list[Cell | Words]], **more: object) -> Table:
-    return Table(label, [as_cell(entry) for entry in head], [[as_cell(entry) for entry in row] for row in rows], **more)
+def make_table(
+    label: str,
+    head: Sequence[Cell | Words],
+    rows: Sequence[Sequence[Cell | Words]],
+    caption: str = "",
+    text_columns: int = 1,
+) -> Table:
+    return Table(
+        label, [as_cell(entry) for entry in head], [[as_cell(entry) for entry in row] for row in rows], caption, text_columns
+    )

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy
 import tokenizers
+
 from lmhead import prepare
 
 PYTHON = Path(prepare.__file__).resolve().parents[1]

@@ -6,9 +6,8 @@ import math
 import random
 import re
 
-from scipy import stats
-
 from lmhead.report import command as report
+from scipy import stats
 
 VOCAB_SIZE, HIDDEN_SIZE, TOKENS_A_STEP = 4096, 128, 1024
 

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from lmhead.study import document
 from lmhead.study import statistics as study_statistics
 

@@ -11,11 +11,12 @@ except ImportError as error:  # the library is not built
     pytest.skip(str(error), allow_module_level=True)
 from evaluate_fixtures import QUESTIONS, TASKS, evaluation, read_json  # noqa: E402, F401
 from lmhead.command import RequestError  # noqa: E402
-from lmhead.evaluate import figures, task_data  # noqa: E402
 from lmhead.evaluate.cache import ScoreCache, model_key  # noqa: E402
 from lmhead.evaluate.command import main, request  # noqa: E402
 from lmhead.evaluate.harness import LmheadLM  # noqa: E402
 from lmhead.evaluate.run import evaluate, load_tasks, task_manager  # noqa: E402
+
+from lmhead.evaluate import figures, task_data  # noqa: E402
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ import subprocess
 import sys
 
 import pytest
-
 from lmhead.command import RequestError
 from lmhead.leaderboard import board as boards
 from lmhead.leaderboard import costs, page, standings, studies

@@ -9,9 +9,20 @@ import time
 
 import numpy
 import tokenizers
+from prepare_fixtures import (
+    PYTHON,
+    all_documents,
+    documents_of,
+    left_over,
+    refuse,
+    run,
+    sidecar_of,
+    texts,
+    write_folder,
+)
+
 from lmhead import __main__ as verbs
 from lmhead import prepare_dataset
-from prepare_fixtures import PYTHON, all_documents, documents_of, left_over, refuse, run, sidecar_of, texts, write_folder
 
 
 def test_bytes_round_trip_and_sidecar_is_complete(tmp_path, capsys):

@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from lmhead import prepare_dataset
 from prepare_fixtures import PYTHON, all_documents, left_over, refuse, run, sidecar_of, texts, write_folder
+
+from lmhead import prepare_dataset
 
 
 def test_a_second_call_does_nothing_and_a_changed_input_or_result_is_made_again(tmp_path, capsys):

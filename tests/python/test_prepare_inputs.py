@@ -9,8 +9,9 @@ import tarfile
 
 import numpy
 import pytest
-from lmhead import prepare_text
 from prepare_fixtures import all_documents, left_over, refuse, run, texts, write_folder
+
+from lmhead import prepare_text
 
 
 def pack(path, members):

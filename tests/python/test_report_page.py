@@ -4,12 +4,11 @@ import json
 import subprocess
 from pathlib import Path
 
-import pytest
 import lmhead.page
+import pytest
 from lmhead.page import files, picture
 from lmhead.report import command as report
 from report_fixtures import make_run, make_study, report_of
-
 
 HOSTILE = (
     "</script><script>alert(1)</script><img src=x onerror=alert(2)> & %{y} "

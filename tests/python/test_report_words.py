@@ -3,10 +3,11 @@
 import math
 
 import pytest
-from lmhead import formats
-from lmhead.page.panels import thin
 from lmhead.page.labels import short_labels
+from lmhead.page.panels import thin
 from lmhead.report import figures, runs
+
+from lmhead import formats
 
 
 def test_long_logs_are_thinned_but_keep_their_spikes():

@@ -100,7 +100,7 @@ def compare(
             if name == GOLD or any(value is None for pair in pairs for value in pair):
                 continue  # the log likelihood of answers of any length says what bits per byte say, less fairly
             rows.append({"task": task, "figure": name, "documents": len(pairs)})
-            samples.append([b - a for a, b in pairs])
+            samples.append([b - a for a, b in pairs if a is not None and b is not None])
             orders.append(better[task].get(name, True))
     found = mean_statistics(samples, orders, margin)
     return [

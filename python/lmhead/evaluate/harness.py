@@ -106,7 +106,7 @@ class LmheadLM(TemplateLM):
                 part = {request_key(*request): request for request in requests[first : first + REQUESTS_AT_ONCE]}
                 fresh = [key for key in part if key not in self.cache]
                 for key, score in zip(fresh, self.scorer.score(part[key] for key in fresh), strict=True):
-                    self.cache[key] = tuple(score)
+                    self.cache[key] = (score.log_probability, score.is_greedy, score.tokens)
                 self.cache.flush()
                 for request in requests[first : first + REQUESTS_AT_ONCE]:
                     yield Score(*self.cache[request_key(*request)])

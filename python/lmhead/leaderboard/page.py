@@ -58,7 +58,7 @@ def _section(board: Board, part: Part, command: str) -> list[str]:
     found = {arm["arm"]: arm for arm in part.statistics["arms"]}
     whole = [arm for arm in found.values() if is_finished(arm)]
     comparisons = compared(part.statistics)
-    rows = []
+    rows: list[list[str]] = []
     for arm in sorted(whole, key=_by_mean):
         rows.append(_row(board, arm, comparisons.get(arm["arm"]), part.costs.get(arm["arm"]), rank=len(rows) + 1))
     if rows:

@@ -33,12 +33,13 @@ def chosen_for(board: Board, stage: Stage, earlier: dict[str, Any] | None) -> Ch
         return Chosen(list(board.entries), [])
     always = {board.baseline, *who.always}
     if earlier is None:
-        others = [entry.name for entry in board.entries if entry.name not in always]
-        return Chosen([entry for entry in board.entries if entry.name in always], others)
+        waiting = [entry.name for entry in board.entries if entry.name not in always]
+        return Chosen([entry for entry in board.entries if entry.name in always], waiting)
     finished = {arm["arm"]: is_finished(arm) for arm in earlier["arms"]}
     comparisons = compared(earlier)
     undecided = [entry.name for entry in board.entries if entry.name not in always and not finished.get(entry.name)]
-    gaining, others = [], []
+    gaining: list[tuple[float, str]] = []
+    others: list[tuple[float, str]] = []
     for entry in board.entries:
         one = comparisons.get(entry.name)
         if entry.name in always or entry.name in undecided or one is None or one.get("mean_difference") is None:

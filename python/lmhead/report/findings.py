@@ -79,10 +79,11 @@ def search_table(study: Study) -> Table | None:
     """A row an arm and key that was searched: candidates with their means, and the best; None where nothing was."""
     rows: list[list[Any]] = []
     for arm in entries(study, "arms"):
-        found = arm.get("searched") if isinstance(arm.get("searched"), dict) else {}
-        edges = arm.get("at_an_edge") if isinstance(arm.get("at_an_edge"), list) else []
+        found, edges, searches = (arm.get(name) for name in ("searched", "at_an_edge", "search"))
+        found = found if isinstance(found, dict) else {}
+        edges = edges if isinstance(edges, list) else []
         last: dict[str, dict[str, Any]] = {}
-        for search in arm.get("search") or [] if isinstance(arm.get("search"), list) else []:
+        for search in searches if isinstance(searches, list) else []:
             if isinstance(search, dict) and isinstance(search.get("key"), str):
                 last[search["key"]] = search  # of several rounds the last
         for key, search in last.items():

@@ -145,5 +145,5 @@ def environment_table(study: Study) -> Table | None:
     rows.append(("dataset (content hash)", [str(found) for run in study.runs if (found := dataset_hash(run)) is not None]))
     paths = [value for run in study.runs for name, value in flatten(run.configuration) if name == "data.path"]
     rows.append(("dataset (folder)", [str(path) for path in paths]))
-    shown = [[label, Code(", ".join(sorted(set(values))))] for label, values in rows if values]
+    shown: list[list[str | Code]] = [[label, Code(", ".join(sorted(set(values))))] for label, values in rows if values]
     return make_table("what it was made with", ["made with", ""], shown, text_columns=2) if shown else None

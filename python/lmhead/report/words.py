@@ -206,7 +206,7 @@ def retention(study: Study) -> list[str]:
         ]
         text = "; ".join(parts)
     else:
-        ratios, nulls, excesses = ([entry[column] for entry in found] for column in (1, 2, 3))
+        _, ratios, nulls, excesses = zip(*found, strict=True)
         text = (
             f"between {percent(min(ratios))} and {percent(max(ratios))} of its norm, where random subspaces "
             f"of the same dimensions would lose between {percent(min(nulls))} and {percent(max(nulls))} "

@@ -10,7 +10,7 @@ import matplotlib
 matplotlib.use("svg")
 from matplotlib import pyplot  # noqa: E402
 
-STYLE = {
+STYLE: Any = {
     "svg.hashsalt": "lmhead",  # names inside the file would be random otherwise
     "svg.fonttype": "none",
     "font.family": "sans-serif",
@@ -123,7 +123,7 @@ def curves(statistics: dict[str, Any], file: Path) -> bool:
     with pyplot.rc_context(STYLE):
         figure, axes = pyplot.subplots(figsize=(7, 4))
         for index, arm in enumerate(shown):
-            style = {
+            style: Any = {
                 "color": COLORS[index % len(COLORS)],
                 "linestyle": DASHES[index // len(COLORS) % len(DASHES)],
             }
