@@ -9,6 +9,11 @@ import re
 from lmhead.report import command as report
 from scipy import stats
 
+# What must never become markup, wherever it stands.
+HOSTILE = (
+    "</script><script>alert(1)</script><img src=x onerror=alert(2)> & %{y} "
+    "<a href='http://evil.example'>\u202e\ud800"
+)
 VOCAB_SIZE, HIDDEN_SIZE, TOKENS_A_STEP = 4096, 128, 1024
 
 

@@ -8,12 +8,7 @@ import lmhead.page
 import pytest
 from lmhead.page import files, picture
 from lmhead.report import command as report
-from report_fixtures import make_run, make_study, report_of
-
-HOSTILE = (
-    "</script><script>alert(1)</script><img src=x onerror=alert(2)> & %{y} "
-    "<a href='http://evil.example'>\u202e\ud800"
-)
+from report_fixtures import HOSTILE, make_run, make_study, report_of
 
 
 def test_nothing_from_a_file_becomes_markup(tmp_path):
