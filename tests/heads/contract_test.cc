@@ -52,7 +52,7 @@ void expect_gradients(const Bench& bench, const std::function<double(const Value
 
 TEST(HeadContract, EveryHeadInTheListHasAnEntry) {
   for (const HeadKind& kind : head_kinds()) {
-    ASSERT_EQ(entries().count(kind.type), 1u) << "add " << kind.type << " to entries() of this file";
+    ASSERT_EQ(entries().count(kind.type), 1u) << "add " << kind.type << " to entries() in tests/heads/head_bench.h";
     EXPECT_FALSE(entries().at(kind.type).cases(8).empty());
   }
   EXPECT_EQ(entries().size(), head_kinds().size());
