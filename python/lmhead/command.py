@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from lmhead.formats import one_line
 
@@ -19,6 +20,14 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise RequestError(f"{message}; {' '.join(self.format_usage().split())}")
+
+
+def load(module: str, extra: str) -> Any:
+    """A module that only an extra of this package brings; RequestError that names the extra where it is not installed."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise RequestError(f"{error.name or module} must be installed (pip install 'lmhead[{extra}]'), got: {error}") from None
 
 
 def carry_out(verb: str, request: Callable[[], str | None]) -> int:

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import datetime
 import math
+import shutil
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
-from lmhead.command import Parser, RequestError, carry_out
-from lmhead.formats import count
+from lmhead.command import Parser, RequestError, carry_out, load
+from lmhead.formats import count, visible
 from lmhead.report import runs
 from lmhead.report.runs import Run, Study
 
@@ -36,20 +38,29 @@ def start_time(run: Run) -> float:
 
 
 def convert_run(run: Run, out: Path) -> int:
-    """Writes the event file of one run into `out` and returns how many scalars it holds."""
-    from torch.utils.tensorboard import SummaryWriter
+    """Writes the event file of one run into `out` and returns how many scalars it holds.
 
+    PyTorch's writer knows no folder names but UTF-8, so it writes elsewhere and the file is moved.
+    """
+    writer = load("torch.utils.tensorboard", "tensorboard").SummaryWriter
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="lmhead-tensorboard-") as plain:
+        with writer(log_dir=plain) as events:
+            written = add_scalars(run, events)
+        for file in Path(plain).iterdir():
+            shutil.move(file, out / file.name)
+    return written
+
+
+def add_scalars(run: Run, events: Any) -> int:
     start = start_time(run)
     wall, measure = run.log.get("wall_seconds", {}), run.log.get("measure_seconds", {})
     written = 0
-    with SummaryWriter(log_dir=str(out)) as writer:
-        for name, values in run.log.items():
-            for step, value in values.items():
-                spent = wall.get(step, 0.0) + measure.get(step, 0.0)
-                writer.add_scalar(
-                    name, value, step, walltime=start + (spent if math.isfinite(spent) else 0.0)
-                )
-                written += 1
+    for name, values in run.log.items():
+        for step, value in values.items():
+            spent = wall.get(step, 0.0) + measure.get(step, 0.0)
+            events.add_scalar(visible(name), value, step, walltime=start + (spent if math.isfinite(spent) else 0.0))
+            written += 1
     return written
 
 

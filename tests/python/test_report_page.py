@@ -1,6 +1,7 @@
 """lmhead report: nothing in a run's files can run, the page needs no network, and what cannot be done is said."""
 
 import json
+import os
 import subprocess
 from pathlib import Path
 
@@ -120,3 +121,11 @@ def test_a_failed_write_leaves_the_old_report_and_no_litter(tmp_path, monkeypatc
     before = sorted(tmp_path.rglob("*"))
     assert report.main([str(tmp_path / "run")]) == 2
     assert (tmp_path / "run/report.html").read_text() == "old" and sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_folder_name_that_is_no_text_has_a_page_and_never_colours_a_terminal(tmp_path, capsys):
+    folder = tmp_path / os.fsdecode(b"st\xffudy\x1b[31m\n")
+    make_run(folder)
+    page = report_of(folder)
+    assert "st\\u{dcff}udy\\u{1b}[31m" in page.text and "\x1b" not in (folder / "report.html").read_text()
+    assert "st\\u{dcff}udy\\u{1b}[31m\\n" in capsys.readouterr().out

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import sys
 from pathlib import Path
 
@@ -94,3 +95,34 @@ def test_a_folder_with_anything_else_in_it_is_never_replaced(tmp_path, capsys):
 def test_a_wrong_folder_is_one_line_and_exit_code_2(tmp_path, capsys):
     assert tensorboard.main([str(tmp_path / "nowhere")]) == 2
     assert capsys.readouterr().err.startswith("[tensorboard] a run or study folder must be given")
+
+
+NOT_UTF8 = os.fsdecode(b"st\xffudy\x1b[31m\n")  # no text, and what would colour a terminal
+
+
+def test_a_folder_name_that_is_no_text_is_converted_and_spelled_out(tmp_path, capsys):
+    make_run(tmp_path / NOT_UTF8 / "runs/full/seed-0")
+    assert tensorboard.main([str(tmp_path / NOT_UTF8)]) == 0
+    assert "st\\u{dcff}udy\\u{1b}[31m\\n" in capsys.readouterr().out
+    (tmp_path / NOT_UTF8 / "tensorboard").rename(tmp_path / "board")
+    assert [event[1] for event in scalars(tmp_path / "board/full/seed-0")["loss"]] == [5.0, 4.0, 3.0]
+    assert tensorboard.main([str(tmp_path / NOT_UTF8 / "nowhere")]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "\x1b" not in error
+
+
+def test_a_figure_s_name_that_is_no_text_is_spelled_out(tmp_path):
+    make_run(tmp_path / "run")
+    with (tmp_path / "run/log.jsonl").open("a") as log:
+        log.write('\n{"step": 5, "odd \\ud800": 1.5}\n')
+    assert tensorboard.main([str(tmp_path / "run")]) == 0
+    assert scalars(tmp_path / "run/tensorboard")["odd \\u{d800}"][0][1] == 1.5
+
+
+def test_a_missing_extra_is_named(tmp_path, monkeypatch, capsys):
+    make_run(tmp_path / "run")
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    assert tensorboard.main([str(tmp_path / "run")]) == 2
+    error = capsys.readouterr().err
+    assert "pip install 'lmhead[tensorboard]'" in error and error.count("\n") == 1
+    assert not (tmp_path / "run/tensorboard").exists()
