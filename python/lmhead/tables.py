@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 
@@ -25,6 +25,11 @@ class Cell:
     @property
     def parts(self) -> tuple[str | Code, ...]:
         return self.words if isinstance(self.words, tuple) else (self.words,)
+
+
+def listed(keys: Iterable[str]) -> tuple[str | Code, ...]:
+    """Keys as code, with commas between."""
+    return tuple(part for key in keys for part in (", ", Code(key)))[1:]
 
 
 def as_cell(entry: Cell | Words) -> Cell:

@@ -37,6 +37,28 @@ def test_a_study_is_told_as_its_rows_have_it(study, monkeypatch):
     assert document.render(statistics, written.stem, commands, plots) == text
 
 
+def test_names_and_descriptions_of_a_study_never_become_markup(monkeypatch):
+    if not (ROOT / ".venv/bin/lmhead").is_file():
+        pytest.skip("lmhead is not installed")
+    monkeypatch.chdir(ROOT)
+    study = ROOT / "studies/does_retention_predict.json"
+    hostile = "<script>alert(1)</script> [x](http://evil.example) `a` **b** | \x1b[31m"
+
+    def spoilt(value, key=""):
+        if isinstance(value, dict):
+            return {name: spoilt(entry, name) for name, entry in value.items()}
+        if isinstance(value, list):
+            return [spoilt(entry, key) for entry in value]
+        return value + hostile if isinstance(value, str) and key not in ("format", "sign") else value
+
+    statistics = spoilt(study_statistics.compute(study, Path("studies/rows"), []))
+    text = document.render(statistics, study.stem, ["lmhead study ```"], [])
+    outside = re.sub(r"(?s)(?<![`\\])(`+)(?!`).*?(?<!`)\1(?!`)", "", text)  # code shows what it holds
+    assert "evil.example" in outside and "\x1b" not in text
+    for opened in (r"<script", r"\]\(http", r"\*\*b", r"(?<!:\\)//"):
+        assert not re.search(r"(?<!\\)" + opened, outside), opened
+
+
 def figures(text: str) -> list[tuple[list[float], list[int]]]:
     """Every difference with its interval, and the decimals of the three numbers."""
     return [

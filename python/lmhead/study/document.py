@@ -8,23 +8,26 @@ from __future__ import annotations
 from typing import Any
 
 from lmhead.formats import compact, difference, duration, fixed, p_value
-from lmhead.study.markdown import table
+from lmhead.study.markdown import block, code, fenced, image, inline, table, words
+from lmhead.tables import Code, Words, listed
 
 
 def arms_section(statistics: dict[str, Any]) -> list[str]:
     searched = any(arm["search"] for arm in statistics["arms"])
     rows = []
     for arm in statistics["arms"]:
-        best = ", ".join(f"`{key}` {compact(value)}" for key, value in arm["searched"].items())
+        best: tuple[str | Code, ...] = ()
+        for key, value in arm["searched"].items():
+            best += (", " if best else "", Code(key), f" {compact(value)}")
         if arm["at_an_edge"]:
-            best += " (at an edge: " + ", ".join(f"`{key}`" for key in arm["at_an_edge"]) + ")"
+            best += (" (at an edge: ", *listed(arm["at_an_edge"]), ")")
         if arm["search"] and not arm["search_finished"]:
-            best += " (still searched)"
+            best += (" (still searched)",)
         notes = [f"{arm['diverged']} diverged"] * bool(arm["diverged"]) + [
             f"{arm['missing']} missing"
         ] * bool(arm["missing"])
         seeds = str(len(arm["seeds"])) + (f" ({', '.join(notes)})" if notes else "")
-        row = [arm["arm"], *([best] if searched else []), seeds, fixed(arm["mean"], 4)]
+        row: list[Words] = [arm["arm"], *([best] if searched else []), seeds, fixed(arm["mean"], 4)]
         row += [fixed(arm["standard_deviation"], 4), compact(arm["flops"]), duration(arm["wall_seconds"])]
         rows.append(row)
     unit = f" ({statistics['unit']})" if statistics["unit"] else ""
@@ -85,7 +88,7 @@ def details_section(statistics: dict[str, Any]) -> list[str]:
         for figure in dict.fromkeys(line["figure"] for one in comparisons for line in one["details"]):
             found = [next((line for line in one["details"] if line["figure"] == figure), None) for one in comparisons]
             first = next(line for line in found if line)
-            row = [f"`{figure}`", fixed(first["baseline_mean"], 4)]
+            row: list[Words] = [Code(figure), fixed(first["baseline_mean"], 4)]
             row += [difference(line["mean_difference"], line["interval"]) if line else "—" for line in found]
             rows.append(row)
         head = ["figure at the end", baseline, *(f"{one['arm']} − {baseline}" for one in comparisons)]
@@ -99,19 +102,19 @@ def details_section(statistics: dict[str, Any]) -> list[str]:
 
 def correlations_section(statistics: dict[str, Any]) -> list[str]:
     """A table for each choice of outcome, step and what is held fixed."""
-    tables: dict[str, list[list[str]]] = {}
+    tables: dict[Words, list[list[Words]]] = {}
     for one in statistics["correlations"]:
         outcome = statistics["outcome"]
         what = f"The final {outcome}" if one["outcome"] == "final" else f"The progress of {outcome} from there"
-        held = [
-            f"{word} {', '.join(f'`{key}`' for key in one[word])}" for word in ("given", "within") if one[word]
-        ]
-        about = f"{what} against the figure at step {one['at_step']}"
-        about += f"; held fixed: {', '.join(held)}:" if held else ":"
+        about: tuple[str | Code, ...] = (f"{what} against the figure at step {one['at_step']}",)
+        held = [(f"{word} ", *listed(one[word])) for word in ("given", "within") if one[word]]
+        for place, part in enumerate(held):
+            about += (", " if place else "; held fixed: ", *part)
+        about += (":",)
         left_out = f" ({one['left_out']} runs left out)" if one["left_out"] else ""
         tables.setdefault(about, []).append(
             [
-                f"`{one['predictor']}`",
+                Code(one['predictor']),
                 f"{one['settings']} of {one['runs']} runs{left_out}",
                 difference(one["rho"], one["interval"]),
                 difference(one["partial_rho"], one["partial_interval"]),
@@ -124,8 +127,8 @@ def correlations_section(statistics: dict[str, Any]) -> list[str]:
         return []
     head = ["figure", "settings", "Spearman's ρ", "ρ, the rest held fixed", "p", "p (Holm)", "verdict"]
     lines = ["## Correlations", ""]
-    for about, rows in tables.items():
-        lines += [about, "", *table(head, rows), ""]
+    for heading, rows in tables.items():
+        lines += [inline(heading), "", *table(head, rows), ""]
     return [
         *lines,
         "Over settings, each the mean of its seeds, of searched and confirmed runs alike; 95 % bootstrap"
@@ -141,7 +144,7 @@ def source_section(statistics: dict[str, Any]) -> list[str]:
         return []
     lines = ["## The source", ""]
     if source.get("paper") or source.get("claim"):
-        lines += [": ".join(str(source[key]) for key in ("paper", "claim") if source.get(key)), ""]
+        lines += [block(": ".join(str(source[key]) for key in ("paper", "claim") if source.get(key))), ""]
     rows = []
     for one in statistics["comparisons"]:
         theirs = one.get("source")
@@ -212,22 +215,22 @@ def render(statistics: dict[str, Any], name: str, commands: list[str], plots: li
     """The document; `plots` are (alternative text, file) pairs."""
     runs = statistics["runs"]
     unfinished = runs["known"] - runs["finished"]
-    lines = [f"# {statistics['study']}", "", statistics["description"], ""]
+    lines = [f"# {block(statistics['study'])}", "", block(statistics["description"]), ""]
     if unfinished > 0:
         lines += [f"**Unfinished: {runs['finished']} of at least {runs['known']} runs are there.**", ""]
     lines += comparisons_section(statistics) + correlations_section(statistics) + arms_section(statistics)
     for alternative, file in plots:
-        lines += [f"![{alternative}]({file})", ""]
+        lines += [image(alternative, file), ""]
     lines += details_section(statistics) + source_section(statistics) + equal_cost_section(statistics) + reach_section(statistics)
     if statistics["limits"]:
-        lines += ["## What this does not show", "", *(f"- {limit}" for limit in statistics["limits"]), ""]
+        lines += ["## What this does not show", "", *(f"- {block(limit)}" for limit in statistics["limits"]), ""]
     lines += ["## How it was run", ""]
     facts = [
         f"{runs['finished']} runs, {runs['diverged']} of them diverged",
         f"{compact(runs['flops'])} training FLOPs, {duration(runs['wall_seconds'])} of training time in all",
         f"threads a run: {', '.join(map(str, runs['threads'])) or 'not known'}",
-        f"study `{statistics['configuration']}`, data {', '.join(f'`{text}`' for text in runs['datasets'])}",
-        f"lmhead {', '.join(runs['versions'])}",
+        f"study {code(statistics['configuration'])}, data {inline(listed(runs['datasets']))}",
+        f"lmhead {words(', '.join(runs['versions']))}",
     ]
     lines += [
         *(f"- {fact}" for fact in facts),
@@ -235,5 +238,5 @@ def render(statistics: dict[str, Any], name: str, commands: list[str], plots: li
         "The runs (finished ones are taken from the rows), and this document from them:",
         "",
     ]
-    lines += ["```", *commands, "```", ""]
+    lines += [*fenced(commands), ""]
     return "\n".join(lines)

@@ -7,6 +7,8 @@ from typing import Any
 
 import matplotlib
 
+from lmhead.formats import visible
+
 matplotlib.use("svg")
 from matplotlib import pyplot  # noqa: E402
 
@@ -28,7 +30,7 @@ DASHES = ["-", "--", ":", "-."]
 
 def plain(text: str) -> str:
     """Text that matplotlib takes as it is."""
-    return text.replace("$", r"\$")
+    return visible(text).replace("$", r"\$")
 
 
 def save(figure: Any, file: Path) -> None:
