@@ -10,11 +10,14 @@
 #include <utility>
 
 #include "lmhead/base/error.h"
+#include "lmhead/base/input_file.h"
 
 namespace lmhead {
 namespace {
 
 namespace fs = std::filesystem;
+
+constexpr std::uintmax_t kMostBytes = std::uintmax_t(4) << 30;  // that are read into memory at once
 
 [[noreturn]] void fail_system(const char* must, const fs::path& path, int error) {
   fail("files", path.string(), " must be ", must, ", got: ", std::strerror(error));
@@ -61,21 +64,7 @@ void sync_directory(const fs::path& directory) {
 
 }  // namespace
 
-std::string read_file(const fs::path& path) {
-  Descriptor descriptor(path, O_RDONLY, "readable");
-  struct stat status{};
-  if (::fstat(descriptor.get(), &status) != 0) fail_system("readable", path, errno);
-  require(!S_ISDIR(status.st_mode), "files", path.string(), " must be a file, got a folder");
-  std::string content;
-  char buffer[1 << 16];
-  while (true) {
-    const ssize_t count = ::read(descriptor.get(), buffer, sizeof buffer);
-    if (count < 0 && errno == EINTR) continue;
-    if (count < 0) fail_system("readable", path, errno);
-    if (count == 0) return content;
-    content.append(buffer, std::size_t(count));
-  }
-}
+std::string read_file(const fs::path& path) { return InputFile(path).read(kMostBytes); }
 
 void replace_file_atomic(const fs::path& path,
                          const std::function<void(const std::function<void(const void*, std::size_t)>&)>& write) {
@@ -139,14 +128,11 @@ void LineLog::sync() {
 }
 
 std::shared_ptr<const MappedFile> MappedFile::open(const fs::path& path) {
-  Descriptor descriptor(path, O_RDONLY, "readable");
-  struct stat status{};
-  if (::fstat(descriptor.get(), &status) != 0) fail_system("readable", path, errno);
-  require(S_ISREG(status.st_mode), "files", path.string(), " must be a regular file, got something else");
-  const auto size = std::size_t(status.st_size);
+  const InputFile file(path);
+  const auto size = std::size_t(file.size());
   void* data = nullptr;
   if (size > 0) {
-    data = ::mmap(nullptr, size, PROT_READ, MAP_SHARED, descriptor.get(), 0);
+    data = ::mmap(nullptr, size, PROT_READ, MAP_SHARED, file.descriptor(), 0);
     if (data == MAP_FAILED) fail_system("mappable", path, errno);
   }
   return std::shared_ptr<const MappedFile>(new MappedFile(static_cast<const std::byte*>(data), size));

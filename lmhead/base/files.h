@@ -10,7 +10,7 @@
 
 namespace lmhead {
 
-/// The whole content of a file. Throws when it cannot be read.
+/// The whole content of a regular file (see InputFile) of at most 4 GiB. Throws when it cannot be read.
 std::string read_file(const std::filesystem::path& path);
 
 /// Replaces `path` by `content`: a reader, or a kill at any moment, sees the old content or the new.

@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "lmhead/base/error.h"
+#include "lmhead/base/printable_text.h"
 
 namespace lmhead {
 namespace {
@@ -16,6 +17,7 @@ constexpr const char* kObject = "an object";
 
 std::string describe_range(const char* type, Range range) {
   std::ostringstream text;
+  text.precision(15);  // sizes are written in all their digits
   text << type;
   if (std::isfinite(range.low)) text << (range.above_low ? " above " : " of at least ") << range.low;
   if (std::isfinite(range.high)) text << (std::isfinite(range.low) ? " and" : "") << " at most " << range.high;
@@ -358,20 +360,10 @@ void apply_override(Json& json, const std::string& assignment) {
   const std::size_t equals = assignment.find('=');
   require(equals != std::string::npos && equals > 0, "config", "an override must read key.path=value, got \"",
           assignment, "\"");
+  require(first_malformed_byte(assignment) == assignment.size(), "config", "an override must be UTF-8, got ",
+          quote_for_message(assignment));
   const std::string text = assignment.substr(equals + 1);
-  Json value = Json::parse(text, nullptr, /*allow_exceptions=*/false);
-  if (value.is_discarded()) value = text;
-  set_at_path(json, assignment.substr(0, equals), value);
-}
-
-Json parse_json(const std::string& text, const std::string& who) {
-  try {
-    return Json::parse(text);
-  } catch (const Json::parse_error& error) {
-    fail(who, "must be valid JSON, got an error at byte ", error.byte);
-  } catch (const Json::exception&) {  // 1e999 is well-formed and still no number
-    fail(who, "must hold numbers that float64 can, got one that it cannot");
-  }
+  set_at_path(json, assignment.substr(0, equals), try_parse_json(text).value_or(Json(text)));
 }
 
 }  // namespace lmhead

@@ -5,16 +5,14 @@
 
 #include <cstdint>
 #include <limits>
-#include <nlohmann/json_fwd.hpp>
 #include <optional>
 #include <string>
 #include <vector>
 
+#include "lmhead/base/json.h"
 #include "lmhead/base/words.h"
 
 namespace lmhead {
-
-using Json = nlohmann::ordered_json;
 
 /// The closed interval that a number must lie in; `above_low` excludes the lower end.
 struct Range {
@@ -124,8 +122,5 @@ void apply_override(Json& json, const std::string& assignment);
 
 /// Sets the value at a dotted path, making objects on the way.
 void set_at_path(Json& json, const std::string& path, const Json& value);
-
-/// Parses JSON text; the error names `who` and the position.
-Json parse_json(const std::string& text, const std::string& who);
 
 }  // namespace lmhead

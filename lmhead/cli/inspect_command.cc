@@ -20,7 +20,7 @@ namespace fs = std::filesystem;
 Json configuration_of(const fs::path& folder) {
   // A checkpoint's configuration is its run's.
   for (const fs::path& file : {folder / "config.json", folder / ".." / ".." / "config.json"})
-    if (fs::is_regular_file(file)) return parse_json(read_file(file), file.lexically_normal().string());
+    if (fs::is_regular_file(file)) return is_trained_model(folder) ? read_json(file) : Json(read_foreign_json(file));
   return nullptr;
 }
 
@@ -65,7 +65,7 @@ int run_inspect(const InspectRequest& request) {
                       {"tensors", list},
                       {"numbers", numbers},
                       {"bytes", bytes}};
-    std::printf("%s\n", all.dump(2, ' ', false, Json::error_handler_t::replace).c_str());
+    std::printf("%s\n", all.dump(2, ' ', /*ensure_ascii=*/true, Json::error_handler_t::replace).c_str());
     return 0;
   }
   std::printf("%s\n", printable_text(path.string()).c_str());

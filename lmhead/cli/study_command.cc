@@ -50,7 +50,7 @@ std::string status_line(const StudyStatus& status) {
 }  // namespace
 
 int run_study(const StudyRequest& request) {
-  const Study study = read_study(parse_json(read_file(request.study), request.study), request.overrides);
+  const Study study = read_study(read_json(request.study), request.overrides);
   const fs::path folder = request.out.empty() ? fs::path("runs") / study.name : fs::path(request.out);
   const fs::path rows = request.rows.empty() ? folder / "rows.jsonl" : fs::path(request.rows);
   RunProcesses processes(request.jobs > 1 ? std::optional(1) : std::nullopt);

@@ -44,7 +44,7 @@ int run_train(const TrainRequest& request) {
   const bool is_run = fs::is_directory(given);
   require(!is_run || request.run.empty(), "train", "--run must not be given with a run folder, got ", request.run);
   const fs::path file = is_run ? given / "config.json" : given;
-  Json json = parse_json(read_file(file), file.string());
+  Json json = read_json(file);
   for (const std::string& assignment : request.overrides) apply_override(json, assignment);
   const fs::path folder = is_run                 ? given
                           : !request.run.empty() ? fs::path(request.run)

@@ -77,12 +77,7 @@ DatasetSplit read_split(const SidecarObject& split, TokenType type, std::int64_t
 }
 
 Dataset read_sidecar(const fs::path& path, std::optional<std::int64_t> model_vocab_size) {
-  std::error_code error;
-  const std::uintmax_t size = fs::file_size(path, error);
-  require(!error && size <= (1U << 24), "data", path.string(), " must be a file of at most 16 MiB");
-  // Without exceptions: a number such as 1e999 is no syntax error and would be thrown as another type.
-  const Json json = Json::parse(read_file(path), nullptr, /*allow_exceptions=*/false);
-  require(!json.is_discarded(), "data", path.string(), " must be valid JSON, got something else");
+  const Json json = read_json(path, /*most=*/1 << 24);
   const SidecarObject sidecar(json, path.string(), "");
   if (sidecar.text("format") != "lmhead-dataset") sidecar.reject("format", "\"lmhead-dataset\"", json["format"]);
   sidecar.integer("version", 1, 1);

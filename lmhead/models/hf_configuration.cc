@@ -1,10 +1,11 @@
 #include "lmhead/models/hf_configuration.h"
 
+#include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
 
 #include "lmhead/base/error.h"
-#include "lmhead/base/files.h"
+#include "lmhead/base/json.h"
 #include "lmhead/base/printable_text.h"
 
 namespace lmhead {
@@ -23,20 +24,14 @@ std::string shown(const nlohmann::json* value) {
 }  // namespace
 
 HfConfiguration HfConfiguration::read(const std::filesystem::path& file) {
-  std::error_code error;
-  const std::uintmax_t bytes = std::filesystem::file_size(file, error);
-  require(error || bytes <= kLargestFile, "checkpoint", file.string(), " must have at most ", kLargestFile,
-          " bytes, got ", bytes);
-  return HfConfiguration(read_file(file), file.string());
+  return HfConfiguration(read_foreign_json(file, kLargestFile), file.string());
 }
 
-HfConfiguration::HfConfiguration(const std::string& text, std::string file) : who_(std::move(file)) {
-  try {
-    root_ = std::make_shared<const nlohmann::json>(nlohmann::json::parse(text));
-  } catch (const nlohmann::json::exception& error) {
-    fail("checkpoint", who_, " must be JSON, got: ", error.what());
-  }
-  object_ = root_.get();
+HfConfiguration::HfConfiguration(const std::string& text, const std::string& file)
+    : HfConfiguration(parse_foreign_json(text, file), file) {}
+
+HfConfiguration::HfConfiguration(nlohmann::json json, std::string file)
+    : root_(std::make_shared<const nlohmann::json>(std::move(json))), object_(root_.get()), who_(std::move(file)) {
   require(object_->is_object(), "checkpoint", who_, " must be an object, got ", shown(object_));
 }
 
@@ -103,6 +98,19 @@ std::vector<std::string> HfConfiguration::texts(const std::string& key) const {
     texts.push_back(item.get<std::string>());
   }
   return texts;
+}
+
+std::vector<std::int64_t> HfConfiguration::integers(const std::string& key) const {
+  const nlohmann::json* value = find(key);
+  std::vector<std::int64_t> integers;
+  if (!value) return integers;
+  const auto add = [&](const nlohmann::json& item) {
+    if (!item.is_number_integer()) refuse(key, "an integer or an array of integers");
+    integers.push_back(item.get<std::int64_t>());
+  };
+  if (!value->is_array()) add(*value);
+  else std::for_each(value->begin(), value->end(), add);
+  return integers;
 }
 
 HfConfiguration HfConfiguration::object(const std::string& key) const {

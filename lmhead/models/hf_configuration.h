@@ -18,7 +18,7 @@ class HfConfiguration {
   /// Reads a config.json of at most 1 MiB.
   static HfConfiguration read(const std::filesystem::path& file);
   /// Parses `text`; `file` opens the messages.
-  HfConfiguration(const std::string& text, std::string file);
+  HfConfiguration(const std::string& text, const std::string& file);
 
   bool has(const std::string& key) const;
   /// Whether the key is there with the value null, which some keys tell from being absent.
@@ -31,12 +31,15 @@ class HfConfiguration {
   std::string text(const std::string& key, std::optional<std::string> fallback = {}) const;
   /// An array of texts.
   std::vector<std::string> texts(const std::string& key) const;
+  /// An integer or several; none where there is no such key.
+  std::vector<std::int64_t> integers(const std::string& key) const;
   /// A nested object.
   HfConfiguration object(const std::string& key) const;
   /// Throws: the value of `key` must be `must`.
   [[noreturn]] void refuse(const std::string& key, const std::string& must) const;
 
  private:
+  HfConfiguration(nlohmann::json json, std::string file);
   HfConfiguration(std::shared_ptr<const nlohmann::json> root, const nlohmann::json* object, std::string who)
       : root_(std::move(root)), object_(object), who_(std::move(who)) {}
   const nlohmann::json* find(const std::string& key) const;

@@ -113,11 +113,13 @@ NamedTensors class_tensors(const Decoder& decoder, const FamilyModel& family) {
 /// How transformers reads the tokenizer; the text of the end token comes from the tokenizer itself.
 Json tokenizer_configuration(const std::string& tokenizer, const HfExportOptions& options) {
   Json json = {{"tokenizer_class", "PreTrainedTokenizerFast"}, {"clean_up_tokenization_spaces", false}};
-  const Json content = parse_json(tokenizer, options.tokenizer->string());
+  const nlohmann::json content = parse_foreign_json(tokenizer, options.tokenizer->string());
   if (!options.end_token || !content.is_object() || !content.contains("added_tokens")) return json;
-  for (const Json& token : content["added_tokens"])
-    if (token.is_object() && token.value("id", Json()) == Json(*options.end_token))
-      json["eos_token"] = token.value("content", Json());
+  for (const nlohmann::json& token : content["added_tokens"]) {
+    const bool is_end = token.is_object() && token.value("id", nlohmann::json()) == *options.end_token;
+    if (is_end && token.contains("content") && token["content"].is_string())
+      json["eos_token"] = token["content"].get<std::string>();
+  }
   return json;
 }
 

@@ -22,9 +22,9 @@ const char* to_string(ModelKind kind);
 struct ModelText {
   bool is_bytes = false;                           // ids 0 to 255 are the bytes themselves
   std::optional<std::filesystem::path> tokenizer;  // a tokenizer.json
-  bool adds_special_tokens = false;                // whether the tokenizer's template belongs around a prompt
   std::optional<std::int64_t> end_of_document;     // what stands between documents
   std::vector<std::int64_t> end_tokens;            // behind which nothing is generated
+  bool adds_special_tokens = false;                // whether the tokenizer's template belongs around a prompt
 };
 
 /// What another program computed, in place of a decoder; the last two may be undefined.

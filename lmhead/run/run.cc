@@ -122,7 +122,7 @@ std::optional<Json> completed_configuration_of(const std::filesystem::path& fold
   const auto file = folder / "config.json";
   if (!std::filesystem::exists(file)) return std::nullopt;
   try {
-    return complete_configuration(parse_json(read_file(file), file.string()));
+    return complete_configuration(read_json(file));
   } catch (const Error&) {
     return std::nullopt;
   }
@@ -151,7 +151,7 @@ bool run_training(const Json& json, const std::filesystem::path& folder, const R
   const Json complete = write_options(configuration);
   // An older version's folder goes on once it says in full what it meant.
   const auto file = folder / "config.json";
-  if (completed_configuration_of(folder) == complete && parse_json(read_file(file), file.string()) != complete)
+  if (completed_configuration_of(folder) == complete && read_json(file) != complete)
     write_file_atomic(file, complete.dump(2) + "\n");
   Trainer trainer(configuration.train, complete, folder);
   add_observers(trainer, configuration);

@@ -147,7 +147,7 @@ void RunProcesses::start(std::size_t ticket, const Json& configuration, const fs
 
 void RunProcesses::read_lines(Child& child, std::vector<RunEvent>& events) {
   for (std::size_t end; (end = child.unread.find('\n')) != std::string::npos; child.unread.erase(0, end + 1)) {
-    const Json line = Json::parse(child.unread.substr(0, end), nullptr, /*allow_exceptions=*/false);
+    const Json line = try_parse_json(child.unread.substr(0, end)).value_or(Json());
     if (!line.is_object()) continue;
     if (line.contains("end"))
       child.last = RunEvent{child.ticket, end_named(line["end"].get<std::string>()), 0, line.value("error", "")};

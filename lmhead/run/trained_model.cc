@@ -19,7 +19,7 @@ namespace fs = std::filesystem;
 
 template <class Options>
 Options read_json_file(const fs::path& file) {
-  return read_options<Options>(parse_json(read_file(file), file.string()), file.string());
+  return read_options<Options>(read_json(file), file.string());
 }
 
 fs::path without_trailing_slash(const fs::path& folder) {
@@ -31,7 +31,7 @@ fs::path without_trailing_slash(const fs::path& folder) {
 bool is_run(const fs::path& folder) {
   const fs::path file = folder / "config.json";
   if (!fs::is_regular_file(file)) return false;
-  const Json json = parse_json(read_file(file), file.string());
+  const nlohmann::json json = read_foreign_json(file);
   return json.is_object() && json.contains("model") && json["model"].is_object() && !json.contains("model_type");
 }
 
@@ -56,7 +56,7 @@ std::vector<std::int64_t> checkpoint_steps(const fs::path& folder) {
 std::int64_t best_step(const fs::path& folder) {
   const fs::path file = folder / "best.json";
   require(fs::is_regular_file(file), "run", file.string(), " must be there for the best checkpoint, got none");
-  const Json json = parse_json(read_file(file), file.string());
+  const Json json = read_json(file);
   const bool has_step = json.is_object() && json.contains("step") && json["step"].is_number_integer();
   require(has_step, "run", file.string(), ": step must be an integer, got ",
           json.is_object() && json.contains("step") ? json["step"].dump() : "none");

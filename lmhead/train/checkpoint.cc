@@ -109,8 +109,7 @@ void CheckpointFolder::remove_superfluous(const TrainingState& state) const {
 TrainingState CheckpointFolder::load(std::int64_t step, const ParameterList& parameters, Optimizer& optimizer,
                                      const NamedTensors& head_gradient) const {
   const fs::path folder = path_of(step);
-  const auto state = read_options<TrainingState>(
-      parse_json(read_file(folder / "state.json"), (folder / "state.json").string()), (folder / "state.json").string());
+  const auto state = read_options<TrainingState>(read_json(folder / "state.json"), (folder / "state.json").string());
   load_parameters(folder / "model.safetensors", parameters);
   read_into(folder / "optimizer.safetensors", optimizer.state());
   if (!head_gradient.empty()) read_into(folder / "head_gradient.safetensors", head_gradient);

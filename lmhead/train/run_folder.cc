@@ -30,7 +30,7 @@ RunFolder::RunFolder(const fs::path& path, const Json& configuration)
       write_file_atomic(file, configuration.dump(2) + "\n");
       return;
     }
-    const Json there = parse_json(read_file(file), file.string());
+    const Json there = read_json(file);
     const std::string difference = first_difference(there, configuration);
     require(difference.empty(), "run", path_.string(),
             " must hold the same configuration or none, got another value of ", difference,
@@ -63,7 +63,7 @@ void RunFolder::write_summary(const Json& summary) const {
 std::optional<Json> read_summary(const fs::path& run_folder) {
   const fs::path file = run_folder / "summary.json";
   if (!fs::exists(file)) return std::nullopt;
-  Json summary = parse_json(read_file(file), file.string());
+  Json summary = read_json(file);
   require(summary.is_object(), "run", file.string(), " must be an object, got ", summary.type_name());
   return summary;
 }
@@ -74,9 +74,9 @@ std::vector<Json> read_log(const fs::path& run_folder) {
   if (!fs::exists(file)) return lines;
   std::istringstream text(read_file(file));
   for (std::string line; std::getline(text, line);) {
-    Json parsed = Json::parse(line, nullptr, /*allow_exceptions=*/false);
-    if (!parsed.is_object() || !parsed.contains("step") || !parsed["step"].is_number_integer()) break;
-    lines.push_back(std::move(parsed));
+    auto parsed = try_parse_json(line);
+    if (!parsed || !parsed->is_object() || !parsed->contains("step") || !(*parsed)["step"].is_number_integer()) break;
+    lines.push_back(std::move(*parsed));
   }
   return lines;
 }

@@ -163,7 +163,7 @@ TEST(MappedFile, EmptyFilesAndFoldersAreNoAccident) {
   const auto file = MappedFile::open(folder / "empty");
   EXPECT_EQ(file->size(), 0u);
   EXPECT_EQ(file->data(), nullptr);
-  EXPECT_ERROR(MappedFile::open(folder.path()), "must be a regular file");
+  EXPECT_ERROR(MappedFile::open(folder.path()), "must be a file, got a folder");
   EXPECT_ERROR(MappedFile::open(folder / "absent"), "must be readable");
 }
 

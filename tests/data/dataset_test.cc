@@ -106,9 +106,15 @@ TEST(Dataset, NamesFileAndKeyOfEverythingWrongInASidecar) {
 TEST(Dataset, RefusesWhatIsNoSidecarAtAll) {
   ScratchFolder folder;
   write_dataset(folder);
-  for (const char* text : {"", "{", "\"\xff\"", "{\"vocab_size\": 1e999}"}) {
+  const std::pair<const char*, const char*> cases[] = {
+      {"", "must be valid JSON, got an error at byte 1"},
+      {"{", "must be valid JSON"},
+      {"\"\xff\"", "must be UTF-8, got a malformed sequence at byte 1"},
+      {"{\"vocab_size\": 1e999}", "must hold numbers that float64 can"},
+      {"{\"version\": 1, \"version\": 1}", "must name a key of an object once, got \"version\" twice"}};
+  for (const auto& [text, error] : cases) {
     write_text(folder / "dataset.json", text);
-    EXPECT_ERROR(open_dataset(folder.path()), "dataset.json must be valid JSON");
+    EXPECT_ERROR(open_dataset(folder.path()), std::string("dataset.json] ") + error);
   }
   write_text(folder / "dataset.json", "[]");
   EXPECT_ERROR(open_dataset(folder.path()), "dataset.json: the whole must be an object, got array");

@@ -56,7 +56,7 @@ TEST(TokenShard, RefusesEmptyOddAndMissingFiles) {
   EXPECT_PRED_FORMAT2(::testing::IsSubstring, "whole ids of 2 bytes, got 3 bytes", open("odd.bin", TokenType::kUint16));
   EXPECT_PRED_FORMAT2(::testing::IsSubstring, "whole ids of 4 bytes, got 3 bytes", open("odd.bin", TokenType::kUint32));
   EXPECT_PRED_FORMAT2(::testing::IsSubstring, "must be readable", open("absent.bin", TokenType::kUint16));
-  EXPECT_PRED_FORMAT2(::testing::IsSubstring, "must be a regular file", open(".", TokenType::kUint16));
+  EXPECT_PRED_FORMAT2(::testing::IsSubstring, "must be a file, got a folder", open(".", TokenType::kUint16));
 }
 
 TEST(TokenShard, ReadsBothHeadersOfLlmC) {

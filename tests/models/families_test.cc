@@ -125,16 +125,27 @@ TEST(Families, WrongValuesNameFileAndKey) {
                  gemma3_with(R"("layer_types":["full_attention"])"));
   EXPECT_REFUSED("layer_types must be an array of texts", gemma3_with(R"("layer_types":[1])"));
   EXPECT_REFUSED("quantization_config must be absent", llama_with(R"("quantization_config":{"bits":4})"));
-  EXPECT_REFUSED("must be JSON", "{");
-  EXPECT_REFUSED("must be JSON", llama_with(R"("rms_norm_eps":1e999)"));
+  EXPECT_REFUSED("must be valid JSON", "{");
+  EXPECT_REFUSED("must hold numbers that float64 can", llama_with(R"("rms_norm_eps":1e999)"));
   EXPECT_REFUSED("must be an object, got an array", "[]");
   EXPECT_REFUSED("model_type must be a text", R"({"model_type":[]})");
 }
 
-TEST(Families, DeepNestingIsNoTrouble) {
+TEST(Families, WholeHeadsAreRotatedWhateverAPartialFactorSays) {
+  EXPECT_EQ(describe(llama_with(R"("head_dim":8,"partial_rotary_factor":0.5)")).decoder.rotaries[0].width, 8);
+  EXPECT_EQ(describe(llama_with(R"("head_dim":8,"partial_rotary_factor":0.01)")).decoder.rotaries[0].width, 8);
+  // The class in transformers fails on both.
+  EXPECT_REFUSED("partial_rotary_factor must be 1 where frequencies are scaled, got 0.5",
+                 llama_with(R"("head_dim":8,"partial_rotary_factor":0.5,"rope_scaling":{"type":"linear","factor":2})"));
+  EXPECT_REFUSED("partial_rotary_factor must be 1 where frequencies are scaled, got 0.25",
+                 llama_with(R"("head_dim":8,"rope_parameters":{"rope_type":"linear","factor":2,"rope_theta":100,)"
+                            R"("partial_rotary_factor":0.25})"));
+}
+
+TEST(Families, DeepNestingIsRefused) {
   const std::string open(100000, '['), close(100000, ']');
-  EXPECT_EQ(error_of(llama_with(R"("auto_map":)" + open + close)), "no error");
-  EXPECT_REFUSED("vocab_size must be an integer", llama_with(R"("vocab_size":)" + open + close));
+  EXPECT_REFUSED("must be nested at most 100 deep", llama_with(R"("auto_map":)" + open + close));
+  EXPECT_REFUSED("vocab_size must be an integer", llama_with(R"("vocab_size":[[]])"));
 }
 
 }  // namespace
