@@ -50,6 +50,19 @@ const Json* split_of(const Json& sidecar, const std::string& name) {
   return nullptr;
 }
 
+/// A tokenizer may know more ids than the head, as long as the text needs none of them.
+void require_known_ids(const TokenShard& shard, std::int64_t vocab_size, const std::string& tokenizer) {
+  std::vector<std::int64_t> ids(kScanTokens);
+  for (std::int64_t at = 0; at < shard.size(); at += kScanTokens) {
+    const std::int64_t count = std::min(kScanTokens, shard.size() - at);
+    shard.copy(at, count, ids.data());
+    const auto wrong =
+        std::find_if(ids.begin(), ids.begin() + count, [&](std::int64_t id) { return id >= vocab_size; });
+    if (wrong != ids.begin() + count)
+      fail(kWho, "the text's tokens must be below the head's ", vocab_size, ", got id ", *wrong, " of ", tokenizer);
+  }
+}
+
 }  // namespace
 
 MeasuredTokens open_measured_tokens(const fs::path& file, std::int64_t vocab_size,
@@ -57,8 +70,7 @@ MeasuredTokens open_measured_tokens(const fs::path& file, std::int64_t vocab_siz
   if (opens_like_llm_c(file))
     return {.ids = TokenShard::open_llm_c(file, vocab_size), .end_of_document = end_of_document};
   const fs::path sidecar_file = file.parent_path() / "dataset.json";
-  const Json sidecar =
-      fs::is_regular_file(sidecar_file) ? parse_json(read_file(sidecar_file), sidecar_file.string()) : Json();
+  const Json sidecar = fs::is_regular_file(sidecar_file) ? read_json(sidecar_file) : Json();
   const Json* split = split_of(sidecar, file.filename().string());
   if (!split) {
     const TokenType type = vocab_size > 65536 ? TokenType::kUint32 : TokenType::kUint16;
@@ -67,9 +79,6 @@ MeasuredTokens open_measured_tokens(const fs::path& file, std::int64_t vocab_siz
   const std::string type = member(sidecar, "token_type", sidecar_file, is_text, "a text").get<std::string>();
   require(type == "uint16" || type == "uint32", kWho, sidecar_file.string(),
           ": token_type must be \"uint16\" or \"uint32\", got \"", type, '"');
-  const auto ids = member(sidecar, "vocab_size", sidecar_file, is_count, "a count").get<std::int64_t>();
-  require(ids <= vocab_size, kWho, "the dataset's vocabulary must fit the head's ", vocab_size, " tokens, got ", ids,
-          " in ", sidecar_file.string());
   MeasuredTokens tokens{
       .ids = TokenShard::open_headerless(file, type == "uint16" ? TokenType::kUint16 : TokenType::kUint32, vocab_size)};
   const auto bytes = member(*split, "bytes", sidecar_file, is_count, "a count").get<double>();
@@ -81,11 +90,13 @@ MeasuredTokens open_measured_tokens(const fs::path& file, std::int64_t vocab_siz
 
 MeasuredTokens open_tokenized_text(const fs::path& folder, std::int64_t vocab_size) {
   const fs::path file = folder / "tokens.json";
-  const Json json = parse_json(read_file(file), file.string());
-  const auto ids = member(json, "vocab_size", file, is_count, "a count").get<std::int64_t>();
-  require(ids <= vocab_size, kWho, "the tokenizer's vocabulary must fit the head's ", vocab_size, " tokens, got ", ids,
-          " in ", member(json, "tokenizer", file, is_text, "a text").get<std::string>());
-  MeasuredTokens tokens{.ids = TokenShard::open_headerless(folder / "tokens.bin", TokenType::kUint32, vocab_size),
+  const Json json = read_json(file);
+  const fs::path ids = folder / "tokens.bin";
+  const auto known = member(json, "vocab_size", file, is_count, "a count").get<std::int64_t>();
+  if (known > vocab_size)
+    require_known_ids(TokenShard::open_headerless(ids, TokenType::kUint32, known), vocab_size,
+                      member(json, "tokenizer", file, is_text, "a text").get<std::string>());
+  MeasuredTokens tokens{.ids = TokenShard::open_headerless(ids, TokenType::kUint32, vocab_size),
                         .lengths = TokenShard::open_headerless(folder / "lengths.bin", TokenType::kUint32,
                                                                std::numeric_limits<std::int64_t>::max())};
   for (const Json& count : member(json, "document_tokens", file, is_array, "a list")) {

@@ -8,6 +8,7 @@ namespace lmhead {
 namespace {
 
 constexpr std::int64_t kMostLayers = 4096;
+constexpr const char* kPartial = "partial_rotary_factor";
 
 RotaryScaling read_scaling_type(const HfConfiguration& scaling) {
   const std::string type = scaling.text("rope_type", scaling.text("type", "default"));
@@ -51,17 +52,22 @@ RotarySpecification read_rotary(const HfConfiguration& configuration, std::int64
   };
   RotarySpecification rotary;
   rotary.theta = value("rope_theta", defaults.theta_key, defaults.theta);
-  const double share = value("partial_rotary_factor", defaults.partial_key, defaults.partial_rotary_factor);
-  rotary.width = std::int64_t(double(head_dim) * std::min(share, 1.0));
+  const bool is_partial = !defaults.partial_key.empty();
+  const std::string partial_key = is_partial ? defaults.partial_key : kPartial;
+  const double share = value(kPartial, partial_key, defaults.partial_rotary_factor);
+  const auto rotated = std::int64_t(double(head_dim) * std::min(share, 1.0));
+  rotary.width = is_partial ? rotated : head_dim;
   if (rotary.width < 2 || rotary.width % 2 != 0) {
     configuration.refuse(
-        share < 1 ? defaults.partial_key : "head_dim",
+        is_partial && share < 1 ? partial_key : "head_dim",
         "such that an even number of a head's elements is rotated, not " + std::to_string(rotary.width));
   }
   if (!found) return rotary;
   const HfConfiguration& parameters = *found;
   rotary.scaling = read_scaling_type(parameters);
   if (rotary.scaling == RotaryScaling::kNone) return rotary;
+  if (rotary.width != rotated)
+    (parameters.has(kPartial) ? parameters : configuration).refuse(kPartial, "1 where frequencies are scaled");
   rotary.factor = parameters.positive("factor");
   if (rotary.scaling == RotaryScaling::kLinear) return rotary;
   rotary.low_freq_factor = parameters.positive("low_freq_factor");

@@ -25,10 +25,14 @@ Activation read_activation(const HfConfiguration& configuration, const std::stri
 
 /// The rotary frequencies, in the old keys (`rope_theta`, `rope_scaling`) or the new (`rope_parameters`, per
 /// `layer_type` where that is given). Throws on a scaling that is not known.
+///
+/// In transformers a family that rotates whole heads takes no notice of a partial_rotary_factor, unless frequencies are
+/// scaled: then it fails, and so does this.
 struct RotaryDefaults {
   double theta = 10000;
   double partial_rotary_factor = 1;
-  std::string theta_key = "rope_theta", partial_key = "partial_rotary_factor";
+  std::string theta_key = "rope_theta";
+  std::string partial_key;  // the old name of partial_rotary_factor; empty: the family rotates whole heads
   std::string layer_type;
   bool has_scaling = true;  // whether the old `rope_scaling` is meant for these layers
 };

@@ -160,11 +160,11 @@ std::string message_of(const Act& act) {
   return "";
 }
 
-TEST_F(Measurement, ATokenizerLargerThanTheHeadIsRefusedNamingBoth) {
-  const auto folder = write_text({1, 2}, {1, 1}, {2}, 300);
+TEST_F(Measurement, IdsAreCheckedAndNotVocabularies) {
+  EXPECT_EQ(read_all(open_tokenized_text(write_text({1, 255}, {1, 1}, {2}, 300), 256), {}).scored.size(), 1);
+  const auto folder = write_text({1, 256}, {1, 1}, {2}, 300);
   const std::string message = message_of([&] { open_tokenized_text(folder, 256); });
-  EXPECT_NE(message.find("256"), message.npos) << message;
-  EXPECT_NE(message.find("300 in some/tokenizer.json"), message.npos) << message;
+  EXPECT_NE(message.find("below the head's 256, got id 256 of some/tokenizer.json"), message.npos) << message;
 }
 
 TEST_F(Measurement, FeaturesOfAnotherProgramNameWhatIsWrongWithThem) {

@@ -36,6 +36,10 @@ CASES = {
     "llama3_scaling": ("LlamaConfig", dict(SIZES, head_dim=16, rope_parameters=LLAMA3)),
     "llama_linear_scaling": ("LlamaConfig", dict(SIZES, rope_parameters=dict(rope_type="linear", factor=4.0,
                                                                              rope_theta=10000.0))),
+    # Whole heads are rotated all the same.
+    "llama_partial": ("LlamaConfig", dict(SIZES, head_dim=8, partial_rotary_factor=0.5)),
+    "qwen3_partial": ("Qwen3Config", dict(SIZES, head_dim=8, rope_parameters=dict(
+        rope_type="default", rope_theta=100.0, partial_rotary_factor=0.25))),
     "mistral_window": ("MistralConfig", dict(SIZES, sliding_window=6)),
     "mistral": ("MistralConfig", dict(SIZES, sliding_window=None)),
     "qwen2": ("Qwen2Config", SIZES),
