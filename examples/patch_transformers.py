@@ -15,14 +15,23 @@ from transformers.modeling_outputs import CausalLMOutput
 import lmhead
 
 
+def linear_head(model: torch.nn.Module) -> torch.nn.Linear:
+    """The head, where all that it does is to multiply by its weight."""
+    head = model.get_output_embeddings()
+    if isinstance(head, torch.nn.Linear) and getattr(head.forward, "__func__", None) is torch.nn.Linear.forward:
+        return head
+    raise TypeError(
+        f"[train_without_logits] the head must be a Linear layer and nothing more, got {type(head).__module__}."
+        f"{type(head).__name__}; leave it out of an adapter's target_modules, or train with logits"
+    )
+
+
 def train_without_logits(model: torch.nn.Module) -> torch.nn.Module:
     """Patches this model, in place, whose head is a linear map (with a soft-cap or scale) of the last hidden state.
 
     Not for models that add terms of their own to the loss, as mixtures of experts do for their router.
     """
-    head = model.get_output_embeddings()
-    if not isinstance(head, torch.nn.Linear):
-        raise TypeError(f"[train_without_logits] the head must be a Linear layer, got {type(head).__name__}")
+    linear_head(model)
     forward = type(model).forward
     config = model.config.get_text_config()
     softcap = getattr(config, "final_logit_softcapping", None) or 0.0
@@ -34,7 +43,7 @@ def train_without_logits(model: torch.nn.Module) -> torch.nn.Module:
         if labels is None or not self.training:
             return forward(self, input_ids=input_ids, labels=labels, num_items_in_batch=num_items_in_batch, **inputs)
         hidden = self.base_model(input_ids=input_ids, **inputs).last_hidden_state
-        head = self.get_output_embeddings()
+        head = linear_head(self)  # looked at each time: adapters and others put layers of theirs in its place
         # The token at t is predicted from the positions before it; the last position has no target.
         targets = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=-100)
         loss = lmhead.linear_cross_entropy(

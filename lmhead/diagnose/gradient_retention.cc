@@ -3,6 +3,7 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/arange.h>
+#include <ATen/ops/tensor.h>
 
 #include <algorithm>
 #include <cmath>
@@ -100,6 +101,21 @@ GradientRetentionResult GradientRetention::compute() const {
 void GradientRetention::reset() {
   tokens_ = 0;
   total_ = retained_ = gradient_square_ = step_square_ = 0;
+}
+
+at::Tensor GradientRetention::sums() const {
+  return at::tensor(std::vector<double>{double(tokens_), total_, retained_, gradient_square_, step_square_},
+                    at::kDouble);
+}
+
+void GradientRetention::add_sums(const at::Tensor& sums) {
+  require(sums.dim() == 1 && sums.size(0) == 5 && sums.scalar_type() == at::kDouble, kWho,
+          "sums must be float64 [5], got ", sums.scalar_type(), " ", sums.sizes());
+  tokens_ += sums[0].item<std::int64_t>();
+  total_ += sums[1].item<double>();
+  retained_ += sums[2].item<double>();
+  gradient_square_ += sums[3].item<double>();
+  step_square_ += sums[4].item<double>();
 }
 
 GradientRetentionResult measure_gradient_retention(const LinearMap& map, const at::Tensor& hidden,

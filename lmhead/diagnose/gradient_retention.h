@@ -54,6 +54,10 @@ class GradientRetention {
   GradientRetentionResult compute() const;
   void reset();
 
+  /// All that was added so far, [5] float64; `add_sums` under the same head goes on from it.
+  at::Tensor sums() const;
+  void add_sums(const at::Tensor& sums);
+
   const HeadSpace& head_space() const { return *head_space_; }
 
  private:

@@ -36,6 +36,8 @@ class RetentionClass : public torch::CustomClassHolder {
     return figures;
   }
   void reset() { retention_.reset(); }
+  at::Tensor sums() const { return retention_.sums(); }
+  void add_sums(const at::Tensor& sums) { retention_.add_sums(sums); }
 
  private:
   GradientRetention retention_;
@@ -47,7 +49,10 @@ TORCH_LIBRARY_FRAGMENT(lmhead, library) {
       .def("update", [](const c10::intrusive_ptr<RetentionClass>& self, const at::Tensor& hidden,
                         const at::Tensor& targets) { return self->update(hidden, targets); })
       .def("compute", [](const c10::intrusive_ptr<RetentionClass>& self) { return self->compute(); })
-      .def("reset", [](const c10::intrusive_ptr<RetentionClass>& self) { self->reset(); });
+      .def("reset", [](const c10::intrusive_ptr<RetentionClass>& self) { self->reset(); })
+      .def("sums", [](const c10::intrusive_ptr<RetentionClass>& self) { return self->sums(); })
+      .def("add_sums",
+           [](const c10::intrusive_ptr<RetentionClass>& self, const at::Tensor& sums) { self->add_sums(sums); });
 }
 
 }  // namespace

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +12,11 @@ from lmhead import ops as _ops  # noqa: F401  (loads the library that has the cl
 
 __all__ = ["GradientRetention", "measure"]
 
+# What a tokenizer can return besides.
+_NOT_FOR_MODELS = ("special_tokens_mask", "offset_mapping", "overflow_to_sample_mapping", "length")
+
+Batch = Tensor | Sequence[Any] | Mapping[str, Any]
+
 
 class GradientRetention:
     """How much of the logit gradient a linear head lets through, accumulated over batches.
@@ -19,7 +24,8 @@ class GradientRetention:
     ``logits = softcap(logit_scale * (hidden @ weight.T + bias))``; the figures and their formulae are in
     ``docs/glossary.md``. The weight is looked at once: make a new object where it has changed. Memory: D x D float64, a
     block of logits, and one copy of the weight where it is ill-conditioned or narrower than float32. Arithmetic: float32
-    products (float64 for a float64 weight), float64 Gram matrix and sums. On the CPU.
+    products (float64 for a float64 weight), float64 Gram matrix and sums. On the CPU; tensors of other devices are copied
+    there. Pickles and deep copies hold the weight and the sums so far.
 
     Args:
         weight: [V, D] of any floating type.
@@ -38,21 +44,28 @@ class GradientRetention:
         logit_softcap: float = 0.0,
         center_weight: bool = False,
     ) -> None:
-        self._native = torch.classes.lmhead.GradientRetention(
+        self._arguments = (
             weight.detach().cpu(),
             None if bias is None else bias.detach().cpu(),
             float(logit_scale),
             float(logit_softcap),
-            center_weight,
+            bool(center_weight),
         )
+        self._native = torch.classes.lmhead.GradientRetention(*self._arguments)
 
     def update(self, hidden: Tensor, targets: Tensor) -> Tensor:
-        """Adds features [..., D] with targets [...] (-100: left out).
+        """Adds features [..., D] with integer targets [...] (-100: left out).
 
-        Returns the retained share of each counted token's squared gradient, [n] float64.
+        Returns the retained share of each counted token's squared gradient, [n] float64; NaN where that gradient is zero.
         """
-        hidden = hidden.detach().cpu()
-        return self._native.update(hidden.reshape(-1, hidden.shape[-1]), targets.detach().cpu().reshape(-1))
+        if hidden.dim() == 0 or targets.shape != hidden.shape[:-1]:
+            raise ValueError(
+                f"[gradient_retention] targets must have the shape {tuple(hidden.shape[:-1])} that goes with hidden, "
+                f"got {tuple(targets.shape)}"
+            )
+        _check_integers("[gradient_retention] targets", targets)
+        targets = targets.detach().to("cpu", torch.int64)
+        return self._native.update(hidden.detach().cpu().reshape(-1, hidden.shape[-1]), targets.reshape(-1))
 
     def compute(self) -> dict[str, float]:
         """Every figure over all tokens so far, by its name in the glossary. Raises where there was no token."""
@@ -63,28 +76,44 @@ class GradientRetention:
         """Forgets every token; the weight stays."""
         self._native.reset()
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {"arguments": self._arguments, "sums": self._native.sums()}
 
-def measure(model: torch.nn.Module, batches: Iterable[Tensor | Mapping[str, Any]], **options: Any) -> dict[str, float]:
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._arguments = tuple(state["arguments"])
+        self._native = torch.classes.lmhead.GradientRetention(*self._arguments)
+        self._native.add_sums(state["sums"])
+
+
+def measure(model: torch.nn.Module, batches: Iterable[Batch], **options: Any) -> dict[str, float]:
     """Measures the gradient retention of a causal language model of `transformers`.
 
     The output embedding, a logit soft-cap or scale, and the features that enter the head are found through the model's
     configuration and a hook; on the first batch the logits that follow from them are compared with the model's own, and a
     model whose head is something else is refused rather than measured wrongly.
 
+    A token counts where the position before it predicts it: both are inside ``attention_mask``, where there is one, and
+    ``position_ids``, where there are some, go on from the one to the other (rows of several documents begin again at 0).
+
     Args:
         model: a causal language model with ``get_output_embeddings()``.
-        batches: token ids [B, T], or mappings with ``input_ids`` and perhaps ``attention_mask`` and ``labels`` (-100:
-            left out). Targets are the labels, or else the ids, one position on; nothing crosses a row.
+        batches: token ids [B, T] or [T], as a tensor or as lists, or mappings (a ``BatchEncoding`` is one) with
+            ``input_ids`` and perhaps ``attention_mask``, ``position_ids`` and ``labels``, each [B, T] or [T]. Targets are
+            the labels (-100: left out), or else the ids, one position on; nothing crosses a row.
         options: keyword arguments of :class:`GradientRetention`, such as ``center_weight``.
     """
     head = model.get_output_embeddings()
     if head is None or getattr(head, "weight", None) is None or head.weight.dim() != 2:
         raise ValueError("[measure] the model must have a linear output embedding, got " + type(head).__name__)
+    if isinstance(batches, Mapping):
+        raise ValueError("[measure] batches must be an iterable of batches, got a mapping: put one batch into a list")
     config = model.config.get_text_config() if hasattr(model.config, "get_text_config") else model.config
     softcap = float(getattr(config, "final_logit_softcapping", None) or 0.0)
     scale = float(getattr(config, "logit_scale", None) or 1.0) / float(getattr(config, "logits_scaling", None) or 1.0)
     bias = getattr(head, "bias", None)
     retention = GradientRetention(head.weight, bias, logit_scale=scale, logit_softcap=softcap, **options)
+    embedding = model.get_input_embeddings() if hasattr(model, "get_input_embeddings") else None
+    known_ids = getattr(embedding, "num_embeddings", None)
 
     features: list[Tensor] = []
     hook = head.register_forward_pre_hook(lambda _, inputs: features.append(inputs[0].detach()))
@@ -93,35 +122,103 @@ def measure(model: torch.nn.Module, batches: Iterable[Tensor | Mapping[str, Any]
     checked = False
     try:
         for batch in batches:
-            inputs = {"input_ids": batch} if isinstance(batch, Tensor) else dict(batch)
-            labels = inputs.pop("labels", inputs["input_ids"]).clone()
-            mask = inputs.get("attention_mask")
-            if mask is not None:
-                labels[mask == 0] = -100
+            inputs, targets = _inputs_and_targets(batch, known_ids, head.weight.device)
+            if targets.numel() == 0:
+                continue
             features.clear()
             with torch.no_grad():
                 logits = model(**inputs).logits
-            if len(features) != 1 or features[0].shape[:-1] != labels.shape:
+            if len(features) != 1 or features[0].shape[:-1] != inputs["input_ids"].shape:
                 raise ValueError("[measure] the head must be applied once to every position, got another use of it")
-            if not checked:
-                _check_head(features[0], logits, head.weight, bias, scale, softcap)
+            counted = targets != -100
+            hidden = features[0][:, :-1][counted]
+            if not checked and hidden.shape[0] > 0:
+                _check_head(hidden[-8:], logits[:, :-1][counted][-8:], head.weight, bias, scale, softcap)
                 checked = True
-            retention.update(features[0][:, :-1], labels[:, 1:].to(torch.int64))
+            retention.update(hidden, targets[counted])
     finally:
         hook.remove()
         model.train(was_training)
     return retention.compute()
 
 
+def _inputs_and_targets(batch: Batch, known_ids: int | None, device: torch.device) -> tuple[dict[str, Any], Tensor]:
+    """What the model takes, in rows, and what each position but the last predicts, [B, T - 1] (-100: nothing that counts)."""
+    inputs = dict(batch) if isinstance(batch, Mapping) else {"input_ids": batch}
+    for name in _NOT_FOR_MODELS:
+        inputs.pop(name, None)
+    if "input_ids" not in inputs:
+        raise ValueError(f"[measure] a batch must have input_ids, got {', '.join(map(str, inputs)) or 'nothing'}")
+    ids = inputs["input_ids"] = _rows("input_ids", inputs["input_ids"], device)
+    if ids.numel() > 0 and known_ids is not None and not 0 <= int(ids.min()) <= int(ids.max()) < known_ids:
+        wrong = int(ids.min()) if int(ids.min()) < 0 else int(ids.max())
+        raise ValueError(f"[measure] input_ids must be at least 0 and below the model's {known_ids} tokens, got {wrong}")
+
+    def take(name: str) -> Tensor | None:
+        if inputs.get(name) is None:
+            return None
+        rows = _rows(name, inputs[name], device)
+        if name == "position_ids" and rows.shape[0] == 1:  # one row for all
+            rows = rows.expand_as(ids) if rows.shape[1] == ids.shape[1] else rows
+        if rows.shape != ids.shape:
+            raise ValueError(f"[measure] {name} must have the shape {tuple(ids.shape)} of input_ids, got {tuple(rows.shape)}")
+        inputs[name] = rows
+        return rows
+
+    labels, mask, positions = take("labels"), take("attention_mask"), take("position_ids")
+    take("token_type_ids")
+    inputs.pop("labels", None)
+    targets = (ids if labels is None else labels)[:, 1:].clone()
+    if mask is not None:
+        targets[(mask[:, 1:] == 0) | (mask[:, :-1] == 0)] = -100
+    if positions is not None:
+        targets[positions[:, 1:] != positions[:, :-1] + 1] = -100
+    for name, value in inputs.items():
+        if isinstance(value, Tensor):
+            inputs[name] = value.to(device)
+    return inputs, targets
+
+
+def _rows(name: str, value: Any, device: torch.device) -> Tensor:
+    """Integers [B, T]; a [T] becomes one row."""
+    if not isinstance(value, Tensor):
+        try:
+            value = torch.as_tensor(value)
+        except (TypeError, ValueError, RuntimeError):
+            raise ValueError(f"[measure] {name} must be integers [B, T] or [T], got {_kind(value)}") from None
+    if value.dim() not in (1, 2):
+        raise ValueError(f"[measure] {name} must be [B, T] or [T], got {tuple(value.shape)}")
+    if name == "attention_mask":  # which some have in floating numbers
+        value = value != 0
+    _check_integers(f"[measure] {name}", value)
+    value = value.to(device, torch.int64)
+    return value if value.dim() == 2 else value.unsqueeze(0)
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, Sequence) and not isinstance(value, str) and len({_length(row) for row in value}) > 1:
+        return "rows of different lengths: pad them, with an attention_mask"
+    return type(value).__name__
+
+
+def _length(row: Any) -> int | None:
+    return len(row) if isinstance(row, Sequence) else None
+
+
+def _check_integers(what: str, tensor: Tensor) -> None:
+    if tensor.is_floating_point() or tensor.is_complex():
+        raise ValueError(f"{what} must be integers, got {tensor.dtype}")
+
+
 def _check_head(
     features: Tensor, logits: Tensor, weight: Tensor, bias: Tensor | None, scale: float, softcap: float
 ) -> None:
-    """Raises unless the last position's logits are those of the linear map that will be measured."""
+    """Raises unless `logits` [n, V] are those of the linear map that will be measured, for `features` [n, D]."""
     with torch.no_grad():
-        expected = torch.nn.functional.linear(features[:, -1], weight, bias).float() * scale
+        expected = torch.nn.functional.linear(features, weight, bias).float() * scale
     if softcap > 0:
         expected = softcap * torch.tanh(expected / softcap)
-    got = logits[:, -1].float()
+    got = logits.float()
     # A few roundings of the model's own type.
     tolerance = 8 * torch.finfo(logits.dtype).eps * float(got.abs().max().clamp_min(1))
     if not torch.allclose(got, expected, rtol=0, atol=max(tolerance, 1e-5)):

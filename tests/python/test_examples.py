@@ -87,6 +87,35 @@ def test_a_patched_model_evaluates_and_copies_like_any_other():
     assert torch.equal(patched(**inputs).logits, model(**inputs).logits)
 
 
+@pytest.mark.parametrize("on_head", [False, True])
+def test_an_adapter_added_after_patching_trains_with_the_same_loss_or_is_refused(on_head):
+    peft = pytest.importorskip("peft")
+    model = tiny("llama")
+    patched = load("patch_transformers").train_without_logits(copy.deepcopy(model))
+    configuration = peft.LoraConfig(r=2, target_modules=["q_proj"] + (["lm_head"] if on_head else []), lora_dropout=0.0,
+                                    init_lora_weights=False)  # the delta is no zero
+    adapted = []
+    for each in (model, patched):
+        torch.manual_seed(0)
+        adapted.append(peft.get_peft_model(each, configuration).train())
+    expected = adapted[0](**batch()).loss
+    if on_head:
+        with pytest.raises(TypeError, match="must be a Linear layer and nothing more, got peft"):
+            adapted[1](**batch())
+    else:
+        torch.testing.assert_close(adapted[1](**batch()).loss, expected)
+
+
+def test_a_head_that_computes_its_weight_is_used_as_it_computes_it():
+    model = tiny("llama")
+    patched = load("patch_transformers").train_without_logits(copy.deepcopy(model))
+    for each in (model, patched):
+        torch.nn.utils.parametrizations.weight_norm(each.lm_head)
+    expected, got = (loss_and_gradients(each, **batch()) for each in (model, patched))
+    for name, value in expected.items():
+        torch.testing.assert_close(got[name], value, rtol=1e-5, atol=2e-6 * float(value.abs().max()) + 1e-9, msg=name)
+
+
 def test_trainer_takes_a_patched_model(tmp_path):
     pytest.importorskip("accelerate")
     examples = batch()
