@@ -4,6 +4,8 @@
 #include <cstdlib>
 #include <iostream>
 
+#include "lmhead/base/printable_text.h"
+
 namespace lmhead {
 namespace {
 
@@ -124,7 +126,7 @@ Request parse_command_line(int argument_count, char** arguments) {
       throw CLI::RequiredError("one of --prompt and --prompt-ids");
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) std::exit(app.exit(error));  // help and version
-    std::cerr << "[lmhead] " << error.what() << " (see lmhead";
+    std::cerr << "[lmhead] " << printable_text(error.what()) << " (see lmhead";
     for (const CLI::App* verb : app.get_subcommands()) std::cerr << ' ' << verb->get_name();
     std::cerr << " --help)\n";
     std::exit(2);

@@ -2,6 +2,7 @@
 #include <filesystem>
 
 #include "lmhead/base/error.h"
+#include "lmhead/base/printable_text.h"
 #include "lmhead/cli/commands.h"
 #include "lmhead/models/hf_export.h"
 #include "lmhead/run/trained_model.h"
@@ -20,7 +21,7 @@ int run_export(const ExportRequest& request) {
                                                 {.max_position_embeddings = model.max_position_embeddings,
                                                  .end_token = text.end_of_document,
                                                  .tokenizer = text.tokenizer});
-  std::printf("%s: %s after %lld steps%s\n", request.folder.c_str(), architecture.c_str(),
+  std::printf("%s: %s after %lld steps%s\n", printable_text(request.folder).c_str(), architecture.c_str(),
               static_cast<long long>(*model.step), text.tokenizer ? ", with its tokenizer" : "");
   if (!text.tokenizer)
     std::fprintf(stderr, "[export] no tokenizer was written: %s\n",

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "lmhead/base/printable_text.h"
 #include "lmhead/base/words.h"
 #include "lmhead/cli/command_line.h"
 
@@ -53,9 +54,9 @@ int main(int argument_count, char** arguments) {
     std::vector<std::string> verbs = native;
     verbs.insert(verbs.end(), {"prepare", "report", "study-document", "leaderboard", "tensorboard", "evaluate"});
     const std::string nearest = lmhead::nearest_word(verb, verbs);
-    std::cerr << "[lmhead] the verb must be one that `lmhead --help` lists or a program lmhead-" << verb
-              << " on the path, got \"" << verb << '"' << (nearest.empty() ? "" : ", did you mean " + nearest + "?")
-              << '\n';
+    std::cerr << "[lmhead] the verb must be one that `lmhead --help` lists or a program lmhead-"
+              << lmhead::printable_text(verb) << " on the path, got \"" << lmhead::printable_text(verb) << '"'
+              << (nearest.empty() ? "" : ", did you mean " + nearest + "?") << '\n';
     return 2;
   }
   lmhead::parse_command_line(argument_count, arguments);

@@ -2,10 +2,13 @@
 #include <malloc.h>
 
 #include <exception>
+#include <filesystem>
 #include <iostream>
 #include <string>
 
 #include "lmhead/base/error.h"
+#include "lmhead/base/memory.h"
+#include "lmhead/base/printable_text.h"
 #include "lmhead/cli/commands.h"
 #include "lmhead/cli/python_program.h"
 
@@ -19,6 +22,12 @@ int dispatch(const lmhead::InspectRequest& request) { return lmhead::run_inspect
 int dispatch(const lmhead::ExportRequest& request) { return lmhead::run_export(request); }
 int dispatch(const lmhead::SampleRequest& request) { return lmhead::run_sample(request); }
 
+/// Says in one line, with nothing that a terminal obeys, why the command ends.
+int end_with(int exit_code, const std::string& line) {
+  std::cerr << lmhead::printable_text(line) << '\n';
+  return exit_code;
+}
+
 }  // namespace
 
 int main(int argument_count, char** arguments) {
@@ -30,14 +39,16 @@ int main(int argument_count, char** arguments) {
   try {
     return std::visit([](const auto& chosen) { return dispatch(chosen); }, request);
   } catch (const lmhead::Error& error) {
-    std::cerr << error.what() << '\n';
-    return 2;
+    return end_with(2, error.what());
   } catch (const lmhead::ProgramFailed& failed) {
     return failed.exit_code;  // it has said why
+  } catch (const std::filesystem::filesystem_error& error) {
+    return end_with(2, "[files] " + error.path1().string() + " must be accessible, got: " + error.code().message());
   } catch (const std::exception& error) {
-    // Not one of ours: a defect, or a library's own refusal. Its first line says what, the rest is a stack.
     const std::string text = error.what();
-    std::cerr << "[lmhead] an operation failed: " << text.substr(0, text.find('\n')) << '\n';
-    return 1;
+    if (lmhead::is_memory_failure(error))
+      return end_with(2, "[lmhead] memory must hold what was asked for, got an allocation that failed");
+    // Not one of ours: a defect, or a library's own refusal. Its first line says what, the rest is a stack.
+    return end_with(1, "[lmhead] an operation failed: " + text.substr(0, text.find('\n')));
   }
 }

@@ -184,7 +184,9 @@ CrossEntropyForward tiled_forward(const CrossEntropyArguments& arguments, const 
     double sum = 0;
     for (std::int64_t row = 0; row < size; ++row) sum += loss[row];
     result.loss = at::empty({}, type);
-    result.loss.fill_(sum / kept.denominator());
+    const double mean = sum / kept.denominator();
+    // A float64 beyond float32 is an infinite loss; ATen would refuse to fill with it.
+    result.loss.fill_(result.loss.scalar_type() == at::kDouble ? mean : double(float(mean)));
   }
   result.gradients = kept.gradients(pass, wanted);
   result.filter = {pass.tiles_seen, pass.tiles_skipped, std::sqrt(pass.skipped_square_sum)};

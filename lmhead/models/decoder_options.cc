@@ -6,18 +6,24 @@
 
 namespace lmhead {
 
+namespace {
+// Beyond any model, and small enough that no product of sizes leaves 64 bits.
+constexpr double kMostWidth = 1 << 20, kMostInnerWidth = 1 << 24, kMostLayers = 4096, kMostTokens = 2147483647;
+}  // namespace
+
 void DecoderOptions::visit_fields(FieldVisitor& visitor) {
-  visitor.field("hidden_size", hidden_size, "D, the width of the features", at_least(1));
+  visitor.field("hidden_size", hidden_size, "D, the width of the features", between(1, kMostWidth));
   visitor.field("intermediate_size", intermediate_size,
                 "inner width of the MLP; null: 4 D for gelu, 8/3 D rounded up to a multiple of 4 for swiglu",
-                at_least(1));
+                between(1, kMostInnerWidth));
   visitor.field("num_hidden_layers", num_hidden_layers,
-                "decoder blocks; with 0 and no norm the model is an embedding and a head", at_least(0));
-  visitor.field("num_attention_heads", num_attention_heads, "query heads", at_least(1));
+                "decoder blocks; with 0 and no norm the model is an embedding and a head", between(0, kMostLayers));
+  visitor.field("num_attention_heads", num_attention_heads, "query heads", between(1, kMostWidth));
   visitor.field("num_key_value_heads", num_key_value_heads, "key and value heads; null: as many as query heads",
-                at_least(1));
-  visitor.field("head_dim", head_dim, "width of a head; null: hidden_size / num_attention_heads", at_least(1));
-  visitor.field("vocab_size", vocab_size, "V; null: the dataset's", at_least(1));
+                between(1, kMostWidth));
+  visitor.field("head_dim", head_dim, "width of a head; null: hidden_size / num_attention_heads",
+                between(1, kMostWidth));
+  visitor.field("vocab_size", vocab_size, "V; null: the dataset's", between(1, kMostTokens));
   visitor.field("norm", norm, "normalisation of the features", {"rmsnorm", "layernorm", "none"});
   visitor.field("norm_eps", norm_eps, "added to the mean square or variance", above(0));
   visitor.field("norm_position", norm_position,
@@ -25,7 +31,8 @@ void DecoderOptions::visit_fields(FieldVisitor& visitor) {
                 {"pre", "post", "output"});
   visitor.field("position", position, "how positions enter", {"rotary", "learned", "none"});
   visitor.field("rope_theta", rope_theta, "base of the rotary frequencies", above(0));
-  visitor.field("max_position_embeddings", max_position_embeddings, "rows of the learned position table", at_least(1));
+  visitor.field("max_position_embeddings", max_position_embeddings, "rows of the learned position table",
+                between(1, kMostInnerWidth));
   visitor.field("activation", activation, "of the MLP; gelu is the tanh form of GPT-2", {"swiglu", "gelu"});
   visitor.field("attention_bias", attention_bias, "biases on the four attention projections");
   visitor.field("mlp_bias", mlp_bias, "biases on the MLP's projections");

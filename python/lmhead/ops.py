@@ -67,7 +67,7 @@ def _call(
     if token_weight is not None and token_weight.shape != target.shape:
         raise ValueError(_SHAPE.format("token_weight", tuple(target.shape), tuple(token_weight.shape)))
     return operation(
-        input.reshape(-1, input.shape[-1]),
+        input.reshape(target.numel(), input.shape[-1]),
         linear_weight,
         target.reshape(-1),
         bias=linear_bias,
@@ -215,7 +215,7 @@ def filtered_linear_cross_entropy(
     """
     _check_target(input, target)
     loss, report = torch.ops.lmhead.filtered_linear_cross_entropy(
-        input.reshape(-1, input.shape[-1]),
+        input.reshape(target.numel(), input.shape[-1]),
         linear_weight,
         target.reshape(-1),
         threshold,

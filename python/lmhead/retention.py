@@ -51,7 +51,7 @@ class GradientRetention:
             float(logit_softcap),
             bool(center_weight),
         )
-        self._native = torch.classes.lmhead.GradientRetention(*self._arguments)
+        self._native: Any = torch.classes.lmhead.GradientRetention(*self._arguments)
 
     def update(self, hidden: Tensor, targets: Tensor) -> Tensor:
         """Adds features [..., D] with integer targets [...] (-100: left out).
@@ -85,7 +85,7 @@ class GradientRetention:
         self._native.add_sums(state["sums"])
 
 
-def measure(model: torch.nn.Module, batches: Iterable[Batch], **options: Any) -> dict[str, float]:
+def measure(model: Any, batches: Iterable[Batch], **options: Any) -> dict[str, float]:
     """Measures the gradient retention of a causal language model of `transformers`.
 
     The output embedding, a logit soft-cap or scale, and the features that enter the head are found through the model's

@@ -45,9 +45,9 @@ def command(tmp_path_factory):
         assert process.wait() == 0
         return most * 1024
 
-    def run(*arguments, expect=0, **environment):
+    def run(*arguments, expect=0, cwd=None, **environment):
         path = f"{folder}:{os.environ['PATH']}"
-        done = subprocess.run([built[-1], *map(str, arguments)], capture_output=True, text=True, timeout=300,
+        done = subprocess.run([built[-1], *map(str, arguments)], capture_output=True, text=True, timeout=300, cwd=cwd,
                               env={**os.environ, "PATH": path, **environment})
         assert done.returncode == expect, f"{done.returncode}\n{done.stdout}\n{done.stderr}"
         return done
