@@ -128,7 +128,7 @@ class LmheadLM(TemplateLM):
                                    f"{len(continuation)} in {strings!r}")
         answers = []
         scores = self.score([(context, continuation) for _, context, continuation in requests], disable_tqdm)
-        for (strings, _, _), score in zip(requests, scores, strict=True):
+        for (strings, _context, _continuation), score in zip(requests, scores, strict=True):
             answers.append((score.log_probability, score.is_greedy))
             if strings is not None:
                 self.cache_hook.add_partial("loglikelihood", strings, answers[-1])
