@@ -33,6 +33,7 @@ def test_the_page_has_the_study_s_verdicts_and_what_was_searched(searched):
     search = next(table for table in page.tables if table[0][0] == "arm" and table[0][1] == "key")
     assert {row[0] for row in search[1:]} == {"full", "rank 2"}
     assert all(row[1] == "optimizer.learning_rate" for row in search[1:])
+    assert "By the study itself: Any text but this one." in page.text
 
 
 def test_runs_that_only_searched_stand_for_no_arm(searched):

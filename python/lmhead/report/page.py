@@ -16,7 +16,7 @@ from lmhead.report.runs import Study
 from lmhead.report.tables import arms_table, configuration, runs_table
 from lmhead.tables import Code, Table, make_table
 
-RUNS_LISTED_OPEN = 6  # runs up to which their table is open from the start
+RUNS_LISTED_OPEN = 6  # rows up to which a table of runs or of what was searched is open from the start
 NOTES_LISTED = 20
 
 
@@ -38,6 +38,7 @@ def render(study: Study, command_path: str) -> str:
         runs_open=len(study.runs) <= RUNS_LISTED_OPEN,
         comparisons=findings.comparisons_table(study),
         search=findings.search_table(study),
+        listed_open=RUNS_LISTED_OPEN,
         search_runs=study.search_runs,
         notes=reading_notes(study),
         names=key_names(names),

@@ -312,4 +312,5 @@ def limits(study: Study) -> list[str]:
         "These figures hold for this model, this data and this many tokens. They do not carry to other "
         "scales by themselves."
     )
-    return points
+    own = study.definition.get("limits")
+    return points + [f"By the study itself: {limit}" for limit in (own if isinstance(own, list) else []) if isinstance(limit, str)]
