@@ -109,14 +109,19 @@ ParameterPtr CheckpointTensors::parameter(const std::string& name, ParameterKind
     }
     value = as_float(read(from, shape, whole.layout));
   } else {
-    value = at::empty(shape, at::kFloat);
-    std::int64_t row = 0;
+    // All shapes are checked before there is memory for them: sizes that are no checkpoint's would take all there is.
+    std::vector<at::Tensor> pieces;
     for (const RowPart& part : parts) {
       std::vector<std::int64_t> part_shape = shape;
       part_shape[0] = part.rows;
       const StoredName one = stored(part.name);
-      value.narrow(0, row, part.rows).copy_(read(one.name, part_shape, one.layout));
-      row += part.rows;
+      pieces.push_back(read(one.name, part_shape, one.layout));
+    }
+    value = at::empty(shape, at::kFloat);
+    std::int64_t row = 0;
+    for (const at::Tensor& piece : pieces) {
+      value.narrow(0, row, piece.size(0)).copy_(piece);
+      row += piece.size(0);
     }
   }
   if (model_.norm_weights_plus_one && kind == ParameterKind::kVector) value = value + 1;

@@ -12,6 +12,7 @@
 #include <sstream>
 
 #include "lmhead/base/error.h"
+#include "lmhead/train/memory_estimate.h"
 
 namespace lmhead {
 namespace {
@@ -33,7 +34,9 @@ std::unique_ptr<BatchSource> open_run_batches(const TrainConfiguration& configur
 }
 
 std::int64_t model_vocab_size(const TrainConfiguration& configuration, const BatchSource& batches) {
-  return configuration.model.vocab_size.value_or(batches.vocab_size());
+  const std::int64_t vocab_size = configuration.model.vocab_size.value_or(batches.vocab_size());
+  require_training_memory(configuration, vocab_size);  // now that it is known, and before anything is allocated
+  return vocab_size;
 }
 
 std::unique_ptr<HeadGradient> make_head_gradient(const TrainConfiguration& configuration, const LmHead& head) {

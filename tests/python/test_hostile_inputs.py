@@ -90,12 +90,23 @@ def test_sizes_beyond_any_model_are_refused_by_their_key(command, place, overrid
     assert SIZES[override] in one_line(command("train", "run.json", override, expect=2, cwd=place))
 
 
+@pytest.mark.parametrize("overrides", [
+    ("model.hidden_size=1048576", "model.num_hidden_layers=4096", "model.num_attention_heads=1024"),
+    ("data.batch_size=16777216", "data.sequence_length=512"),
+])
+def test_a_run_that_memory_cannot_hold_is_refused_before_it_begins(command, place, overrides):
+    message = one_line(command("train", "run.json", *overrides, expect=2, cwd=place))
+    assert message.startswith("[train] memory must hold ") and " of activations for " in message and ", at least " in message
+    assert not list(place.glob("runs/*/log.jsonl"))
+
+
 MODELS = {  # sizes of config.json that disagree with the tensors, or with each other
     "larger": (dict(vocab_size=2_000_000_000), "must have shape [2000000000, 32], got [320, 32]"),
     "wider": (dict(hidden_size=2_000_000_000), "must have shape [320, 2000000000], got [320, 32]"),
     "deeper": (dict(num_hidden_layers=4096), "model.layers.2."),
     "too deep": (dict(num_hidden_layers=1_000_000), "num_hidden_layers must be at most 4096"),
-    "heads": (dict(num_attention_heads=2_000_000_000, head_dim=2_000_000_000), "must "),
+    "heads": (dict(num_attention_heads=2_000_000_000, head_dim=1_000_000), "q_proj.weight\" must have shape"),
+    "inner": (dict(intermediate_size=2_000_000_000), "gate_proj.weight\" must have shape [2000000000, 32], got [48, 32]"),
     "overflow": (dict(hidden_size=9_223_372_036_854_775_808), "hidden_size must be an integer from 1 to 2147483647"),
     "negative": (dict(intermediate_size=-1), "intermediate_size must be an integer"),
     "ends": (dict(eos_token_id="</s>"), "eos_token_id must be an integer"),

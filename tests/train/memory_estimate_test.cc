@@ -1,0 +1,61 @@
+#include "lmhead/train/memory_estimate.h"
+
+#include <gtest/gtest.h>
+
+#include "tests/train/train_fixtures.h"
+
+namespace lmhead {
+namespace {
+
+double numbers_of(const TrainConfiguration& configuration, std::int64_t vocab_size) {
+  const ScratchFolder scratch;
+  write_dataset(scratch / "data");
+  Json json = write_options(configuration);
+  json["data"]["path"] = (scratch / "data").string();
+  json["model"]["vocab_size"] = vocab_size;
+  return make_trainer(json, scratch / "run").summary("")["parameters"].get<double>();
+}
+
+TEST(MemoryEstimate, CountsTheMatricesOfEveryKindOfDecoder) {
+  const char* cases[] = {
+      R"({})",
+      R"({"tie_word_embeddings": true})",
+      R"({"activation": "gelu", "position": "learned", "max_position_embeddings": 128})",
+      R"({"num_attention_heads": 8, "num_key_value_heads": 2, "head_dim": 20, "num_hidden_layers": 3})",
+  };
+  for (const char* model : cases) {
+    Json json = {{"data", {{"sequence_length", 16}, {"batch_size", 4}, {"micro_batches", 2}}},
+                 {"model", parse_json(model, "case")}};
+    json["model"]["norm"] = "none";  // vectors are left out
+    json["model"]["hidden_size"] = 64;
+    const auto configuration = read_options<TrainConfiguration>(json);
+    const MemoryEstimate estimate = estimate_memory(configuration, 300);
+    EXPECT_EQ(estimate.parameters, numbers_of(configuration, 300)) << model;
+    EXPECT_EQ(estimate.state, 16 * estimate.parameters);
+  }
+}
+
+TEST(MemoryEstimate, ActivationsGrowWithTheTokensOfAMicroBatch) {
+  const auto activations = [](std::int64_t batch_size, std::int64_t micro_batches, const char* precision) {
+    TrainConfiguration configuration;
+    configuration.data.batch_size = batch_size;
+    configuration.data.micro_batches = micro_batches;
+    configuration.training.precision = precision;
+    return estimate_memory(configuration, 300).activations;
+  };
+  EXPECT_EQ(activations(64, 1, "float32"), 4 * activations(64, 4, "float32"));
+  EXPECT_LT(activations(64, 1, "bfloat16"), activations(64, 1, "float32"));
+  EXPECT_GT(activations(1 << 24, 1, "float32"), 1e12);
+}
+
+TEST(MemoryEstimate, ARunThatCannotBeIsRefusedBeforeItsModelIsMade) {
+  const ScratchFolder scratch;
+  write_dataset(scratch / "data");
+  Json json = tiny_configuration(scratch / "data");
+  json["model"]["hidden_size"] = 1 << 20;
+  json["model"]["num_hidden_layers"] = 4096;
+  EXPECT_ERROR(make_trainer(json, scratch / "run"), "[train] memory must hold ");
+}
+
+}  // namespace
+}  // namespace lmhead
