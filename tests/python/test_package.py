@@ -1,5 +1,7 @@
 """pip install makes an environment in which everything works, away from the sources."""
 
+import ast
+import importlib.metadata
 import json
 import os
 import pathlib
@@ -10,6 +12,9 @@ import tarfile
 import pytest
 
 torch = pytest.importorskip("torch")
+tomllib = pytest.importorskip("tomllib")
+requirements = pytest.importorskip("packaging.requirements")
+utils = pytest.importorskip("packaging.utils")
 slow = pytest.mark.skipif(not os.environ.get("LMHEAD_SLOW_TESTS"), reason="takes minutes: make test-slow")
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
@@ -36,23 +41,66 @@ def run(*command, **options):
     return done.stdout
 
 
-def make_environment(folder):
-    """A new environment that sees the torch of this one and nothing of this tree."""
+def declared(extra=""):
+    """What pyproject.toml has the package depend on, as requirements."""
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    return project["optional-dependencies"][extra] if extra else project["dependencies"]
+
+
+def with_their_own(names):
+    """The distributions of this environment that `names` need, themselves included."""
+    found, wanted = {}, [requirements.Requirement(name) for name in names]
+    while wanted:
+        one = wanted.pop()
+        if utils.canonicalize_name(one.name) in found or one.marker and not one.marker.evaluate({"extra": ""}):
+            continue
+        # Where an environment stands on another there may be two of one name.
+        candidates = importlib.metadata.distributions(name=one.name)
+        distribution = next(each for each in candidates if one.specifier.contains(each.version, prereleases=True))
+        found[utils.canonicalize_name(one.name)] = distribution
+        wanted += [requirements.Requirement(line) for line in distribution.requires or []]
+    return found.values()
+
+
+def make_environment(folder, *more):
+    """A new environment that has what the package declares, as this one has it, and `more`; nothing else and no network."""
     run(sys.executable, "-m", "venv", folder)
     python = folder / "bin/python"
+    run(python, "-m", "pip", "uninstall", "-q", "-y", "setuptools")  # older than torch asks for, where venv brings one
     site = pathlib.Path(run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip())
-    (site / "torch-of-the-tests.pth").write_text(f"{pathlib.Path(torch.__file__).parents[1]}\n")
+    for distribution in with_their_own([*declared(), *more]):
+        for top in {file.parts[0] for file in distribution.files or []} - {"..", "__pycache__"}:
+            if not (site / top).exists():
+                (site / top).symlink_to(distribution.locate_file(top))
     return python, site
 
 
 def install(python, *what):
-    # No network, and no second torch: what the package depends on is checked by using it.
     run(python, "-m", "pip", "install", "--no-build-isolation", "--no-deps", "--no-index", "--disable-pip-version-check",
         *what, cwd=REPOSITORY)
 
 
+def imported(path):
+    """The modules that a file imports, wherever in it, by their first name."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (name.name.partition(".")[0] for name in node.names)
+        if isinstance(node, ast.ImportFrom) and node.level == 0:
+            yield node.module.partition(".")[0]
+
+
+def test_everything_that_the_package_imports_is_declared():
+    extras = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    names = [requirements.Requirement(line).name for line in [*declared(), *(one for extra in extras for one in declared(extra))]]
+    allowed = {utils.canonicalize_name(name) for name in names} | {"markupsafe"}  # jinja2's own escaping
+    known = importlib.metadata.packages_distributions()
+    for path in (REPOSITORY / "python/lmhead").rglob("*.py"):
+        for module in set(imported(path)) - set(sys.stdlib_module_names) - {"lmhead"}:
+            homes = {utils.canonicalize_name(home) for home in known.get(module, [module])}
+            assert homes & allowed, f"{path.name} imports {module}, which neither dependencies nor extras have"
+
+
 def test_every_python_verb_is_installed_as_a_program():
-    tomllib = pytest.importorskip("tomllib")
     from lmhead.__main__ import MODULES, VERBS
 
     programs = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["scripts"]
@@ -61,8 +109,12 @@ def test_every_python_verb_is_installed_as_a_program():
 
 @slow
 def test_an_installed_wheel_does_the_main_job(tmp_path):
+    wheels = tmp_path / "wheels"
+    run(sys.executable, "-m", "pip", "wheel", "--no-build-isolation", "--no-deps", "--no-index", "--disable-pip-version-check",
+        "-w", wheels, ".", cwd=REPOSITORY)
     python, site = make_environment(tmp_path / "environment")
-    install(python, ".")
+    install(python, *wheels.iterdir())
+    run(python, "-m", "pip", "check", "--disable-pip-version-check")
     away = tmp_path / "away"
     away.mkdir()
     assert run(python, "-c", USE, cwd=away).strip() == str(site / "lmhead/liblmhead.so")
@@ -87,11 +139,27 @@ def test_an_installed_wheel_does_the_main_job(tmp_path):
     assert json.loads((away / "run/summary.json").read_text())["state"] == "finished"
     run(lmhead, "report", "run", cwd=away)
     assert (away / "run/report.html").stat().st_size > 10_000
+    study = {
+        "name": "tiny",
+        "base": {**configuration, "training": {"steps": 4, "validate_every": 2}},
+        "arms": [{"name": "full"}, {"name": "rank 2", "set": {"head": {"type": "low_rank", "rank": 2}}}],
+        "seeds": [0, 1],
+        "comparisons": [{"baseline": "full"}],
+    }
+    (away / "study.json").write_text(json.dumps(study))
+    run(lmhead, "study", "study.json", "--out", "study", cwd=away)
+    run(lmhead, "report", "study", cwd=away)
+    run(lmhead, "study-document", "study.json", "--rows", "study/rows.jsonl", "--out", "document.md", cwd=away)
+    assert "rank 2 − full" in (away / "document.md").read_text() and (away / "document-differences.svg").is_file()
+    done = subprocess.run([lmhead, "tensorboard", "run"], cwd=away, capture_output=True, text=True)
+    assert done.returncode == 2 and "pip install 'lmhead[tensorboard]'" in done.stderr and done.stderr.count("\n") == 1
+    for program in scripts.glob("lmhead-*"):
+        run(program, "--help", cwd=away)
 
 
 @slow
 def test_an_editable_installation_takes_python_from_the_tree_and_the_library_from_the_environment(tmp_path):
-    python, site = make_environment(tmp_path / "environment")
+    python, site = make_environment(tmp_path / "environment", "scikit-build-core")
     install(python, "-e", ".")
     where = run(python, "-c", USE + "print(lmhead.__file__)", cwd=tmp_path).split()
     assert where == [str(site / "lmhead/liblmhead.so"), str(REPOSITORY / "python/lmhead/__init__.py")]
