@@ -7,8 +7,8 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <cstring>
 
+#include "lmhead/base/descriptor.h"
 #include "lmhead/base/error.h"
 #include "lmhead/base/files.h"
 
@@ -16,10 +16,7 @@ namespace lmhead {
 namespace {
 
 namespace fs = std::filesystem;
-
-[[noreturn]] void fail_system(const char* must, const fs::path& path, int error) {
-  fail("files", path.string(), " must be ", must, ", got: ", std::strerror(error));
-}
+using detail::fail_system;
 
 std::size_t size_of(int descriptor, const fs::path& path) {
   struct stat status{};
@@ -53,13 +50,6 @@ std::size_t end_of_lines(int descriptor, const fs::path& path) {
     end -= part;
   }
   return 0;
-}
-
-void sync_directory(const fs::path& directory) {
-  const int descriptor = ::open(directory.empty() ? "." : directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (descriptor < 0) return;
-  ::fsync(descriptor);
-  ::close(descriptor);
 }
 
 }  // namespace
@@ -125,7 +115,7 @@ void SharedLines::append(const Lock& lock, const std::string& line) {
     if (::ftruncate(lock.descriptor_, off_t(start)) != 0) error = error ? error : errno;
     fail_system("writable", path_, error);
   }
-  if (lock.is_new_) sync_directory(path_.parent_path());
+  if (lock.is_new_) detail::sync_directory(path_.parent_path());
 }
 
 }  // namespace lmhead

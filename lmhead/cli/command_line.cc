@@ -5,6 +5,7 @@
 #include <iostream>
 
 #include "lmhead/base/printable_text.h"
+#include "lmhead/cli/standard_streams.h"
 
 namespace lmhead {
 namespace {
@@ -14,7 +15,8 @@ constexpr const char* kAbout =
     "Verbs in Python, each with its own --help: prepare (text to tokens), report (a run or study as HTML),\n"
     "study-document (what came of a study, as Markdown), leaderboard (heads compared), tensorboard (a run's log for\n"
     "TensorBoard), evaluate (scores on the tasks of lm-evaluation-harness).\n"
-    "Exit codes: 0 done, 1 a run failed, 2 the request was wrong, 130 stopped.";
+    "Exit codes: 0 done; 1 a run failed or diverged, or an operation failed; 2 the request could not be carried out\n"
+    "(wrong input, full disk, output that nobody takes); 130 stopped by Ctrl-C, SIGTERM or SIGHUP, training saved.";
 
 }  // namespace
 
@@ -127,7 +129,7 @@ Request parse_command_line(int argument_count, char** arguments) {
     if (sample_app->parsed() && sample.prompt.has_value() == !sample.prompt_ids.empty())
       throw CLI::RequiredError("one of --prompt and --prompt-ids");
   } catch (const CLI::ParseError& error) {
-    if (error.get_exit_code() == 0) std::exit(app.exit(error));  // help and version
+    if (error.get_exit_code() == 0) std::exit(finish_standard_streams(app.exit(error)));  // help and version
     std::cerr << "[lmhead] " << printable_text(error.what()) << " (see lmhead";
     for (const CLI::App* verb : app.get_subcommands()) std::cerr << ' ' << verb->get_name();
     std::cerr << " --help)\n";

@@ -12,6 +12,8 @@
 #include "lmhead/base/printable_text.h"
 #include "lmhead/base/words.h"
 #include "lmhead/cli/command_line.h"
+#include "lmhead/cli/signals.h"
+#include "lmhead/cli/standard_streams.h"
 
 namespace {
 
@@ -51,6 +53,7 @@ int main(int argument_count, char** arguments) {
         if (::access(program.c_str(), X_OK) == 0)
           execute(program, std::vector<char*>(arguments + 1, arguments + argument_count));
       }
+    lmhead::prepare_standard_streams();  // not before: other programs shall find signals as we did
     std::vector<std::string> verbs = native;
     verbs.insert(verbs.end(), {"prepare", "report", "study-document", "leaderboard", "tensorboard", "evaluate"});
     const std::string nearest = lmhead::nearest_word(verb, verbs);
@@ -59,7 +62,9 @@ int main(int argument_count, char** arguments) {
               << (nearest.empty() ? "" : ", did you mean " + nearest + "?") << '\n';
     return 2;
   }
+  lmhead::prepare_standard_streams();
   lmhead::parse_command_line(argument_count, arguments);
+  lmhead::hold_stop_signals();
   const fs::path runner = own / "lmhead.native";
   execute(runner, std::vector<char*>(arguments, arguments + argument_count));
   std::cerr << "[lmhead] " << runner.string() << " must be there to run, got nothing; is the installation whole?\n";

@@ -4,20 +4,12 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <csignal>
 #include <cstdio>
 
 #include "lmhead/base/printable_text.h"
 
 namespace lmhead {
 namespace {
-
-volatile std::sig_atomic_t stop_flag = 0;
-
-void on_stop_signal(int signal) {
-  stop_flag = 1;
-  std::signal(signal, SIG_DFL);
-}
 
 std::size_t terminal_width() {
   winsize size{};
@@ -31,16 +23,6 @@ std::string format(const char* pattern, double value) {
 }
 
 }  // namespace
-
-void install_stop_handler() {
-  std::signal(SIGINT, on_stop_signal);
-  std::signal(SIGTERM, on_stop_signal);
-  struct sigaction hangup{};
-  if (::sigaction(SIGHUP, nullptr, &hangup) == 0 && hangup.sa_handler != SIG_IGN)  // nohup means it
-    std::signal(SIGHUP, on_stop_signal);
-}
-
-bool stop_requested() { return stop_flag != 0; }
 
 std::string format_duration(double seconds) {
   const auto whole = static_cast<long long>(seconds + 0.5);

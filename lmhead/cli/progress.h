@@ -57,8 +57,4 @@ class Progress {
 /// 75 -> "1:15", 3700 -> "1:01:40".
 std::string format_duration(double seconds);
 
-/// True once Ctrl-C was pressed, or SIGTERM or SIGHUP came; a second one ends the process at once.
-bool stop_requested();
-void install_stop_handler();
-
 }  // namespace lmhead

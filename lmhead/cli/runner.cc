@@ -11,6 +11,9 @@
 #include "lmhead/base/printable_text.h"
 #include "lmhead/cli/commands.h"
 #include "lmhead/cli/python_program.h"
+#include "lmhead/cli/signals.h"
+#include "lmhead/cli/standard_streams.h"
+#include "lmhead/train/trainer.h"
 
 namespace {
 
@@ -28,16 +31,12 @@ int end_with(int exit_code, const std::string& line) {
   return exit_code;
 }
 
-}  // namespace
-
-int main(int argument_count, char** arguments) {
-  // Tensors of a few megabytes come and go every step. Left to itself the C library gives their pages back each time,
-  // and a small model spends a tenth of its step on getting them again.
-  ::mallopt(M_MMAP_THRESHOLD, 32 << 20);
-  ::mallopt(M_TRIM_THRESHOLD, 256 << 20);
-  const lmhead::Request request = lmhead::parse_command_line(argument_count, arguments);
+/// The exit code of a verb.
+int run_verb(const lmhead::Request& request) {
   try {
     return std::visit([](const auto& chosen) { return dispatch(chosen); }, request);
+  } catch (const lmhead::Divergence& error) {
+    return end_with(1, error.what());
   } catch (const lmhead::Error& error) {
     return end_with(2, error.what());
   } catch (const lmhead::ProgramFailed& failed) {
@@ -51,4 +50,19 @@ int main(int argument_count, char** arguments) {
     // Not one of ours: a defect, or a library's own refusal. Its first line says what, the rest is a stack.
     return end_with(1, "[lmhead] an operation failed: " + text.substr(0, text.find('\n')));
   }
+}
+
+}  // namespace
+
+int main(int argument_count, char** arguments) {
+  lmhead::prepare_standard_streams();
+  lmhead::end_on_stop_signals();
+  lmhead::explain_bus_errors();
+  // Tensors of a few megabytes come and go every step. Left to itself the C library gives their pages back each time,
+  // and a small model spends a tenth of its step on getting them again.
+  ::mallopt(M_MMAP_THRESHOLD, 32 << 20);
+  ::mallopt(M_TRIM_THRESHOLD, 256 << 20);
+  int exit_code = run_verb(lmhead::parse_command_line(argument_count, arguments));
+  if (exit_code == 0 && lmhead::stop_requested()) exit_code = 130;  // it came when there was nothing left to stop
+  return lmhead::finish_standard_streams(exit_code);
 }

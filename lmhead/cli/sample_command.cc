@@ -8,6 +8,7 @@
 #include "lmhead/cli/commands.h"
 #include "lmhead/cli/model_argument.h"
 #include "lmhead/cli/progress.h"
+#include "lmhead/cli/signals.h"
 #include "lmhead/measure/load_model.h"
 #include "lmhead/models/generation.h"
 
@@ -111,7 +112,7 @@ int run_sample(const SampleRequest& request) {
                                  [&](std::int64_t id) {
                                    print(prints_ids ? (first ? "" : ",") + std::to_string(id) : codec->decode(id));
                                    first = false;
-                                   return !stop_requested();
+                                   return !stop_requested() && std::ferror(stdout) == 0;  // else nobody reads it
                                  });
   print(prints_ids ? "\n" : codec->finish() + "\n");
   if (prints_ids && !request.ids)

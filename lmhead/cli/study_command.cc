@@ -9,6 +9,7 @@
 #include "lmhead/cli/commands.h"
 #include "lmhead/cli/printable_json.h"
 #include "lmhead/cli/progress.h"
+#include "lmhead/cli/signals.h"
 #include "lmhead/cli/study_table.h"
 #include "lmhead/study/study_statistics.h"
 

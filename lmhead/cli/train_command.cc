@@ -7,6 +7,7 @@
 #include "lmhead/base/printable_text.h"
 #include "lmhead/cli/commands.h"
 #include "lmhead/cli/progress.h"
+#include "lmhead/cli/signals.h"
 #include "lmhead/run/run.h"
 
 namespace lmhead {
@@ -82,7 +83,9 @@ int run_train(const TrainRequest& request) {
               validation["loss"].get<double>());
   if (validation["bits_per_byte"].is_number())
     std::printf(", %.4f bits/byte", validation["bits_per_byte"].get<double>());
-  std::printf(", %.0f tokens/s\n", summary["tokens_per_second"].get<double>());
+  if (summary["tokens_per_second"].is_number())
+    std::printf(", %.0f tokens/s", summary["tokens_per_second"].get<double>());
+  std::printf("\n");
   return 0;
 }
 

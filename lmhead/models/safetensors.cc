@@ -139,14 +139,14 @@ std::string_view safetensors_dtype(at::ScalarType type) {
   fail("safetensors", "a tensor must have a type that the format knows, got ", c10::toString(type));
 }
 
-void write_safetensors(const std::filesystem::path& path, const NamedTensors& tensors,
-                       const std::map<std::string, std::string>& metadata) {
+std::string write_safetensors(const std::filesystem::path& path, const NamedTensors& tensors,
+                              const std::map<std::string, std::string>& metadata) {
   for (const auto& [name, tensor] : tensors) {
     require(tensor.defined(), "safetensors", path.string(), ": tensor \"", name, "\" must be defined, got nothing");
   }
   const std::vector<std::size_t> order = order_by_width(tensors);
   const std::string header = header_text(tensors, order, metadata, path.string());
-  replace_file_atomic(path, [&](const auto& write) {
+  return replace_file_atomic(path, [&](const auto& write) {
     const std::uint64_t length = header.size();
     write(&length, sizeof length);
     write(header.data(), header.size());

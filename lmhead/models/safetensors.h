@@ -49,14 +49,14 @@ class SafetensorsFile {
 /// The header's word for an ATen type. Throws for a type that the format does not know.
 std::string_view safetensors_dtype(at::ScalarType type);
 
-/// Replaces `path` by a file that holds these tensors and this metadata.
+/// Replaces `path` by a file that holds these tensors and this metadata; returns the hash of its content.
 ///
 /// Tensors stand in the order given, but wider element types first, so that all data is aligned (which the
 /// reader in Python insists on). Tensors that share memory are written once each. Memory: one tensor at most,
 /// and that only where it is not contiguous or not on the CPU. Throws on names that the reader would refuse;
 /// `path` is then untouched.
-void write_safetensors(const std::filesystem::path& path,
-                       const std::vector<std::pair<std::string, at::Tensor>>& tensors,
-                       const std::map<std::string, std::string>& metadata = {});
+std::string write_safetensors(const std::filesystem::path& path,
+                              const std::vector<std::pair<std::string, at::Tensor>>& tensors,
+                              const std::map<std::string, std::string>& metadata = {});
 
 }  // namespace lmhead

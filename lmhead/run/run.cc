@@ -93,7 +93,7 @@ void record_failure(Trainer& trainer, const char* what) {
   summary["error"] = what;
   try {
     trainer.folder().write_summary(summary);
-  } catch (const Error&) {  // the disk is full, perhaps; the error that matters is on its way to the caller
+  } catch (const std::exception&) {  // the disk is full, perhaps; the error that matters is on its way to the caller
   }
 }
 
@@ -161,7 +161,7 @@ bool run_training(const Json& json, const std::filesystem::path& folder, const R
   bool finished = false;
   try {
     finished = trainer.run(control.trainer);
-  } catch (const Error& error) {
+  } catch (const std::exception& error) {
     record_failure(trainer, error.what());
     throw;
   }

@@ -1,7 +1,5 @@
 #include "lmhead/run/trained_model.h"
 
-#include <algorithm>
-#include <charconv>
 #include <nlohmann/json.hpp>
 
 #include "lmhead/base/error.h"
@@ -36,32 +34,6 @@ bool is_run(const fs::path& folder) {
 }
 
 bool is_checkpoint(const fs::path& folder) { return fs::is_regular_file(folder / "state.json"); }
-
-std::vector<std::int64_t> checkpoint_steps(const fs::path& folder) {
-  std::vector<std::int64_t> steps;
-  std::error_code error;
-  for (const auto& entry : fs::directory_iterator(folder, error)) {
-    const std::string name = entry.path().filename().string();
-    std::int64_t step = 0;
-    if (!name.starts_with("step-")) continue;
-    const auto parsed = std::from_chars(name.data() + 5, name.data() + name.size(), step);
-    // A folder still being written, or pushed aside, has a suffix.
-    if (parsed.ec == std::errc() && parsed.ptr == name.data() + name.size() && is_checkpoint(entry.path()))
-      steps.push_back(step);
-  }
-  std::sort(steps.begin(), steps.end());
-  return steps;
-}
-
-std::int64_t best_step(const fs::path& folder) {
-  const fs::path file = folder / "best.json";
-  require(fs::is_regular_file(file), "run", file.string(), " must be there for the best checkpoint, got none");
-  const Json json = read_json(file);
-  const bool has_step = json.is_object() && json.contains("step") && json["step"].is_number_integer();
-  require(has_step, "run", file.string(), ": step must be an integer, got ",
-          json.is_object() && json.contains("step") ? json["step"].dump() : "none");
-  return json["step"].get<std::int64_t>();
-}
 
 std::int64_t vocab_size_of(const fs::path& weights) {
   const SafetensorsFile file = SafetensorsFile::open(weights);
@@ -109,7 +81,12 @@ std::vector<fs::path> find_checkpoints(const fs::path& folder, CheckpointChoice 
   const CheckpointFolder checkpoints(all, /*keep_last=*/1);
   std::vector<fs::path> chosen;
   if (choice == CheckpointChoice::kNewest) chosen.push_back(checkpoints.path_of(steps.back()));
-  if (choice == CheckpointChoice::kBest) chosen.push_back(checkpoints.path_of(best_step(all)));
+  if (choice == CheckpointChoice::kBest) {
+    // The newest knows: best.json is written after it, and a kill may come between.
+    const std::int64_t best = read_training_state(checkpoints.path_of(steps.back())).best_step;
+    require(best > 0, "run", all.string(), " must hold a checkpoint after a validation for the best, got none");
+    chosen.push_back(checkpoints.path_of(best));
+  }
   if (choice == CheckpointChoice::kAll)
     for (const std::int64_t step : steps) chosen.push_back(checkpoints.path_of(step));
   return chosen;
@@ -123,7 +100,7 @@ LoadedModel open_trained_model(const fs::path& folder) {
   require(fs::is_regular_file(file), "run", "the checkpoint ", checkpoint.string(),
           " must lie in checkpoints/ of its run, got no ", file.string());
   const TrainConfiguration train = read_json_file<RunConfiguration>(file).train;
-  const auto state = read_json_file<TrainingState>(checkpoint / "state.json");
+  const auto state = read_training_state(checkpoint);
   const fs::path weights = checkpoint / "model.safetensors";
   const std::int64_t vocab_size = vocab_size_of(weights);
   CausalModel model(train.model, train.head, vocab_size, unset_parameters());

@@ -5,21 +5,67 @@
 #include <algorithm>
 #include <charconv>
 #include <cstdio>
+#include <iterator>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <set>
 
 #include "lmhead/base/error.h"
 #include "lmhead/base/files.h"
 #include "lmhead/models/safetensors.h"
+#include "lmhead/train/checksums.h"
 
 namespace lmhead {
 namespace {
 
 namespace fs = std::filesystem;
 
+constexpr const char* kModel = "model.safetensors";
+constexpr const char* kOptimizer = "optimizer.safetensors";
+constexpr const char* kHeadGradient = "head_gradient.safetensors";
+constexpr const char* kState = "state.json";
+constexpr const char* kBest = "best.json";
+
+/// The step in a name such as step-00000040; a folder that is being written, or pushed aside, has a suffix and none.
+std::optional<std::int64_t> step_named(const std::string& name) {
+  std::int64_t step = 0;
+  if (!name.starts_with("step-")) return std::nullopt;
+  const auto parsed = std::from_chars(name.data() + 5, name.data() + name.size(), step);
+  return parsed.ec == std::errc() && parsed.ptr == name.data() + name.size() ? std::optional(step) : std::nullopt;
+}
+
+/// The checkpoints' folders by step, those among them that are cut short.
+std::map<std::int64_t, fs::path> step_folders(const fs::path& folder) {
+  std::map<std::int64_t, fs::path> folders;
+  std::error_code ignored;
+  for (fs::directory_iterator entry(folder, ignored), end; entry != end; entry.increment(ignored))
+    if (const auto step = step_named(entry->path().filename().string())) folders[*step] = entry->path();
+  return folders;
+}
+
+bool is_checkpoint(const fs::path& folder) {
+  std::error_code ignored;
+  return fs::is_regular_file(folder / kState, ignored);
+}
+
+/// Throws where a checkpoint's file is damaged, and says from where one can go on.
+void require_undamaged(const fs::path& file) {
+  const auto damage = damage_of(file);
+  if (!damage) return;
+  const fs::path checkpoint = file.parent_path();
+  std::string way_out = "; there is no earlier checkpoint that is whole";
+  const auto own = step_named(checkpoint.filename().string());
+  for (const auto& [step, folder] : step_folders(checkpoint.parent_path()))
+    if (own && step < *own && is_undamaged(folder))
+      way_out =
+          "; the checkpoint of step " + std::to_string(step) + " is whole: remove those after it to go on from there";
+  fail("checkpoint", file.string(), " ", *damage, way_out);
+}
+
 /// Copies every tensor of a file into the tensor of the same name, or none where any does not fit.
 void read_into(const fs::path& path, const NamedTensors& tensors) {
   at::NoGradGuard no_grad;
+  require_undamaged(path);
   const SafetensorsFile file = SafetensorsFile::open(path);
   std::set<std::string> left;
   for (const std::string& name : file.names()) left.insert(name);
@@ -48,6 +94,8 @@ void TrainingState::visit_fields(FieldVisitor& visitor) {
   visitor.field("tokenizer_hash", tokenizer_hash, "of the dataset's tokenizer");
   visitor.field("configuration_hash", configuration_hash, "of the complete configuration");
   visitor.field("threads", threads, "threads the run used", at_least(0));
+  visitor.field("log_bytes", log_bytes, "length of the log up to this step", at_least(0));
+  visitor.field("log_hash", log_hash, "of the log up to this step");
 }
 
 CheckpointFolder::CheckpointFolder(fs::path folder, std::int64_t keep_last)
@@ -63,57 +111,59 @@ void CheckpointFolder::save(const TrainingState& state, const ParameterList& par
                             const NamedTensors& head_gradient) const {
   make_directory(folder_);
   replace_directory_atomic(path_of(state.step), [&](const fs::path& folder) {
-    write_safetensors(folder / "model.safetensors", named_tensors(parameters), {{"format", "pt"}});
-    write_safetensors(folder / "optimizer.safetensors", optimizer.state());
-    if (!head_gradient.empty()) write_safetensors(folder / "head_gradient.safetensors", head_gradient);
-    write_file_atomic(folder / "state.json", write_options(state).dump(2) + "\n");
+    std::map<std::string, std::string> hash_of;
+    const auto write = [&](const char* name, const NamedTensors& tensors,
+                           const std::map<std::string, std::string>& metadata = {}) {
+      hash_of[name] = write_safetensors(folder / name, tensors, metadata);
+    };
+    write(kModel, named_tensors(parameters), {{"format", "pt"}});
+    write(kOptimizer, optimizer.state());
+    if (!head_gradient.empty()) write(kHeadGradient, head_gradient);
+    hash_of[kState] = write_file_atomic(folder / kState, write_options(state).dump(2) + "\n");
+    write_checksums(folder, hash_of);
   });
-  if (state.best_step > 0)
-    write_file_atomic(folder_ / "best.json",
-                      Json{{"step", state.best_step}, {"validation_loss", state.best_validation_loss}}.dump(2) + "\n");
-  remove_superfluous(state);
-}
-
-std::vector<std::int64_t> CheckpointFolder::steps() const {
-  std::vector<std::int64_t> steps;
-  std::error_code error;
-  for (const auto& entry : fs::directory_iterator(folder_, error)) {
-    const std::string name = entry.path().filename().string();
-    std::int64_t step = 0;
-    if (name.rfind("step-", 0) != 0) continue;
-    const auto parsed = std::from_chars(name.data() + 5, name.data() + name.size(), step);
-    // A folder still being written, or pushed aside, has a suffix.
-    if (parsed.ec == std::errc() && parsed.ptr == name.data() + name.size()) steps.push_back(step);
-  }
-  std::sort(steps.begin(), steps.end());
-  return steps;
+  settle(state);
 }
 
 std::optional<std::int64_t> CheckpointFolder::newest() const {
-  const auto all = steps();
+  const auto all = checkpoint_steps(folder_);
   return all.empty() ? std::nullopt : std::optional(all.back());
 }
 
-void CheckpointFolder::remove_superfluous(const TrainingState& state) const {
-  auto all = steps();
-  std::error_code ignored;  // what cannot be removed costs space, not correctness
-  for (std::size_t index = 0; index + std::size_t(keep_last_) < all.size(); ++index)
-    if (all[index] != state.best_step) fs::remove_all(path_of(all[index]), ignored);
-  for (const auto& entry : fs::directory_iterator(folder_, ignored)) {
-    const std::string name = entry.path().filename().string();
-    if (name.find(".tmp") != std::string::npos || name.find(".old") != std::string::npos)
-      fs::remove_all(entry.path(), ignored);
-  }
+void CheckpointFolder::settle(const TrainingState& state) const {
+  remove_leftovers(folder_, [](const std::string& name) { return name == kBest || step_named(name); });
+  std::vector<std::int64_t> kept = checkpoint_steps(folder_);
+  kept.erase(kept.begin(), kept.end() - std::min<std::ptrdiff_t>(keep_last_, std::ssize(kept)));
+  kept.push_back(state.best_step);
+  for (const auto& [step, folder] : step_folders(folder_))
+    if (step < state.step && std::find(kept.begin(), kept.end(), step) == kept.end()) remove_directory_atomic(folder);
+  if (state.best_step == 0) return;
+  const std::string best =
+      Json{{"step", state.best_step}, {"validation_loss", state.best_validation_loss}}.dump(2) + "\n";
+  if (!fs::exists(folder_ / kBest) || read_file(folder_ / kBest) != best) write_file_atomic(folder_ / kBest, best);
 }
 
 TrainingState CheckpointFolder::load(std::int64_t step, const ParameterList& parameters, Optimizer& optimizer,
                                      const NamedTensors& head_gradient) const {
   const fs::path folder = path_of(step);
-  const auto state = read_options<TrainingState>(read_json(folder / "state.json"), (folder / "state.json").string());
-  load_parameters(folder / "model.safetensors", parameters);
-  read_into(folder / "optimizer.safetensors", optimizer.state());
-  if (!head_gradient.empty()) read_into(folder / "head_gradient.safetensors", head_gradient);
+  const TrainingState state = read_training_state(folder);
+  load_parameters(folder / kModel, parameters);
+  read_into(folder / kOptimizer, optimizer.state());
+  if (!head_gradient.empty()) read_into(folder / kHeadGradient, head_gradient);
   return state;
+}
+
+std::vector<std::int64_t> checkpoint_steps(const fs::path& folder) {
+  std::vector<std::int64_t> steps;
+  for (const auto& [step, checkpoint] : step_folders(folder))
+    if (is_checkpoint(checkpoint)) steps.push_back(step);
+  return steps;
+}
+
+TrainingState read_training_state(const fs::path& checkpoint) {
+  const fs::path file = checkpoint / kState;
+  require_undamaged(file);
+  return read_options<TrainingState>(read_json(file), file.string());
 }
 
 void load_parameters(const fs::path& file, const ParameterList& parameters) {

@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "lmhead/models/causal_model.h"
 #include "lmhead/train/optimizer.h"
@@ -23,6 +24,8 @@ struct TrainingState {
   std::vector<TrainedBy> trained_by;  // in the order of their steps
   std::string dataset_hash, tokenizer_hash, configuration_hash;
   std::int64_t threads = 0;
+  std::int64_t log_bytes = 0;  // of the log, up to the line of `step`
+  std::string log_hash;        // of these bytes; empty in checkpoints of earlier versions
   void visit_fields(FieldVisitor& visitor);
 };
 
@@ -31,27 +34,37 @@ class CheckpointFolder {
   /// `folder` holds the checkpoints; `keep_last` of them stay, and the best.
   CheckpointFolder(std::filesystem::path folder, std::int64_t keep_last);
 
-  /// Writes a checkpoint for `state.step` and removes those that need not stay. On an error the earlier ones are
-  /// untouched. `head_gradient` is the state of rules on the head's gradients, where there is one.
+  /// Writes a checkpoint for `state.step`, with the hash of every file, and removes those that need not stay. On an
+  /// error the earlier ones are untouched. `head_gradient` is the state of rules on the head's gradients, where there is
+  /// one.
   void save(const TrainingState& state, const ParameterList& parameters, Optimizer& optimizer,
             const NamedTensors& head_gradient = {}) const;
   /// The newest whole checkpoint's step.
   std::optional<std::int64_t> newest() const;
-  /// Reads a checkpoint into parameters, optimiser and rules; throws where names or shapes differ.
+  /// Reads a checkpoint into parameters, optimiser and rules; throws where names or shapes differ, and where a file has
+  /// not the hash that it was written with: the error names the file and the newest earlier checkpoint that is whole.
   TrainingState load(std::int64_t step, const ParameterList& parameters, Optimizer& optimizer,
                      const NamedTensors& head_gradient = {}) const;
+
+  /// Brings everything beside the checkpoints in line with the newest, whose state this is: best.json is its best, no
+  /// more are there than shall stay, and nothing that a killed process left.
+  void settle(const TrainingState& state) const;
 
   std::filesystem::path path_of(std::int64_t step) const;
 
  private:
-  std::vector<std::int64_t> steps() const;
-  void remove_superfluous(const TrainingState& state) const;
   std::filesystem::path folder_;
   std::int64_t keep_last_;
 };
 
+/// The steps of the checkpoints in a folder, ascending; what is cut short by a kill is none.
+std::vector<std::int64_t> checkpoint_steps(const std::filesystem::path& folder);
+
+/// The state of a checkpoint. Throws where its file is damaged.
+TrainingState read_training_state(const std::filesystem::path& checkpoint);
+
 /// Reads the tensors of a safetensors file into the model's parameters; throws, naming the tensor, on any that is
-/// missing, misshapen or not float32, and on any that is left over.
+/// missing, misshapen or not float32, and on any that is left over, and where a checkpoint's file is damaged.
 void load_parameters(const std::filesystem::path& file, const ParameterList& parameters);
 
 }  // namespace lmhead

@@ -7,41 +7,56 @@
 #include <optional>
 #include <vector>
 
+#include "lmhead/base/content_hash.h"
 #include "lmhead/base/files.h"
+#include "lmhead/base/folder_lock.h"
+#include "lmhead/base/line_log.h"
 #include "lmhead/base/options.h"
 
 namespace lmhead {
 
+/// How far a log goes: its bytes up to the end of a line, and their hash. A checkpoint keeps it.
+struct LogEnd {
+  std::int64_t bytes = 0;
+  std::string hash;  // empty: not known
+};
+
 class RunFolder {
  public:
   /// Makes the folder and writes `configuration`, or checks that the one in there is equal; the error names the first
-  /// key that differs. Throws where another process uses the folder.
+  /// key that differs. Removes what killed processes left in it. Throws where another process uses the folder.
   RunFolder(const std::filesystem::path& path, const Json& configuration);
-  ~RunFolder();
-  RunFolder(const RunFolder&) = delete;
-  RunFolder& operator=(const RunFolder&) = delete;
 
   const std::filesystem::path& path() const { return path_; }
   std::filesystem::path checkpoints() const { return path_ / "checkpoints"; }
   const std::string& configuration_hash() const { return configuration_hash_; }
 
-  /// Drops every line of the log after `step` (and a line cut short by a kill), returns the rest and opens the log for
-  /// more.
-  std::vector<Json> open_log(std::int64_t step);
-  void append(const Json& line) { log_->append(line.dump()); }
+  /// Opens the log to go on after `step`: drops what comes later (steps that are done again, perhaps a line cut short by
+  /// a kill) and returns the lines of steps 1 to `step`. Throws, naming the line, where one of these is missing or
+  /// damaged, and where they are not the bytes that `end` says.
+  std::vector<Json> open_log(std::int64_t step, const LogEnd& end = {});
+  void append(const Json& line);
+  /// Waits until the log would survive a loss of power: before a checkpoint counts on its lines.
+  LogEnd sync_log();
   void write_summary(const Json& summary) const;
+  /// A run that goes on has none.
+  void remove_summary() const;
 
  private:
   std::filesystem::path path_;
   std::string configuration_hash_;
+  FolderLock lock_;
   std::unique_ptr<LineLog> log_;
-  int lock_ = -1;
+  std::int64_t log_bytes_ = 0;
+  ContentHash log_hash_;
 };
 
 /// The summary of a finished run, or nothing where there is none; throws where it cannot be read.
 std::optional<Json> read_summary(const std::filesystem::path& run_folder);
 
-/// The lines of a log that are whole; the last one may have been cut short by a kill.
+/// The lines of a run's log, those of steps 1, 2, 3 and so on. What comes after the last line end was cut short by a kill
+/// and is left out; any other line that is not its step's, and a log that ends before a finished run did, is an error
+/// that names the line.
 std::vector<Json> read_log(const std::filesystem::path& run_folder);
 
 /// The dotted path of the first value that differs, empty where the two are equal.

@@ -133,12 +133,16 @@ void Trainer::restore() {
   state_.tokenizer_hash = batches_->tokenizer_hash();
   state_.configuration_hash = folder_.configuration_hash();
   state_.threads = at::get_num_threads();
-  for (Json& line : folder_.open_log(state_.step))
+  for (Json& line : folder_.open_log(state_.step, {state_.log_bytes, state_.log_hash})) {
+    if (const Json speed = line.value("tokens_per_second", Json()); speed.is_number()) speeds_.push_back(speed);
     if (line.contains("validation")) last_validated_line_ = std::move(line);
+  }
+  checkpoints_.settle(state_);
 }
 
 bool Trainer::run(const TrainerControl& control) {
   const TrainingOptions& options = configuration_.training;
+  folder_.remove_summary();
   while (state_.step < options.steps) {
     const StepRecord record = step();
     const bool last = state_.step == options.steps;
@@ -200,33 +204,35 @@ StepRecord Trainer::step() {
   model_.head->after_update(context_of(step, 0));
   seconds += seconds_since(update_start);
 
+  // A step is done once its figures are known to be finite.
+  std::optional<Validation> validation;
+  const std::int64_t every = configuration_.training.validate_every;
+  if (step == configuration_.training.steps || (every > 0 && step % every == 0)) {
+    refresh_working(parameters_);
+    validation = validate(model_, *batches_, frequency_bands_, step);
+    require_finite("validation loss", validation->loss);
+    if (state_.best_step == 0 || validation->loss < state_.best_validation_loss) {
+      state_.best_step = step;
+      state_.best_validation_loss = validation->loss;
+    }
+    if (head_gradient_) observations["head_gradient"] = head_gradient_->figures();
+  }
+
   const std::int64_t tokens = batches_->tokens_per_step();
   state_.step = step;
   state_.tokens += tokens;
   state_.wall_seconds += seconds;
   speeds_.push_back(double(tokens) / seconds);
-  StepRecord record{step,
-                    state_.tokens,
-                    loss,
-                    configuration_.optimizer.learning_rate * factor,
-                    norm,
-                    speeds_.back(),
-                    state_.wall_seconds,
-                    0,
-                    std::nullopt,
-                    std::move(observations)};
-  record.measure_seconds = state_.measure_seconds;
-  const std::int64_t every = configuration_.training.validate_every;
-  if (step == configuration_.training.steps || (every > 0 && step % every == 0)) {
-    refresh_working(parameters_);
-    record.validation = validate(model_, *batches_, frequency_bands_, step);
-    if (state_.best_step == 0 || record.validation->loss < state_.best_validation_loss) {
-      state_.best_step = step;
-      state_.best_validation_loss = record.validation->loss;
-    }
-    if (head_gradient_) record.observations["head_gradient"] = head_gradient_->figures();
-  }
-  return record;
+  return {step,
+          state_.tokens,
+          loss,
+          configuration_.optimizer.learning_rate * factor,
+          norm,
+          speeds_.back(),
+          state_.wall_seconds,
+          state_.measure_seconds,
+          std::move(validation),
+          std::move(observations)};
 }
 
 StepContext Trainer::context_of(std::int64_t step, std::int64_t part) const {
@@ -268,7 +274,12 @@ double Trainer::accumulate_gradients(std::vector<at::Tensor>& gradients, StepVie
 
 NamedTensors Trainer::head_gradient_state() const { return head_gradient_ ? head_gradient_->state() : NamedTensors{}; }
 
-void Trainer::save() { checkpoints_.save(state_, parameters_, *optimizer_, head_gradient_state()); }
+void Trainer::save() {
+  const LogEnd log = folder_.sync_log();  // first, so that no checkpoint outlives lines that it counts on
+  state_.log_bytes = log.bytes;
+  state_.log_hash = log.hash;
+  checkpoints_.save(state_, parameters_, *optimizer_, head_gradient_state());
+}
 
 Json Trainer::summary(const std::string& state) const {
   std::vector<double> speeds = speeds_;

@@ -34,7 +34,7 @@ struct TrainerControl {
   std::function<bool()> should_stop = [] { return false; };
 };
 
-/// The loss or the gradient's norm was no longer finite.
+/// The loss, the gradient's norm or the validation loss was no longer finite.
 class Divergence : public Error {
  public:
   using Error::Error;
@@ -89,7 +89,7 @@ class Trainer {
   std::optional<std::int64_t> resumed_threads_;
   std::vector<std::unique_ptr<Observer>> observers_;
   std::function<void(std::vector<at::Tensor>&)> exchange_ = [](std::vector<at::Tensor>&) {};
-  std::vector<double> speeds_;  // tokens per second of the steps of this process
+  std::vector<double> speeds_;  // tokens per second of every step that the log has
   std::optional<Json> last_validated_line_;
   std::string started_;
 };

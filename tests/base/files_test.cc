@@ -1,44 +1,19 @@
 #include "lmhead/base/files.h"
 
 #include <gtest/gtest.h>
-#include <sys/resource.h>
-#include <unistd.h>
 
-#include <csignal>
+#include <atomic>
 #include <cstring>
 #include <set>
+#include <thread>
 
+#include "tests/base/file_fixtures.h"
 #include "tests/data/data_fixtures.h"
 
 namespace lmhead {
 namespace {
 
 namespace fs = std::filesystem;
-
-std::set<std::string> names_in(const fs::path& folder) {
-  std::set<std::string> names;
-  for (const auto& entry : fs::directory_iterator(folder)) names.insert(entry.path().filename().string());
-  return names;
-}
-
-/// No file may grow beyond `bytes` while this lives: a write fails as it does on a full disk.
-class FileSizeLimit {
- public:
-  explicit FileSizeLimit(rlim_t bytes) {
-    ::getrlimit(RLIMIT_FSIZE, &before_);
-    handler_ = std::signal(SIGXFSZ, SIG_IGN);
-    const rlimit limit{bytes, before_.rlim_max};
-    ::setrlimit(RLIMIT_FSIZE, &limit);
-  }
-  ~FileSizeLimit() {
-    ::setrlimit(RLIMIT_FSIZE, &before_);
-    std::signal(SIGXFSZ, handler_);
-  }
-
- private:
-  rlimit before_{};
-  void (*handler_)(int);
-};
 
 TEST(ReadFile, GivesEveryByte) {
   const ScratchFolder folder;
@@ -121,6 +96,89 @@ TEST(AtomicDirectory, KeepsTheOldOneWhenFillingFails) {
   EXPECT_EQ(names_in(folder.path()), (std::set<std::string>{"d"}));
 }
 
+TEST(AtomicDirectory, IsThereAtEveryMomentWhileItIsReplaced) {
+  const ScratchFolder folder;
+  const auto replace = [&] {
+    replace_directory_atomic(folder / "d", [](const fs::path& inside) { write_text(inside / "a", "1"); });
+  };
+  replace();
+  std::atomic<bool> is_done = false;
+  std::int64_t looks = 0, missing = 0;
+  std::thread watcher([&] {
+    for (; !is_done; ++looks) missing += ::access((folder / "d" / "a").c_str(), F_OK) != 0;
+  });
+  for (int repeat = 0; repeat < 300; ++repeat) replace();
+  is_done = true;
+  watcher.join();
+  EXPECT_GT(looks, 300);
+  EXPECT_EQ(missing, 0);
+}
+
+TEST(AtomicDirectory, IsExchangedInTwoStepsWhereOneCannotBe) {
+  const ScratchFolder folder;
+  make_directory(folder / "d");
+  make_directory(folder / "fresh");
+  write_text(folder / "d" / "old", "");
+  write_text(folder / "fresh" / "new", "");
+  detail::exchange_in_two_steps(folder / "fresh", folder / "d");
+  EXPECT_EQ(names_in(folder / "d"), (std::set<std::string>{"new"}));
+  EXPECT_EQ(names_in(folder / "fresh"), (std::set<std::string>{"old"}));
+  EXPECT_EQ(names_in(folder.path()), (std::set<std::string>{"d", "fresh"}));
+}
+
+TEST(AtomicDirectory, ASecondRenameThatFailsBringsTheOldOneBack) {
+  const ScratchFolder folder;
+  make_directory(folder / "d");
+  write_text(folder / "d" / "old", "");
+  EXPECT_ERROR(detail::exchange_in_two_steps(folder / "absent", folder / "d"), "d must be replaceable, got: No such");
+  EXPECT_EQ(names_in(folder / "d"), (std::set<std::string>{"old"}));
+  EXPECT_EQ(names_in(folder.path()), (std::set<std::string>{"d"}));
+}
+
+TEST(Leftovers, OfKilledProcessesGoAtTheNextReplacement) {
+  const ScratchFolder folder;
+  for (const char* name : {"f.tmp77", "d.tmp77", "d.old78", "other.tmp77", "f.tmp", "f.tmpx7", "f.tmp7x"})
+    make_directory(folder / name);
+  make_directory(folder / "d");
+  write_text(folder / "f.tmp78", "half");
+  write_file_atomic(folder / "f", "whole");
+  EXPECT_EQ(names_in(folder.path()),
+            (std::set<std::string>{"f", "d", "d.tmp77", "d.old78", "other.tmp77", "f.tmp", "f.tmpx7", "f.tmp7x"}));
+  replace_directory_atomic(folder / "d", [](const fs::path&) {});
+  EXPECT_EQ(names_in(folder.path()), (std::set<std::string>{"f", "d", "other.tmp77", "f.tmp", "f.tmpx7", "f.tmp7x"}));
+}
+
+TEST(Leftovers, OfALivingProcessStay) {
+  const ScratchFolder folder;
+  replace_file_atomic(folder / "f", [&](const auto& write) {
+    write("one", 3);
+    remove_leftovers(folder.path(), [](const std::string&) { return true; });
+    EXPECT_EQ(names_in(folder.path()).size(), 1u);
+  });
+  EXPECT_EQ(read_file(folder / "f"), "one");
+  replace_directory_atomic(folder / "d", [&](const fs::path& inside) {
+    write_text(inside / "a", "");
+    remove_leftovers(folder.path(), [](const std::string&) { return true; });
+    EXPECT_TRUE(fs::exists(inside / "a"));
+  });
+}
+
+TEST(Leftovers, WhatWasPushedAsideGoesBackWhereNothingTookItsPlace) {
+  const ScratchFolder folder;
+  make_directory(folder / "d.old77");
+  write_text(folder / "d.old77" / "a", "");
+  remove_leftovers(folder.path(), [](const std::string& name) { return name == "d"; });
+  EXPECT_EQ(names_in(folder / "d"), (std::set<std::string>{"a"}));
+}
+
+TEST(RemoveDirectory, LeavesNothing) {
+  const ScratchFolder folder;
+  make_directory(folder / "d" / "inside");
+  remove_directory_atomic(folder / "d");
+  remove_directory_atomic(folder / "absent");
+  EXPECT_EQ(names_in(folder.path()), (std::set<std::string>{}));
+}
+
 TEST(MakeDirectory, MakesParentsAndNamesWhatStandsInTheWay) {
   const ScratchFolder folder;
   make_directory(folder / "a" / "b" / "c");
@@ -128,24 +186,6 @@ TEST(MakeDirectory, MakesParentsAndNamesWhatStandsInTheWay) {
   make_directory(folder / "a");  // there already
   write_text(folder / "file", "");
   EXPECT_ERROR(make_directory(folder / "file" / "d"), "must be a folder that can be made");
-}
-
-TEST(LineLog, AppendsToWhatIsThere) {
-  const ScratchFolder folder;
-  {
-    LineLog(folder / "log").append("one");
-  }
-  LineLog log(folder / "log");
-  log.append("two");
-  EXPECT_EQ(read_file(folder / "log"), "one\ntwo\n");  // in the file while the log is still open
-  EXPECT_ERROR(LineLog(folder / "absent" / "log"), "must be writable");
-}
-
-TEST(LineLog, SaysThatTheDiskIsFull) {
-  const ScratchFolder folder;
-  LineLog log(folder / "log");
-  const FileSizeLimit limit(10);
-  EXPECT_ERROR(log.append(std::string(50, 'x')), "must be writable, got: File too large");
 }
 
 TEST(MappedFile, ShowsTheBytesAndOutlivesTheName) {

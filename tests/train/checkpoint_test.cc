@@ -4,15 +4,14 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/zeros.h>
 #include <gtest/gtest.h>
-#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <csignal>
 #include <nlohmann/json.hpp>
 #include <set>
 
 #include "lmhead/models/safetensors.h"
+#include "tests/base/file_fixtures.h"
 #include "tests/data/data_fixtures.h"
 #include "tests/models/model_fixtures.h"
 
@@ -63,11 +62,7 @@ TrainingState state_at(std::int64_t step, std::int64_t best = 0) {
   return state;
 }
 
-std::set<std::string> names_in(const fs::path& folder) {
-  std::set<std::string> names;
-  for (const auto& entry : fs::directory_iterator(folder)) names.insert(entry.path().filename().string());
-  return names;
-}
+void expect_in(const std::string& part, const std::string& text) { EXPECT_NE(text.find(part), text.npos) << text; }
 
 TEST(Checkpoint, GivesBackEveryBit) {
   const ScratchFolder scratch;
@@ -89,7 +84,7 @@ TEST(Checkpoint, HoldsOneTensorANameAsOutsidersKnowIt) {
   const CheckpointFolder folder(scratch.path(), 2);
   folder.save(state_at(3), subject.parameters, *subject.optimizer);
   EXPECT_EQ(names_in(folder.path_of(3)),
-            (std::set<std::string>{"model.safetensors", "optimizer.safetensors", "state.json"}));
+            (std::set<std::string>{"checksums", "model.safetensors", "optimizer.safetensors", "state.json"}));
   const auto file = SafetensorsFile::open(folder.path_of(3) / "model.safetensors");
   for (const char* name :
        {"model.embed_tokens.weight", "model.layers.0.self_attn.q_proj.weight", "model.layers.1.self_attn.v_proj.weight",
@@ -131,14 +126,11 @@ TEST(Checkpoint, FullDiskLeavesTheEarlierOneWhole) {
   Subject subject(0), loaded(1);
   const CheckpointFolder folder(scratch.path(), 1);
   folder.save(state_at(4), subject.parameters, *subject.optimizer);
-  rlimit before{};
-  ::getrlimit(RLIMIT_FSIZE, &before);
-  const auto handler = std::signal(SIGXFSZ, SIG_IGN);
-  const rlimit limit{2000, before.rlim_max};
-  ::setrlimit(RLIMIT_FSIZE, &limit);
-  const std::string error = error_of([&] { folder.save(state_at(5), subject.parameters, *subject.optimizer); });
-  ::setrlimit(RLIMIT_FSIZE, &before);
-  std::signal(SIGXFSZ, handler);
+  std::string error;
+  {
+    const FileSizeLimit limit(2000);
+    error = error_of([&] { folder.save(state_at(5), subject.parameters, *subject.optimizer); });
+  }
   EXPECT_NE(error.find("model.safetensors"), error.npos) << error;
   EXPECT_NE(error.find("must be writable, got: File too large"), error.npos) << error;
   EXPECT_EQ(names_in(scratch.path()), (std::set<std::string>{"step-00000004"}));
@@ -164,6 +156,90 @@ TEST(Checkpoint, ReadOnlyFolderIsAnErrorAndTheEarlierOneStays) {
   EXPECT_TRUE(subject.equals(loaded));
 }
 
+TEST(Checkpoint, AFlippedBitAnywhereIsSeenAndTheFileNamed) {
+  const ScratchFolder scratch;
+  Subject subject(0);
+  const CheckpointFolder folder(scratch.path(), 2);
+  folder.save(state_at(4), subject.parameters, *subject.optimizer, {{"rule", at::zeros({3, 3})}});
+  const auto load = [&] { folder.load(4, subject.parameters, *subject.optimizer, {{"rule", at::zeros({3, 3})}}); };
+  for (const char* name : {"model.safetensors", "optimizer.safetensors", "head_gradient.safetensors", "state.json"}) {
+    const fs::path file = folder.path_of(4) / name;
+    const std::string whole = read_file(file);
+    const std::size_t stride = std::max<std::size_t>(1, whole.size() / 60);
+    for (std::size_t byte = 0; byte < whole.size(); byte += stride) {
+      std::string flipped = whole;
+      flipped[byte] = char(flipped[byte] ^ (1 << byte % 8));
+      write_text(file, flipped);
+      const std::string error = error_of(load);
+      expect_in(std::string(name) + " must have the hash", error);
+      expect_in("it is damaged; there is no earlier checkpoint that is whole", error);
+    }
+    write_text(file, whole);
+  }
+  EXPECT_EQ(error_of(load), "no error");
+}
+
+TEST(Checkpoint, AFlippedBitInTheHashesIsSeen) {
+  const ScratchFolder scratch;
+  Subject subject(0);
+  const CheckpointFolder folder(scratch.path(), 2);
+  folder.save(state_at(4), subject.parameters, *subject.optimizer);
+  const fs::path file = folder.path_of(4) / "checksums";
+  const std::string whole = read_file(file);
+  for (std::size_t byte = 0; byte < whole.size(); ++byte) {
+    std::string flipped = whole;
+    flipped[byte] = char(flipped[byte] ^ 4);
+    write_text(file, flipped);
+    expect_in("checksums beside it", error_of([&] { folder.load(4, subject.parameters, *subject.optimizer); }));
+  }
+}
+
+TEST(Checkpoint, ADamagedOneNamesTheNewestWholeOneBeforeIt) {
+  const ScratchFolder scratch;
+  Subject subject(0), loaded(1);
+  const CheckpointFolder folder(scratch.path(), 4);
+  for (const std::int64_t step : {1, 2, 3, 4}) folder.save(state_at(step), subject.parameters, *subject.optimizer);
+  for (const std::int64_t step : {3, 4}) fs::resize_file(folder.path_of(step) / "optimizer.safetensors", 100);
+  const std::string error = error_of([&] { folder.load(4, loaded.parameters, *loaded.optimizer); });
+  expect_in("step-00000004/optimizer.safetensors must have the hash", error);
+  expect_in("the checkpoint of step 2 is whole: remove those after it to go on from there", error);
+  folder.load(2, loaded.parameters, *loaded.optimizer);
+  EXPECT_TRUE(subject.equals(loaded));
+  fs::remove(folder.path_of(4) / "optimizer.safetensors");
+  expect_in("optimizer.safetensors must be there",
+            error_of([&] { folder.load(4, loaded.parameters, *loaded.optimizer); }));
+}
+
+TEST(Checkpoint, OneOfAnEarlierVersionLoadsWithoutHashes) {
+  const ScratchFolder scratch;
+  Subject subject(0), loaded(1);
+  const CheckpointFolder folder(scratch.path(), 2);
+  folder.save(state_at(4), subject.parameters, *subject.optimizer);
+  fs::remove(folder.path_of(4) / "checksums");
+  Json state = Json::parse(read_file(folder.path_of(4) / "state.json"));
+  state.erase("log_bytes");
+  state.erase("log_hash");
+  write_text(folder.path_of(4) / "state.json", state.dump());
+  EXPECT_EQ(folder.load(4, loaded.parameters, *loaded.optimizer).log_hash, "");
+  EXPECT_TRUE(subject.equals(loaded));
+}
+
+TEST(Checkpoint, WhatAKillLeftUndoneIsDoneByTheNextStart) {
+  const ScratchFolder scratch;
+  Subject subject(0);
+  for (const std::int64_t step : {1, 2, 3})  // as if each had been killed before it removed what need not stay
+    CheckpointFolder(scratch.path(), 9).save(state_at(step, 1), subject.parameters, *subject.optimizer);
+  const CheckpointFolder folder(scratch.path(), 1);
+  make_directory(scratch / "step-00000002.tmp77");
+  fs::remove(folder.path_of(2) / "state.json");  // a removal that was cut short in an earlier version
+  EXPECT_EQ(checkpoint_steps(scratch.path()), (std::vector<std::int64_t>{1, 3}));
+  // Killed between the checkpoint and best.json, which still says 1.
+  TrainingState state = state_at(3, 3);
+  folder.settle(state);
+  EXPECT_EQ(names_in(scratch.path()), (std::set<std::string>{"step-00000003", "best.json"}));
+  EXPECT_EQ(Json::parse(read_file(scratch / "best.json"))["step"], 3);
+}
+
 /// A saved checkpoint whose model file is rewritten by `change`.
 std::string error_after(const std::function<void(NamedTensors&)>& change) {
   const ScratchFolder scratch;
@@ -173,8 +249,6 @@ std::string error_after(const std::function<void(NamedTensors&)>& change) {
   write_safetensors(scratch / "model.safetensors", tensors);
   return error_of([&] { load_parameters(scratch / "model.safetensors", subject.parameters); });
 }
-
-void expect_in(const std::string& part, const std::string& text) { EXPECT_NE(text.find(part), text.npos) << text; }
 
 TEST(LoadParameters, NamesTheTensorThatIsWrong) {
   EXPECT_EQ(error_after([](NamedTensors&) {}), "no error");
@@ -211,6 +285,7 @@ TEST(Checkpoint, DamagedStateIsAnErrorThatNamesTheFile) {
   Subject subject(0);
   const CheckpointFolder folder(scratch.path(), 2);
   folder.save(state_at(4), subject.parameters, *subject.optimizer);
+  fs::remove(folder.path_of(4) / "checksums");  // as in an earlier version's checkpoint
   const auto error_with = [&](const std::string& text) {
     write_text(folder.path_of(4) / "state.json", text);
     return error_of([&] { folder.load(4, subject.parameters, *subject.optimizer); });

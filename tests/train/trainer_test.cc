@@ -4,6 +4,7 @@
 #include <ATen/TensorOperators.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "lmhead/models/safetensors.h"
@@ -137,6 +138,72 @@ TEST_F(Resume, KnowsTheBestOfTheFirstPart) {
   EXPECT_EQ(summary["tokens"], 40 * 64);
 }
 
+TEST_F(Resume, AfterTheLastCheckpointTheSummaryIsStillThatOfTheWholeRun) {
+  run_whole(configuration(), "whole");
+  EXPECT_THROW(make_trainer(configuration(), scratch_ / "killed").run(kill_after(40)), Killed);
+  Trainer rest = make_trainer(configuration(), scratch_ / "killed");
+  EXPECT_EQ(rest.resumed_step(), 40);
+  EXPECT_TRUE(rest.run());
+  const Json summary = rest.summary("finished");
+  std::vector<double> speeds;
+  for (const Json& line : read_log(scratch_ / "killed")) speeds.push_back(line.at("tokens_per_second"));
+  std::sort(speeds.begin(), speeds.end());
+  EXPECT_EQ(summary["tokens_per_second"], speeds[speeds.size() / 2]);
+  EXPECT_EQ(summary["final"], read_log(scratch_ / "killed").back());
+  expect_same_run("whole", "killed");
+}
+
+TEST_F(Resume, SpeedIsTheMedianOverAllSteps) {
+  EXPECT_THROW(make_trainer(configuration(), scratch_ / "killed").run(kill_after(35)), Killed);
+  Trainer rest = make_trainer(configuration(), scratch_ / "killed");
+  rest.run();
+  std::vector<double> speeds;
+  for (const Json& line : read_log(scratch_ / "killed")) speeds.push_back(line.at("tokens_per_second"));
+  std::sort(speeds.begin(), speeds.end());
+  EXPECT_EQ(rest.summary("finished")["tokens_per_second"], speeds[20]);
+}
+
+TEST_F(Resume, ALogThatLostLinesIsRefused) {
+  EXPECT_THROW(make_trainer(configuration(), scratch_ / "run").run(kill_after(17)), Killed);  // checkpoints 10 and 14
+  const fs::path log = scratch_ / "run" / "log.jsonl";
+  const std::string whole = read_file(log);
+  std::size_t second = whole.find('\n', whole.find('\n') + 1) + 1;
+  write_text(log, whole.substr(0, second));
+  EXPECT_ERROR(make_trainer(configuration(), scratch_ / "run"), "must have a line for each of the 14 steps");
+  std::string bad = whole;
+  bad[second + 1] = '\x01';
+  write_text(log, bad);
+  EXPECT_ERROR(make_trainer(configuration(), scratch_ / "run"), "line 3 must be the JSON object of step 3");
+  bad = whole;
+  const std::size_t digit = bad.find("\"loss\":", second) + 9;  // behind the point, in which every figure has digits
+  bad[digit] = bad[digit] == '1' ? '2' : '1';
+  write_text(log, bad);
+  EXPECT_ERROR(make_trainer(configuration(), scratch_ / "run"), "lines 1 to 14 must be those");
+  EXPECT_EQ(read_file(log), bad);
+  write_text(log, whole);
+  EXPECT_TRUE(make_trainer(configuration(), scratch_ / "run").run());
+}
+
+TEST_F(Resume, ADamagedCheckpointIsRefusedAndTheOneBeforeItGoesOn) {
+  run_whole(configuration(), "whole");
+  EXPECT_THROW(make_trainer(configuration(), scratch_ / "run").run(kill_after(17)), Killed);
+  const fs::path newest = scratch_ / "run" / "checkpoints" / "step-00000014";
+  std::string bytes = read_file(newest / "optimizer.safetensors");
+  bytes[bytes.size() - 5] ^= 1;
+  write_text(newest / "optimizer.safetensors", bytes);
+  EXPECT_ERROR(make_trainer(configuration(), scratch_ / "run"), "the checkpoint of step 10 is whole");
+  fs::remove_all(newest);
+  EXPECT_TRUE(make_trainer(configuration(), scratch_ / "run").run());
+  expect_same_run("whole", "run");
+}
+
+TEST_F(Resume, ARunThatGoesOnHasNoSummary) {
+  Trainer trainer = make_trainer(configuration(), scratch_ / "run");
+  trainer.folder().write_summary({{"state", "stopped"}});
+  EXPECT_THROW(trainer.run(kill_after(3)), Killed);
+  EXPECT_FALSE(read_summary(scratch_ / "run").has_value());
+}
+
 TEST_F(Resume, AnotherDatasetOrTokenizerIsRefused) {
   EXPECT_THROW(make_trainer(configuration(), scratch_ / "run").run(kill_after(8)), Killed);
   write_dataset(scratch_ / "data", "other content");
@@ -255,6 +322,25 @@ TEST_F(TrainerRuns, ALossThatIsNotFiniteStopsAndKeepsTheCheckpoint) {
   EXPECT_EQ(figures_of(scratch_ / "run").size(), 1u);
   json["training"]["checkpoint_every"] = 0;
   EXPECT_ERROR(make_trainer(json, scratch_ / "other").run(), "there is no checkpoint yet");
+}
+
+TEST_F(TrainerRuns, AValidationLossThatIsNotFiniteIsADivergence) {
+  Json json = configuration();
+  json["optimizer"] = {{"type", "sgd"}, {"learning_rate", 1e15}};
+  json["training"]["clip_norm"] = 0;
+  json["schedule"] = {{"type", "constant"}, {"warmup_steps", 0}};
+  json["training"]["steps"] = 1;
+  Trainer trainer = make_trainer(json, scratch_ / "run");
+  std::string error;
+  try {
+    trainer.run();
+  } catch (const Divergence& divergence) {
+    error = divergence.what();
+  }
+  EXPECT_NE(error.find("the validation loss must be finite, got "), error.npos) << error;
+  EXPECT_NE(error.find(" at step 1; there is no checkpoint yet"), error.npos) << error;
+  EXPECT_TRUE(read_log(scratch_ / "run").empty());  // the log has only steps that were done
+  EXPECT_EQ(trainer.summary("failed")["steps"], 0);
 }
 
 /// Sees every third step.
