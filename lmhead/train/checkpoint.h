@@ -35,7 +35,7 @@ class CheckpointFolder {
   CheckpointFolder(std::filesystem::path folder, std::int64_t keep_last);
 
   /// Writes a checkpoint for `state.step`, with the hash of every file, and removes those that need not stay. On an
-  /// error the earlier ones are untouched. `head_gradient` is the state of rules on the head's gradients, where there is
+  /// error the earlier ones are untouched. `head_gradient`: the state of rules on the head's gradients, where there is
   /// one.
   void save(const TrainingState& state, const ParameterList& parameters, Optimizer& optimizer,
             const NamedTensors& head_gradient = {}) const;

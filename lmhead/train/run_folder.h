@@ -31,7 +31,7 @@ class RunFolder {
   std::filesystem::path checkpoints() const { return path_ / "checkpoints"; }
   const std::string& configuration_hash() const { return configuration_hash_; }
 
-  /// Opens the log to go on after `step`: drops what comes later (steps that are done again, perhaps a line cut short by
+  /// Opens the log to go on after `step`: drops what comes later (steps that are done again, perhaps a cut line of
   /// a kill) and returns the lines of steps 1 to `step`. Throws, naming the line, where one of these is missing or
   /// damaged, and where they are not the bytes that `end` says.
   std::vector<Json> open_log(std::int64_t step, const LogEnd& end = {});
@@ -54,7 +54,7 @@ class RunFolder {
 /// The summary of a finished run, or nothing where there is none; throws where it cannot be read.
 std::optional<Json> read_summary(const std::filesystem::path& run_folder);
 
-/// The lines of a run's log, those of steps 1, 2, 3 and so on. What comes after the last line end was cut short by a kill
+/// The lines of a run's log, those of steps 1, 2, 3 and so on. What follows the last line end was cut short by a kill
 /// and is left out; any other line that is not its step's, and a log that ends before a finished run did, is an error
 /// that names the line.
 std::vector<Json> read_log(const std::filesystem::path& run_folder);
