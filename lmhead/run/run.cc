@@ -78,6 +78,8 @@ void add_observers(Trainer& trainer, const RunConfiguration& configuration) {
     trainer.add_observer(std::make_unique<DiagnosticsObserver>(
         options.diagnostics, configuration.train.data.sequence_length, configuration.train.training.steps));
   }
+  if (options.downstream.every > 0)
+    trainer.add_observer(make_downstream_observer(options.downstream, configuration.train, trainer));
 }
 
 Json head_singular_values(const LmHead& head) {
@@ -109,6 +111,7 @@ void ObservedDiagnostics::visit_fields(FieldVisitor& visitor) {
 void ObserveOptions::visit_fields(FieldVisitor& visitor) {
   visitor.group("gradient_retention", gradient_retention, "how much of the logit gradient passes the head");
   visitor.group("diagnostics", diagnostics, "any diagnostics of `lmhead measure`, on the batch of chosen steps");
+  visitor.group("downstream", downstream, "tasks that the model is asked");
 }
 
 void RunConfiguration::visit_fields(FieldVisitor& visitor) {

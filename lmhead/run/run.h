@@ -9,6 +9,7 @@
 
 #include "lmhead/diagnose/diagnostic.h"
 #include "lmhead/diagnose/gradient_retention.h"
+#include "lmhead/run/downstream_observer.h"
 #include "lmhead/train/trainer.h"
 
 namespace lmhead {
@@ -25,6 +26,7 @@ struct ObservedDiagnostics {
 struct ObserveOptions {
   GradientRetentionOptions gradient_retention;
   ObservedDiagnostics diagnostics;
+  DownstreamOptions downstream;
   void visit_fields(FieldVisitor& visitor);
 };
 

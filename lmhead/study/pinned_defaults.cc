@@ -42,6 +42,7 @@ constexpr const char* kPinned = R"({
     "checkpoint_every": 100, "keep_last": 2, "initial_weights": ""
   },
   "observe": {
+    "downstream": {"every": 0, "requests": ""},
     "gradient_retention": {"every": 0, "tokens": 0, "rank_cutoff": null, "center_weight": false},
     "diagnostics": {
       "every": 0, "powers_of_two": false, "quality": false, "gradient_retention": false,

@@ -1,6 +1,7 @@
 """A tiny model with a tokenizer of its own, and a few documents of tasks as local copies."""
 
 import json
+import shutil
 
 from lmhead.evaluate.run import quiet_harness
 
@@ -73,6 +74,15 @@ def make_data(folder):
     copies.add("EleutherAI/wikitext_document_level", "wikitext-2-raw-v1", "test", pyarrow.table({
         "page": [" = Title = \n " + " ".join(STORIES * 6), STORIES[0]]}), "inline")
     copies.finish()
+    return folder
+
+
+def make_dataset(folder, model):
+    """A dataset's folder as far as its tokenizer goes: that of `model`, whose last token ends documents."""
+    folder.mkdir()
+    shutil.copy(model / "tokenizer.json", folder)
+    (folder / "dataset.json").write_text(
+        json.dumps({"tokenizer": "tokenizer.json", "tokenizer_hash": "hash", "end_of_document": 1}), encoding="utf-8")
     return folder
 
 

@@ -115,6 +115,15 @@ def test_intervals_cover_the_mean():
     assert low == pytest.approx(0.39, abs=0.03) and high == pytest.approx(0.61, abs=0.03)
 
 
+def test_the_average_is_over_tasks():
+    documents = {"one": {0: {"acc": 1.0}, 1: {"acc": 0.0}, 2: {"acc": 1.0}, 3: {"acc": 1.0}}, "two": {0: {"acc": 0.0, "x": 1.0}}}
+    averages = figures.average(documents)
+    assert list(averages) == ["acc"] and averages["acc"]["value"] == pytest.approx(0.375)
+    low, high = averages["acc"]["interval"]
+    assert high - low == pytest.approx(2 * 1.959964 * 0.25 / 2)  # the one task that varies: s = 0.5 of 4, halved
+    assert figures.average({"one": documents["one"]}) == {}
+
+
 def options(evaluation, *more):  # noqa: F811
     return ["--offline", "--data", str(evaluation["data"]), "--cache", "none", *more]
 
@@ -171,11 +180,38 @@ def test_what_was_scored_is_not_scored_again(evaluation, tmp_path):  # noqa: F81
     assert model_key(evaluation["one"], precision="float32") != model_key(evaluation["one"], precision="bfloat16")
 
 
+def test_tasks_become_requests_for_a_run(evaluation, tmp_path):  # noqa: F811
+    """In the ids of a dataset, whose figures are those of the harness on the same documents."""
+    from evaluate_fixtures import make_dataset
+    from lmhead.evaluate.requests import record
+
+    dataset = make_dataset(tmp_path / "dataset", evaluation["one"])
+    tasks = load_tasks(["arc_easy", "blimp_adjunct_island", "lambada_openai"], data=evaluation["data"])
+    out = tmp_path / "requests.json"
+    assert main([str(dataset), "--tasks", "arc_easy,blimp_adjunct_island", "--requests", str(out), *options(evaluation)]) == 0
+    written = read_json(out)
+    assert written["tokenizer_hash"] == read_json(dataset / "dataset.json")["tokenizer_hash"]
+    recorded = record(dataset, tasks, limit=None, seed=1234)
+    assert [task for task in recorded["tasks"] if task["name"] != "lambada_openai"] == written["tasks"]
+
+    lm = LmheadLM(evaluation["one"], prefix_token_id=1)  # the dataset's only special token
+    results = evaluate(lm, tasks)
+    for task in recorded["tasks"]:
+        assert len(task["documents"]) == len(results["samples"][task["name"]])
+        for document, sample in zip(task["documents"], results["samples"][task["name"]], strict=True):
+            scores = lm.scorer.score([tuple(request) for request in document["requests"]])
+            for score, want in zip(scores, sample["filtered_resps"], strict=True):
+                assert score.log_probability == pytest.approx(want[0], abs=1e-4)
+    question = recorded["tasks"][0]["documents"][0]
+    assert question["gold"] == 0 and question["characters"] == [5, 5, 17, 5] and question["gold_bytes"] == 6
+
+
 @pytest.mark.parametrize(("arguments", "message"), [
     (["--tasks", "arc_eazy"], "got 'arc_eazy', did you mean arc_easy?"),
     (["--tasks", "triviaqa"], "data of mandarjoshi/trivia_qa"),
     (["--tasks", "arc_easy", "--num-fewshot", "2"], "must come from its split train"),
     (["--tasks", "arc_easy", "--max-length", "3"], "a continuation must be no longer than the model's 3 tokens"),
+    (["--tasks", "nq_open", "--requests", "out.json"], "must be a folder that `lmhead prepare` wrote"),
     ([], "--tasks must name a task"),
 ])
 def test_what_cannot_be_is_one_line(evaluation, arguments, message):  # noqa: F811

@@ -53,6 +53,37 @@ TEST(Run, GoesOnInAFolderThatIsOlderThanAKey) {
   EXPECT_THROW(run_training(json, scratch / "run", {}), Error);
 }
 
+TEST(Run, AsksTasksEverySoManyStepsAndAtTheLast) {
+  const ScratchFolder scratch;
+  write_dataset(scratch / "data");
+  Json requests = {{"format", "lmhead-requests"}, {"version", 1}, {"tokenizer_hash", "bytes"}};
+  const Json document = {
+      {"requests", {{{1, 8, 43}, {26}}, {{1, 8, 43}, {5}}}}, {"gold", 0}, {"characters", {1, 1}}, {"gold_bytes", 2}};
+  requests["tasks"] = {{{"name", "next"}, {"documents", {document}}}};
+  write_file_atomic(scratch / "requests.json", requests.dump());
+  Json configuration = tiny_configuration(scratch / "data");
+  configuration["training"]["steps"] = 5;
+  configuration["observe"]["downstream"] = {{"every", 2}, {"requests", (scratch / "requests.json").string()}};
+  ASSERT_TRUE(run_training(configuration, scratch / "run", {}));
+  std::vector<std::int64_t> asked;
+  for (const Json& line : read_log(scratch / "run")) {
+    if (!line.contains("downstream")) continue;
+    asked.push_back(line.at("step"));
+    EXPECT_GT(line["downstream"]["next"]["bits_per_byte"].get<double>(), 0);
+    EXPECT_TRUE(line["downstream"]["next"].contains("acc"));
+  }
+  EXPECT_EQ(asked, (std::vector<std::int64_t>{2, 4, 5}));
+  EXPECT_TRUE(read_summary(scratch / "run")->at("final").contains("downstream"));  // so that it can be an outcome
+
+  requests["tokenizer_hash"] = "another";
+  write_file_atomic(scratch / "requests.json", requests.dump());
+  EXPECT_THROW(run_training(configuration, scratch / "other", {}), Error);
+  // Asking changes nothing of the run.
+  configuration["observe"].erase("downstream");
+  ASSERT_TRUE(run_training(configuration, scratch / "silent", {}));
+  EXPECT_EQ(read_log(scratch / "silent")[4]["loss"], read_log(scratch / "run")[4]["loss"]);
+}
+
 TEST(Run, RefusesToObserveNothing) {
   const ScratchFolder scratch;
   write_dataset(scratch / "data");

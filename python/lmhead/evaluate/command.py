@@ -1,6 +1,7 @@
 """Scores of models on the tasks of lm-evaluation-harness.
 
     lmhead evaluate MODEL... --tasks NAMES [--limit N] [--num-fewshot K] [--offline] [--json FILE]
+    lmhead evaluate DATASET --tasks NAMES --requests FILE [--limit N]
     lmhead evaluate --fetch-data [FOLDER...]
 """
 
@@ -16,8 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from lmhead.command import Parser, RequestError, carry_out
+from lmhead.evaluate.run import quiet_harness
 from lmhead.evaluate.task_data import LocalSplits, default_folder
-from lmhead.formats import one_line
+from lmhead.formats import count, one_line
+from lmhead.page.files import write_page
 
 SEED = 1234  # of few-shot examples, as in the harness
 
@@ -38,6 +41,8 @@ def parser() -> Parser:
     made.add_argument("--precision", choices=["float32", "bfloat16"], default="float32", help="of products")
     made.add_argument("--margin", type=float, metavar="X", help="the smallest difference between models that would matter")
     made.add_argument("--json", metavar="FILE", help="write every figure of every document")
+    made.add_argument("--requests", metavar="FILE", help="score nothing: write the tasks in the ids of the folder that `lmhead "
+                      "prepare` wrote, for observe.downstream of a run")
     made.add_argument("--offline", action="store_true", help="take the tasks' data from local copies, and nothing from the hub")
     made.add_argument("--data", metavar="FOLDER", help="where local copies are (default: $LMHEAD_EVALUATION_DATA or a cache)")
     made.add_argument("--cache", metavar="FOLDER", help="where scores are kept, so that a run that was stopped goes on (default: "
@@ -102,24 +107,29 @@ def evaluate_model(model: str, folder: Path, tasks: Any, arguments: argparse.Nam
     }
 
 
-def evaluation(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Everything that is to be said, as --json writes it."""
-    from lmhead.evaluate.run import load_tasks, quiet_harness
-
-    quiet_harness()  # before anything imports what it quiets
-    from lmhead.evaluate import figures
+def open_tasks(arguments: argparse.Namespace) -> Any:
+    """The tasks that are asked for, with their data."""
+    from lmhead.evaluate.run import load_tasks
 
     data = Path(arguments.data) if arguments.data else default_folder()
-    cache = None if arguments.cache == "none" else Path(arguments.cache or default_folder() / "scores")
-    folders = {model: resolve(model) for model in arguments.models}
     names = [name.strip() for name in arguments.tasks.split(",") if name.strip()]
-    tasks = load_tasks(names, num_fewshot=arguments.num_fewshot, data=data if arguments.offline else None, seed=SEED)
+    return load_tasks(names, num_fewshot=arguments.num_fewshot, data=data if arguments.offline else None, seed=SEED)
+
+
+def evaluation(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Everything that is to be said, as --json writes it."""
+    import lm_eval
+
+    from lmhead.evaluate import figures
+
+    folders = {model: resolve(model) for model in arguments.models}
+    cache = None if arguments.cache == "none" else Path(arguments.cache or default_folder() / "scores")
+    tasks = open_tasks(arguments)
     models = [evaluate_model(model, folder, tasks, arguments, cache) for model, folder in folders.items()]
     better = {name: figures.directions(task) for name, task in tasks["tasks"].items()}
     for model in models:
         model["figures"] = {name: figures.summarise(documents) for name, documents in model["documents"].items()}
-    import lm_eval
-
+        model["average"] = figures.average(model["documents"])
     return {
         "format": "lmhead-evaluation",
         "version": 1,
@@ -130,7 +140,7 @@ def evaluation(arguments: argparse.Namespace) -> dict[str, Any]:
         "tasks": {
             name: {
                 "split": split_of(task),
-                "documents": len(models[0]["documents"][name]) if models else 0,
+                "documents": len(models[0]["documents"][name]),
                 "num_fewshot": task.get_config("num_fewshot"),
                 "output_type": task.OUTPUT_TYPE,
                 "higher_is_better": better[name],
@@ -144,6 +154,19 @@ def evaluation(arguments: argparse.Namespace) -> dict[str, Any]:
             for row in figures.compare(models[0]["documents"], other["documents"], better, arguments.margin)
         ],
     }
+
+
+def write_requests(arguments: argparse.Namespace) -> str:
+    from lmhead.evaluate.requests import open_dataset, record
+
+    if len(arguments.models) != 1:
+        raise RequestError(f"one folder of `lmhead prepare` must be given with --requests, got {len(arguments.models)}")
+    dataset = Path(arguments.models[0])
+    open_dataset(dataset)  # before anything slow
+    recorded = record(dataset, open_tasks(arguments), limit=arguments.limit, seed=SEED)
+    write_page(json.dumps(recorded, separators=(",", ":")) + "\n", Path(arguments.requests))
+    documents = sum(len(task["documents"]) for task in recorded["tasks"])
+    return f"{count(documents, 'document')} of {count(len(recorded['tasks']), 'task')} in {arguments.requests}"
 
 
 def request(argv: list[str] | None) -> str | None:
@@ -161,11 +184,12 @@ def request(argv: list[str] | None) -> str | None:
         raise RequestError("lm-eval must be installed: pip install 'lmhead[evaluate]'")
     if arguments.offline:
         os.environ["HF_HUB_OFFLINE"] = "1"
+    quiet_harness()  # before anything imports what it quiets
+    if arguments.requests:
+        return write_requests(arguments)
     result = evaluation(arguments)
     if arguments.json:
-        part = Path(arguments.json + ".part")
-        part.write_text(json.dumps(result, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-        part.replace(arguments.json)
+        write_page(json.dumps(result, ensure_ascii=False, indent=1) + "\n", Path(arguments.json))
     from lmhead.evaluate.table import table
 
     print(table(result), end="")

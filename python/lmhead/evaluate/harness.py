@@ -28,8 +28,33 @@ REQUESTS_AT_ONCE = 256  # between two looks at the keyboard and the cache
 FIRST_TOKENS = 16  # generated before the first look for a stop sequence; then as many again
 
 
+class HarnessTokens(TemplateLM):
+    """What a text is in ids: the harness's own business to the last special case."""
+
+    tok_encode = huggingface.HFLM.tok_encode
+    tok_decode = huggingface.HFLM.tok_decode
+    eot_token_id = huggingface.HFLM.eot_token_id
+    apply_chat_template = huggingface.HFLM.apply_chat_template
+    tokenizer_name = huggingface.HFLM.tokenizer_name
+
+    def __init__(self, tokenizer: Any, add_bos_token: bool | None = None, prefix_token_id: int | None = None) -> None:
+        super().__init__()
+        self.tokenizer = tokenizer
+        self.add_bos_token = add_bos_token
+        self.custom_prefix_token_id = prefix_token_id
+        self.chat_template_args: dict[str, Any] = {}
+
+    @property
+    def prefix_token_id(self) -> int:
+        prefix = huggingface.HFLM.prefix_token_id.fget(self)
+        if prefix is None:
+            raise RequestError("the tokenizer must have a first or last token for an empty context, got neither: give "
+                               "prefix_token_id")
+        return prefix
+
+
 @register_model("lmhead")
-class LmheadLM(TemplateLM):
+class LmheadLM(HarnessTokens):
     """Any model that lmhead reads, as the harness asks for one.
 
     Args:
@@ -42,13 +67,6 @@ class LmheadLM(TemplateLM):
         cache: scores that are known already, and where those that are computed go.
         progress: told how many requests are done, of how many, in place of the harness's bars.
     """
-
-    # What a text is in ids must be the harness's own business to the last special case.
-    tok_encode = huggingface.HFLM.tok_encode
-    tok_decode = huggingface.HFLM.tok_decode
-    eot_token_id = huggingface.HFLM.eot_token_id
-    apply_chat_template = huggingface.HFLM.apply_chat_template
-    tokenizer_name = huggingface.HFLM.tokenizer_name
 
     def __init__(
         self,
@@ -64,29 +82,18 @@ class LmheadLM(TemplateLM):
         cache: ScoreCache | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
-        super().__init__()
         if device not in (None, "cpu"):
             raise RequestError(f"device must be cpu, got {device}")
         self.scorer = Scorer(pretrained, max_length=max_length, precision="float32" if dtype == "auto" else dtype)
         if tokenizer is None:
-            self.tokenizer = open_tokenizer(self.scorer.description, pretrained)
+            opened = open_tokenizer(self.scorer.description, pretrained)
         else:
             import transformers
 
-            self.tokenizer = transformers.AutoTokenizer.from_pretrained(tokenizer)
-        self.add_bos_token = add_bos_token
-        self.custom_prefix_token_id = prefix_token_id
-        self.chat_template_args: dict[str, Any] = {}
+            opened = transformers.AutoTokenizer.from_pretrained(tokenizer)
+        super().__init__(opened, add_bos_token, prefix_token_id)
         self.cache = ScoreCache() if cache is None else cache
         self.progress = progress
-
-    @property
-    def prefix_token_id(self) -> int:
-        prefix = huggingface.HFLM.prefix_token_id.fget(self)
-        if prefix is None:
-            raise RequestError("the tokenizer must have a first or last token for an empty context, got neither: give "
-                               "prefix_token_id")
-        return prefix
 
     @property
     def max_length(self) -> int:
@@ -116,7 +123,7 @@ class LmheadLM(TemplateLM):
 
     def _loglikelihood_tokens(
         self,
-        requests: list[tuple[tuple[str, str] | None, list[int], list[int]]],
+        requests: Sequence[tuple[tuple[str, str] | None, list[int], list[int]]],
         disable_tqdm: bool = False,
         **_: Any,
     ) -> list[tuple[float, bool]]:
@@ -135,7 +142,8 @@ class LmheadLM(TemplateLM):
         return answers
 
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
-        windows, counts = [], []
+        windows: list[tuple[None, list[int], list[int]]] = []
+        counts = []
         for (string,) in (request.args for request in requests):
             own = [
                 make_disjoint_window(window)
@@ -146,7 +154,7 @@ class LmheadLM(TemplateLM):
                     context_len=1,
                 )
             ]
-            windows += [(None, *window) for window in own]
+            windows += [(None, context, continuation) for context, continuation in own]
             counts.append(len(own))
         scores = iter(self._loglikelihood_tokens(windows, disable_tqdm=disable_tqdm))
         totals = []

@@ -27,6 +27,9 @@ def table(result: dict[str, Any]) -> str:
         for place, name in enumerate(names):
             about = [task, str(result["tasks"][task]["documents"])] if place == 0 else ["", ""]
             rows.append([*about, name, *(cell(model["figures"][task].get(name)) for model in models)])
+    for place, name in enumerate(name for name in ORDER if any(name in model["average"] for model in models)):
+        about = [f"average of {len(result['tasks'])} tasks", ""] if place == 0 else ["", ""]
+        rows.append([*about, name, *(cell(model["average"].get(name)) for model in models)])
     lines = aligned(rows)
     if result["comparisons"]:
         lines += ["", f"difference from {one_line(models[0]['model'])}, by document, Holm's correction over all:"]
