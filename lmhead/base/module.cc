@@ -36,13 +36,45 @@ ParameterPtr ParameterFactory::make(std::string name, ParameterKind kind, at::In
     row += part.rows;
   }
   require(parts.empty() || row == value.size(0), name, "parts must cover all ", value.size(0), " rows, got ", row);
-  value.requires_grad_(true);
+  value.requires_grad_(kind != ParameterKind::kConstant);
   return std::make_shared<Parameter>(Parameter{std::move(name), kind, value, value, std::move(parts)});
+}
+
+ParameterSource fresh_parameters(std::uint64_t seed) {
+  return [factory = ParameterFactory(seed)](const std::string& name, ParameterKind kind,
+                                            const std::vector<std::int64_t>& shape, const Initializer& initializer,
+                                            const std::vector<RowPart>& parts) {
+    return factory.make(name, kind, shape, initializer, parts);
+  };
+}
+
+ParameterSource unset_parameters() {
+  return [](const std::string& name, ParameterKind kind, const std::vector<std::int64_t>& shape, const Initializer&,
+            const std::vector<RowPart>& parts) {
+    const at::Tensor value = at::empty(shape, at::kFloat).requires_grad_(kind != ParameterKind::kConstant);
+    return std::make_shared<Parameter>(Parameter{name, kind, value, value, parts});
+  };
+}
+
+ParameterSource shapes_alone() {
+  return [](const std::string& name, ParameterKind kind, const std::vector<std::int64_t>& shape, const Initializer&,
+            const std::vector<RowPart>& parts) {
+    const at::Tensor value = at::empty(shape, at::TensorOptions().device(at::kMeta).dtype(at::kFloat));
+    return std::make_shared<Parameter>(Parameter{name, kind, value, value, parts});
+  };
+}
+
+std::int64_t count_trained(const ParameterList& parameters) {
+  std::int64_t numbers = 0;
+  for (const ParameterPtr& parameter : parameters)
+    if (parameter->kind != ParameterKind::kConstant) numbers += parameter->value.numel();
+  return numbers;
 }
 
 void set_working_type(const ParameterList& parameters, at::ScalarType type) {
   for (const ParameterPtr& parameter : parameters) {
-    const bool cast = type != at::kFloat && parameter->kind != ParameterKind::kVector;
+    const bool cast =
+        type != at::kFloat && parameter->kind != ParameterKind::kVector && parameter->kind != ParameterKind::kConstant;
     parameter->working = cast ? parameter->value.detach().to(type).requires_grad_(true) : parameter->value;
   }
 }

@@ -22,6 +22,7 @@ enum class ParameterKind {
   kHead,       // belongs to the LM head; cast in mixed precision
   kVector,     // gains and biases of a norm; always float32
   kBias,       // added to a product; cast in mixed precision
+  kConstant,   // belongs to the model and is saved with it, but never trained (a permutation); always float32
 };
 
 /// Consecutive rows of a parameter that are one tensor to everybody outside (q, k and v of a fused projection).
@@ -57,7 +58,22 @@ class ParameterFactory {
   std::uint64_t seed_;
 };
 
+/// Gives a decoder or a head the parameters that it asks for: fresh ones, or those of a checkpoint.
+using ParameterSource =
+    std::function<ParameterPtr(const std::string& name, ParameterKind kind, const std::vector<std::int64_t>& shape,
+                               const Initializer& initializer, const std::vector<RowPart>& parts)>;
+
+/// Parameters whose initial values depend on the seed and on their names alone.
+ParameterSource fresh_parameters(std::uint64_t seed);
+/// Parameters with memory and no values yet, to be read from a file: initializers are not called.
+ParameterSource unset_parameters();
+/// Parameters with a shape and no memory.
+ParameterSource shapes_alone();
+
 using ParameterList = std::vector<ParameterPtr>;
+
+/// How many numbers are trained: those of every parameter but constants.
+std::int64_t count_trained(const ParameterList& parameters);
 
 /// Points `working` at `value` (float32), or at fresh copies in `type` for every kind that is cast.
 void set_working_type(const ParameterList& parameters, at::ScalarType type);

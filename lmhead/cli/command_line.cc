@@ -56,7 +56,9 @@ Request parse_command_line(int argument_count, char** arguments) {
       ->excludes(dry_run);
 
   HeadsRequest heads;
-  CLI::App* heads_app = app.add_subcommand("heads", "list the heads, their formulae and their keys");
+  CLI::App* heads_app =
+      app.add_subcommand("heads", "list the heads: formula, cost against the linear head, memory, source, keys");
+  heads_app->add_option("type", heads.type, "one head alone");
   heads_app->add_flag("--json", heads.json, "as JSON");
 
   MeasureRequest measure;

@@ -26,6 +26,7 @@ struct StudyRequest {
 };
 
 struct HeadsRequest {
+  std::string type;  // empty: all
   bool json = false;
 };
 

@@ -102,17 +102,17 @@ int run_sample(const SampleRequest& request) {
     std::fflush(stdout);
   };
   bool first = true;
-  const Ids generated = generate(
-      *model.decoder, [&](const at::Tensor& hidden) { return model.head->logits({hidden}); }, prompt,
-      {.sampling = {request.temperature, request.top_k, request.top_p},
-       .max_new_tokens = request.max_new_tokens,
-       .seed = request.seed,
-       .end_tokens = model.text.end_tokens},
-      [&](std::int64_t id) {
-        print(prints_ids ? (first ? "" : ",") + std::to_string(id) : codec->decode(id));
-        first = false;
-        return !stop_requested();
-      });
+  const Ids generated = generate(*model.decoder, *model.head, prompt,
+                                 {.sampling = {request.temperature, request.top_k, request.top_p},
+                                  .max_new_tokens = request.max_new_tokens,
+                                  .seed = request.seed,
+                                  .end_tokens = model.text.end_tokens,
+                                  .end_of_document = model.text.end_of_document},
+                                 [&](std::int64_t id) {
+                                   print(prints_ids ? (first ? "" : ",") + std::to_string(id) : codec->decode(id));
+                                   first = false;
+                                   return !stop_requested();
+                                 });
   print(prints_ids ? "\n" : codec->finish() + "\n");
   if (prints_ids && !request.ids)
     std::fprintf(stderr, "[sample] these are ids: %s\n",

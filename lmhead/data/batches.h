@@ -51,6 +51,8 @@ class BatchSource {
   /// How often each id occurs [V] int64 among the first 16 Mi tokens of the training data; absent where tokens are made
   /// up as they are asked for.
   virtual std::optional<at::Tensor> token_counts() const { return std::nullopt; }
+  /// The id that ends a document, where documents have ends.
+  virtual std::optional<std::int64_t> end_of_document() const { return std::nullopt; }
   /// For synthetic languages, what the first `steps` steps showed.
   virtual std::optional<Coverage> coverage(std::int64_t steps) const { return std::nullopt; }
 

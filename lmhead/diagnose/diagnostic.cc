@@ -89,8 +89,14 @@ void DiagnosticSet::update(const TokenBatch& batch) {
   const TokenBatch kept{select_rows(batch.hidden.detach(), rows), select_rows(batch.targets, rows),
                         column(batch.documents, rows, count, "documents"),
                         column(batch.positions, rows, count, "positions"), batch.bytes};
-  const TokenEnergies energies = head_space_ ? head_space_->energies(kept.hidden, kept.targets)
-                                             : nonlinear_energies(*nonlinear_head_, kept.hidden, kept.targets);
+  TokenEnergies energies;
+  if (head_space_) {
+    energies = head_space_->energies(kept.hidden, kept.targets);
+  } else {
+    HeadInput pass = batch.pass.value_or(HeadInput{.hidden = batch.hidden});
+    pass.rows = rows;
+    energies = nonlinear_energies(*nonlinear_head_, pass, kept.targets);
+  }
   const double sum =
       energies.total.sum().item<double>() + (head_space_ ? energies.gradient_square.sum().item<double>() : 0);
   require(std::isfinite(sum), kWho, "features, weight and bias must give finite logit gradients, got NaN or infinity");

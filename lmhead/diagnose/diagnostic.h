@@ -20,11 +20,12 @@ namespace lmhead {
 
 /// Tokens to measure. Only `hidden` and `targets` must be there.
 struct TokenBatch {
-  at::Tensor hidden;            // [N, D] features after the final norm
-  at::Tensor targets;           // [N] int64; rows with -100 are left out
-  at::Tensor documents;         // [N] int64: which document a token is of
-  at::Tensor positions;         // [N] int64: how many tokens its context holds before it
-  std::optional<double> bytes;  // UTF-8 bytes that the targets stand for
+  at::Tensor hidden;                   // [N, D] features after the final norm
+  at::Tensor targets;                  // [N] int64; rows with -100 are left out
+  at::Tensor documents;                // [N] int64: which document a token is of
+  at::Tensor positions;                // [N] int64: how many tokens its context holds before it
+  std::optional<double> bytes;         // UTF-8 bytes that the targets stand for
+  std::optional<HeadInput> pass = {};  // that gave `hidden`, for heads that look at more than features
 };
 
 struct GradientSpectrumOptions {
@@ -92,7 +93,7 @@ class DiagnosticSet {
   /// `names` of the list; empty: all. Throws on an unknown name, naming the nearest.
   explicit DiagnosticSet(const LinearMap& map, const std::vector<std::string>& names = {},
                          const DiagnosticOptions& options = {}, const at::Tensor& token_counts = {});
-  /// Of any head that needs nothing but `hidden`; as its linear map where it has one.
+  /// Of any head; as its linear map where it has one. One that needs more than `hidden` must be given the pass.
   explicit DiagnosticSet(std::shared_ptr<const LmHead> head, const std::vector<std::string>& names = {},
                          const DiagnosticOptions& options = {}, const at::Tensor& token_counts = {});
 

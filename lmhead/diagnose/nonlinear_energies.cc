@@ -14,7 +14,7 @@
 
 namespace lmhead {
 
-TokenEnergies nonlinear_energies(const LmHead& head, const at::Tensor& hidden, const at::Tensor& targets) {
+TokenEnergies nonlinear_energies(const LmHead& head, const HeadInput& input, const at::Tensor& targets) {
   at::NoGradGuard no_grad;
   const std::int64_t count = targets.size(0), step = rows_per_block(head.vocab_size());
   TokenEnergies energies;
@@ -25,7 +25,7 @@ TokenEnergies nonlinear_energies(const LmHead& head, const at::Tensor& hidden, c
       at::full({count}, std::numeric_limits<double>::quiet_NaN(), at::kDouble);
   for (std::int64_t row = 0; row < count; row += step) {
     const std::int64_t rows = std::min(step, count - row);
-    const at::Tensor logits = head.logits({hidden.narrow(0, row, rows), {}, {}});
+    const at::Tensor logits = head.logits(input.narrow(row, rows));
     const at::Tensor log_p =
         at::log_softmax(logits.to(logits.scalar_type() == at::kDouble ? at::kDouble : at::kFloat), 1);
     const at::Tensor index = targets.narrow(0, row, rows).unsqueeze(1), of_target = log_p.gather(1, index).squeeze(1);

@@ -8,8 +8,8 @@
 
 namespace lmhead {
 
-/// `total` = ||p - y||^2 at the logits, `log_probability` and `correct` of `hidden` [n, D] with `targets` [n]; the
-/// other members, which a column space is needed for, are NaN. Memory: a block of logits.
-TokenEnergies nonlinear_energies(const LmHead& head, const at::Tensor& hidden, const at::Tensor& targets);
+/// `total` = ||p - y||^2 at the logits, `log_probability` and `correct` of the rows that `input` asks for, with
+/// `targets` [n]; the other members, which a column space is needed for, are NaN. Memory: a block of logits.
+TokenEnergies nonlinear_energies(const LmHead& head, const HeadInput& input, const at::Tensor& targets);
 
 }  // namespace lmhead

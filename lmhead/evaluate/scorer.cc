@@ -1,6 +1,7 @@
 #include "lmhead/evaluate/scorer.h"
 
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/cat.h>
 #include <ATen/ops/tensor.h>
 
 #include <algorithm>
@@ -25,18 +26,17 @@ std::vector<std::int64_t> input_of(const ScoreRequest& request, std::int64_t max
 
 /// Requests on their way through the decoder together.
 struct ScoringPass {
-  explicit ScoringPass(std::int64_t hidden_size) : trees(hidden_size) {}
+  explicit ScoringPass(const LmHead& head) : trees(head.hidden_size()), keeps_paths(head.needs().tokens) {}
 
   void add(const std::vector<std::int64_t>& input, const std::vector<std::int64_t>& continuation) {
     const std::vector<std::int64_t>& path = trees.add(input);
+    if (keeps_paths) paths.push_back(path);
     rows.insert(rows.end(), path.end() - std::int64_t(continuation.size()), path.end());
     targets.insert(targets.end(), continuation.begin(), continuation.end());
     lengths.push_back(std::int64_t(continuation.size()));
   }
   void score(const LoadedModel& model, std::vector<Score>& scores) const {
-    const at::Tensor hidden = model.decoder->forward_trees(trees.build());
-    const TokenScores tokens =
-        model.head->token_scores({hidden.index_select(0, at::tensor(rows, at::kLong))}, at::tensor(targets, at::kLong));
+    const TokenScores tokens = token_scores(model);
     const at::Tensor log_probability = tokens.log_probability.to(at::kDouble).contiguous();
     const at::Tensor correct = tokens.correct.contiguous();
     const double* value = log_probability.const_data_ptr<double>();
@@ -51,9 +51,41 @@ struct ScoringPass {
     }
   }
 
+  /// Of every target in turn. A head that looks at tokens is given one request's sequence at a time.
+  TokenScores token_scores(const LoadedModel& model) const {
+    const TokenTrees built = trees.build();
+    const HeadNeeds needs = model.head->needs();
+    std::vector<at::Tensor> layers;
+    HeadInput all{.hidden = model.decoder->forward_trees(built, needs.layers.empty() ? nullptr : &layers)};
+    for (const std::int64_t block : needs.layers) all.layers.push_back(layers.at(std::size_t(block)));
+    const at::Tensor wanted = at::tensor(targets, at::kLong);
+    if (!keeps_paths) {
+      all.rows = at::tensor(rows, at::kLong);
+      return model.head->token_scores(all, wanted);
+    }
+    std::vector<at::Tensor> log_probability, correct;
+    std::int64_t first = 0;
+    for (std::size_t index = 0; index < paths.size(); ++index) {
+      const at::Tensor path = at::tensor(paths[index], at::kLong);
+      HeadInput one{.hidden = all.hidden.index_select(0, path),
+                    .tokens = built.tokens.index_select(0, path).unsqueeze(0)};
+      for (const at::Tensor& layer : all.layers) one.layers.push_back(layer.index_select(0, path));
+      one.documents = documents_of(one.tokens, model.text.end_of_document);
+      const std::int64_t length = lengths[index];
+      const TokenScores scores =
+          model.head->token_scores(one.narrow(path.size(0) - length, length), wanted.narrow(0, first, length));
+      log_probability.push_back(scores.log_probability);
+      correct.push_back(scores.correct);
+      first += length;
+    }
+    return {at::cat(log_probability), at::cat(correct)};
+  }
+
   TokenTreeBuilder trees;
-  std::vector<std::int64_t> rows, targets;  // one a token of a continuation
-  std::vector<std::int64_t> lengths;        // one a request
+  bool keeps_paths;
+  std::vector<std::vector<std::int64_t>> paths;  // rows of each request's tokens, where the head looks at tokens
+  std::vector<std::int64_t> rows, targets;       // one a token of a continuation
+  std::vector<std::int64_t> lengths;             // one a request
 };
 
 }  // namespace
@@ -93,13 +125,12 @@ std::vector<Score> Scorer::score(const std::vector<ScoreRequest>& requests) cons
   for (std::size_t place = 0; place < requests.size(); ++place) check(requests[place], place);
   std::vector<Score> scores;
   scores.reserve(requests.size());
-  const std::int64_t hidden_size = model_.head->hidden_size();
-  ScoringPass pass(hidden_size);
+  ScoringPass pass(*model_.head);
   for (const ScoreRequest& request : requests) {
     const std::vector<std::int64_t> input = input_of(request, max_length_);
     if (!pass.lengths.empty() && pass.trees.rows() + pass.trees.fresh_rows(input) > pass_tokens_) {
       pass.score(model_, scores);
-      pass = ScoringPass(hidden_size);
+      pass = ScoringPass(*model_.head);
     }
     pass.add(input, request.continuation);
   }

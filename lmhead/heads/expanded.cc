@@ -1,5 +1,4 @@
-#include "lmhead/heads/expanded.h"
-
+// A head whose width differs from the body's.
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/gelu.h>
 #include <ATen/ops/linear.h>
@@ -9,7 +8,8 @@
 #include <cmath>
 
 #include "lmhead/base/error.h"
-#include "lmhead/kernels/linear_cross_entropy.h"
+#include "lmhead/heads/head_list.h"
+#include "lmhead/heads/mapped_head.h"
 
 namespace lmhead {
 namespace {
@@ -31,36 +31,49 @@ const Phi& phi_named(const std::string& name) {
   fail("head", "head.activation must be one of none, gelu, silu, got ", name);
 }
 
-class ExpandedHead : public LmHead {
+/// The Jacobian of a token's logits by its features keeps rank D at most whatever the width; with an activation
+/// tokens do not share one subspace.
+struct ExpandedHeadOptions : HeadOptions {
+  std::int64_t width = 512;
+  std::string activation = "none";
+  void visit_fields(FieldVisitor& visitor) override {
+    visitor.field("width", width, "of the features that W sees", at_least(1));
+    visitor.field("activation", activation, "phi; with none the logits are one linear map", {"none", "gelu", "silu"});
+  }
+};
+
+class ExpandedHead : public MappedHead {
  public:
   ExpandedHead(const ExpandedHeadOptions& options, const HeadContext& context)
-      : LmHead(context.hidden_size, context.vocab_size), phi_(phi_named(options.activation)) {
+      : MappedHead(context.hidden_size, context.vocab_size), phi_(phi_named(options.activation)) {
     require(!context.tied_embedding, "head",
             "expanded must have model.tie_word_embeddings = false, got true: W is wider than the embedding");
     // As with low_rank: initial logits are distributed as the dense head's are, whatever the width.
     const double hidden = double(context.hidden_size), width = double(options.width);
-    up_ = own(context.factory.make("lm_head.up_proj.weight", ParameterKind::kHead, {options.width, context.hidden_size},
-                                   normal_initializer(1 / std::sqrt(hidden))));
-    output_ = own(context.factory.make(
-        "lm_head.output_proj.weight", ParameterKind::kHead, {context.vocab_size, options.width},
+    up_ = own(context.parameter("lm_head.up_proj.weight", {options.width, context.hidden_size},
+                                normal_initializer(1 / std::sqrt(hidden))));
+    output_ = own(context.parameter(
+        "lm_head.output_proj.weight", {context.vocab_size, options.width},
         normal_initializer(context.initializer_range * std::sqrt(hidden / (width * phi_.second_moment)))));
   }
 
   std::optional<LinearMap> linear_map() const override {
     if (phi_.second_moment != 1) return std::nullopt;
     at::NoGradGuard no_grad;
-    return LinearMap{at::mm(output_->value, up_->value), {}, 1, 0};
+    return LinearMap{at::mm(output_->value, up_->value)};
+  }
+
+  double memory_per_token(std::int64_t) const override {
+    return (phi_.second_moment == 1 ? 2 : 3) * double(up_->value.size(0));
   }
 
  private:
-  at::Tensor expand(const HeadInput& input) const { return phi_.apply(at::linear(input.hidden, up_->working)); }
-  at::Tensor compute_logits(const HeadInput& input) const override {
-    return at::linear(expand(input), output_->working);
+  at::Tensor map_features(const HeadInput& input) const override {
+    return phi_.apply(at::linear(input.hidden, up_->working));
   }
-  at::Tensor compute_loss(const HeadInput& input, const at::Tensor& targets, const LossOptions& options,
-                          TokenStatistics*) const override {
-    return linear_cross_entropy(expand(input), LinearMap{output_->working, {}, 1, 0}, targets,
-                                {.label_smoothing = options.label_smoothing, .z_loss = options.z_loss});
+  LinearMap working_map() const override { return {output_->working}; }
+  TokenScores compute_token_scores(const HeadInput& input, const at::Tensor& targets) const override {
+    return LmHead::compute_token_scores(input, targets);  // by other products, which round otherwise
   }
 
   const Phi& phi_;
@@ -69,13 +82,10 @@ class ExpandedHead : public LmHead {
 
 }  // namespace
 
-void ExpandedHeadOptions::visit_fields(FieldVisitor& visitor) {
-  visitor.field("width", width, "of the features that W sees", at_least(1));
-  visitor.field("activation", activation, "phi; with none the logits are one linear map", {"none", "gelu", "silu"});
-}
-
-std::unique_ptr<LmHead> make_expanded_head(const HeadOptions& options, const HeadContext& context) {
-  return std::make_unique<ExpandedHead>(dynamic_cast<const ExpandedHeadOptions&>(options), context);
+HeadKind expanded_head() {
+  return describe_head<ExpandedHead, ExpandedHeadOptions>(
+      "expanded", "z = W phi(E h), E: width x D, W: V x width", "width / D: 6 width (V + D) operations a token",
+      "2 width numbers a token, 3 with an activation", "the two-layer head of BERT, without its norm");
 }
 
 }  // namespace lmhead

@@ -32,13 +32,6 @@ class Timer {
   std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
 };
 
-/// The matrix of a head that is one matrix of its own.
-ParameterPtr own_matrix(const LmHead& head) {
-  for (const ParameterPtr& parameter : head.parameters())
-    if (parameter->name == "lm_head.weight") return parameter;
-  return nullptr;
-}
-
 }  // namespace
 
 double GradientComparison::add(const at::Tensor& exact, const at::Tensor& changed, bool match) {
@@ -64,7 +57,7 @@ std::unique_ptr<HeadGradient> HeadGradient::make(const HeadGradientOptions& opti
   const bool has_penalty = penalties.orthogonality > 0 || penalties.alignment > 0;
   const bool changes_head = options.weight.rule != "exact" || has_penalty;
   require(
-      !changes_head || own_matrix(head), kWho,
+      !changes_head || head.own_matrix(), kWho,
       options.weight.rule != "exact" ? "head_gradient.weight.rule must be exact" : "head_gradient.penalties must be 0",
       " for a head without one matrix of its own (tied, factorised or not linear), got ",
       options.weight.rule != "exact" ? options.weight.rule : "a penalty");
@@ -82,7 +75,7 @@ HeadGradient::HeadGradient(const HeadGradientOptions& options, const LmHead& hea
     : options_(options),
       head_(head),
       context_(context),
-      weight_(own_matrix(head)),
+      weight_(head.own_matrix()),
       hidden_(make_hidden_gradient_rule(options.hidden, context)) {
   if (options.weight.rule == "whitened" && options.weight.changes_something())
     whitening_.emplace("head_gradient.weight.matrix", context.hidden_size, options.weight.refresh_every);

@@ -1,5 +1,4 @@
-#include "lmhead/heads/low_rank.h"
-
+// The factorised head of the paper's rank ladder.
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/linear.h>
 #include <ATen/ops/mm.h>
@@ -7,15 +6,23 @@
 #include <cmath>
 
 #include "lmhead/base/error.h"
-#include "lmhead/kernels/linear_cross_entropy.h"
+#include "lmhead/heads/head_list.h"
+#include "lmhead/heads/mapped_head.h"
 
 namespace lmhead {
 namespace {
 
-class LowRankHead : public LmHead {
+struct LowRankHeadOptions : HeadOptions {
+  std::int64_t rank = 16;
+  void visit_fields(FieldVisitor& visitor) override {
+    visitor.field("rank", rank, "k, the inner width of W = A B", at_least(1));
+  }
+};
+
+class LowRankHead : public MappedHead {
  public:
   LowRankHead(const LowRankHeadOptions& options, const HeadContext& context)
-      : LmHead(context.hidden_size, context.vocab_size) {
+      : MappedHead(context.hidden_size, context.vocab_size) {
     require(!context.tied_embedding, "head",
             "low_rank must have model.tie_word_embeddings = false, got true: A and B are not the embedding");
     require(options.rank <= context.hidden_size, "head", "head.rank must be at most hidden_size ", context.hidden_size,
@@ -24,43 +31,31 @@ class LowRankHead : public LmHead {
     // B keeps the scale of its input, A has the dense head's scale times sqrt(D / k): initial logits are then
     // distributed as the dense head's are, whatever the rank.
     const double width = double(context.hidden_size), rank = double(options.rank);
-    down_ = own(context.factory.make("lm_head.down_proj.weight", ParameterKind::kHead,
-                                     {options.rank, context.hidden_size}, normal_initializer(1 / std::sqrt(width))));
-    up_ = own(context.factory.make("lm_head.up_proj.weight", ParameterKind::kHead, {context.vocab_size, options.rank},
-                                   normal_initializer(range * std::sqrt(width / rank))));
+    down_ = own(context.parameter("lm_head.down_proj.weight", {options.rank, context.hidden_size},
+                                  normal_initializer(1 / std::sqrt(width))));
+    up_ = own(context.parameter("lm_head.up_proj.weight", {context.vocab_size, options.rank},
+                                normal_initializer(range * std::sqrt(width / rank))));
   }
 
   std::optional<LinearMap> linear_map() const override {
     at::NoGradGuard no_grad;
-    return LinearMap{at::mm(up_->value, down_->value), {}, 1, 0};
+    return LinearMap{at::mm(up_->value, down_->value)};
   }
+  double memory_per_token(std::int64_t) const override { return 2 * double(down_->value.size(0)); }
 
  private:
-  at::Tensor compute_logits(const HeadInput& input) const override {
-    return at::linear(at::linear(input.hidden, down_->working), up_->working);
-  }
-  TokenScores compute_token_scores(const HeadInput& input, const at::Tensor& targets) const override {
-    const TokenStatistics statistics = token_statistics(
-        at::linear(input.hidden, down_->working), LinearMap{up_->working, {}, 1, 0}, targets, /*with_gradient=*/false);
-    return {statistics.log_probability, statistics.correct};
-  }
-  at::Tensor compute_loss(const HeadInput& input, const at::Tensor& targets, const LossOptions& options,
-                          TokenStatistics*) const override {
-    return linear_cross_entropy(at::linear(input.hidden, down_->working), LinearMap{up_->working, {}, 1, 0}, targets,
-                                {.label_smoothing = options.label_smoothing, .z_loss = options.z_loss});
-  }
+  at::Tensor map_features(const HeadInput& input) const override { return at::linear(input.hidden, down_->working); }
+  LinearMap working_map() const override { return {up_->working}; }
 
   ParameterPtr down_, up_;
 };
 
 }  // namespace
 
-void LowRankHeadOptions::visit_fields(FieldVisitor& visitor) {
-  visitor.field("rank", rank, "k, the inner width of W = A B", at_least(1));
-}
-
-std::unique_ptr<LmHead> make_low_rank_head(const HeadOptions& options, const HeadContext& context) {
-  return std::make_unique<LowRankHead>(dynamic_cast<const LowRankHeadOptions&>(options), context);
+HeadKind low_rank_head() {
+  return describe_head<LowRankHead, LowRankHeadOptions>("low_rank", "z = A (B h), A: V x k, B: k x D",
+                                                        "k (V + D) / (V D): 6 k (V + D) operations a token",
+                                                        "2 k numbers a token", "Godey & Artzi, arXiv 2603.10145");
 }
 
 }  // namespace lmhead

@@ -1,25 +1,15 @@
-// The list of heads, and the choice of one by a configuration. A head is one file and one line here.
+// The list of heads, and the choice of one by a configuration. A head is one file, one line here and one in
+// head_list.h.
 #include "lmhead/base/error.h"
-#include "lmhead/heads/expanded.h"
-#include "lmhead/heads/linear.h"
-#include "lmhead/heads/lm_head.h"
-#include "lmhead/heads/low_rank.h"
+#include "lmhead/heads/head_list.h"
 
 namespace lmhead {
-namespace {
-
-template <class Options>
-std::unique_ptr<HeadOptions> make_options() {
-  return std::make_unique<Options>();
-}
-
-}  // namespace
 
 const std::vector<HeadKind>& head_kinds() {
   static const std::vector<HeadKind> kinds = {
-      {"linear", "z = softcap(s (W h + b))", make_options<LinearHeadOptions>, make_linear_head},
-      {"low_rank", "z = A (B h), A: V x k, B: k x D", make_options<LowRankHeadOptions>, make_low_rank_head},
-      {"expanded", "z = W phi(E h), E: width x D, W: V x width", make_options<ExpandedHeadOptions>, make_expanded_head},
+      linear_head(),
+      low_rank_head(),
+      expanded_head(),
   };
   return kinds;
 }

@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "lmhead/base/error.h"
+#include "lmhead/models/causal_model.h"
 
 namespace lmhead {
 namespace {
@@ -50,9 +51,14 @@ void measure_windows(const LoadedModel& model, const MeasuredTokens& tokens, con
       tokens, {.sequence_length = length, .max_tokens = options.max_tokens, .by_document = options.by_document});
   std::int64_t done = 0;
   while (const auto batch = reader.next()) {
-    const at::Tensor hidden = model.decoder->forward(batch->tokens);
-    set.update({options.float64 ? hidden.to(at::kDouble) : hidden, batch->targets, batch->documents, batch->positions,
-                batch->bytes});
+    HeadInput pass = run_decoder(*model.decoder, *model.head, batch->tokens);
+    if (batch->documents.defined()) pass.documents = batch->documents.view(batch->tokens.sizes());
+    set.update({.hidden = options.float64 ? pass.hidden.to(at::kDouble) : pass.hidden,
+                .targets = batch->targets,
+                .documents = batch->documents,
+                .positions = batch->positions,
+                .bytes = batch->bytes,
+                .pass = pass});
     done += batch->scored;
     progress(done, reader.most_targets());
   }

@@ -76,14 +76,13 @@ class ScorerClass : public torch::CustomClassHolder {
     const at::Tensor ids = prompt.contiguous();
     const std::int64_t* id = ids.const_data_ptr<std::int64_t>();
     const LoadedModel& model = scorer_.model();
-    return at::tensor(
-        lmhead::generate(*model.decoder, [&](const at::Tensor& hidden) { return model.head->logits({hidden}); },
-                         {id, id + ids.size(0)},
-                         {.sampling = {temperature, top_k, top_p},
-                          .max_new_tokens = max_new_tokens,
-                          .seed = std::uint64_t(seed),
-                          .end_tokens = end_tokens}),
-        at::kLong);
+    return at::tensor(lmhead::generate(*model.decoder, *model.head, {id, id + ids.size(0)},
+                                       {.sampling = {temperature, top_k, top_p},
+                                        .max_new_tokens = max_new_tokens,
+                                        .seed = std::uint64_t(seed),
+                                        .end_tokens = end_tokens,
+                                        .end_of_document = model.text.end_of_document}),
+                      at::kLong);
   }
 
   /// What is known of the model, as JSON.

@@ -1,25 +1,36 @@
 #include "lmhead/models/causal_model.h"
 
 namespace lmhead {
-namespace {
-
-HeadContext head_context(const DecoderOptions& options, const Decoder& decoder, std::int64_t vocab_size,
-                         const ParameterFactory& factory) {
-  return {options.hidden_size, vocab_size, factory, options.initializer_range,
-          options.tie_word_embeddings ? decoder.embedding() : nullptr};
-}
-
-}  // namespace
+CausalModel::CausalModel(const DecoderOptions& options, const HeadSpecification& specification, std::int64_t vocab_size,
+                         const ParameterSource& source, const std::function<at::Tensor()>& token_counts)
+    : decoder(options.specification(vocab_size), source),
+      head(specification.make({.hidden_size = options.hidden_size,
+                               .vocab_size = vocab_size,
+                               .source = source,
+                               .initializer_range = options.initializer_range,
+                               .tied_embedding = options.tie_word_embeddings ? decoder.embedding() : nullptr,
+                               .num_hidden_layers = options.num_hidden_layers,
+                               .token_counts = token_counts})) {}
 
 CausalModel::CausalModel(const DecoderOptions& options, const HeadSpecification& specification, std::int64_t vocab_size,
                          std::uint64_t seed)
-    : decoder(options.specification(vocab_size), fresh_parameters(seed)),
-      head(specification.make(head_context(options, decoder, vocab_size, ParameterFactory(seed)))) {}
+    : CausalModel(options, specification, vocab_size, fresh_parameters(seed)) {}
 
 ParameterList CausalModel::parameters() const {
   ParameterList all = decoder.parameters();
   all.insert(all.end(), head->parameters().begin(), head->parameters().end());
   return all;
+}
+
+HeadInput run_decoder(const Decoder& decoder, const LmHead& head, const at::Tensor& tokens,
+                      std::optional<std::int64_t> end_of_document, std::vector<at::Tensor>* layers) {
+  const HeadNeeds needs = head.needs();
+  std::vector<at::Tensor> own_layers;
+  if (!layers && !needs.layers.empty()) layers = &own_layers;
+  HeadInput input{.hidden = decoder.forward(tokens, layers), .tokens = tokens};
+  for (const std::int64_t block : needs.layers) input.layers.push_back(layers->at(std::size_t(block)));
+  if (needs.tokens) input.documents = documents_of(tokens, end_of_document);
+  return input;
 }
 
 std::vector<std::pair<std::string, at::Tensor>> named_tensors(const ParameterList& parameters) {

@@ -1,7 +1,11 @@
 // A decoder and a head, and their parameters together.
 #pragma once
 
+#include <functional>
 #include <memory>
+#include <optional>
+#include <utility>
+#include <vector>
 
 #include "lmhead/heads/lm_head.h"
 #include "lmhead/models/decoder.h"
@@ -13,6 +17,10 @@ class CausalModel {
   /// `seed` decides every initial value; the same seed gives bodies that are equal under any head.
   CausalModel(const DecoderOptions& options, const HeadSpecification& head, std::int64_t vocab_size,
               std::uint64_t seed);
+  /// With the parameters of `source`. `token_counts`, which may be empty, says how often each id occurs in the training
+  /// data; it is called where a head asks.
+  CausalModel(const DecoderOptions& options, const HeadSpecification& head, std::int64_t vocab_size,
+              const ParameterSource& source, const std::function<at::Tensor()>& token_counts = {});
 
   Decoder decoder;
   std::unique_ptr<LmHead> head;
@@ -20,6 +28,12 @@ class CausalModel {
   /// Body first, then what the head owns.
   ParameterList parameters() const;
 };
+
+/// One pass of `decoder` over `tokens` [B, T] with all that `head` needs of it. Documents end at `end_of_document`;
+/// `layers`, where given, receives the features after every block.
+HeadInput run_decoder(const Decoder& decoder, const LmHead& head, const at::Tensor& tokens,
+                      std::optional<std::int64_t> end_of_document = std::nullopt,
+                      std::vector<at::Tensor>* layers = nullptr);
 
 /// Every parameter as outsiders know it: one tensor a name, fused projections cut apart (as views of the master).
 std::vector<std::pair<std::string, at::Tensor>> named_tensors(const ParameterList& parameters);

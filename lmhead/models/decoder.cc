@@ -57,11 +57,11 @@ at::Tensor Decoder::forward(const at::Tensor& tokens, std::vector<at::Tensor>* l
   return run(tokens, {.batch = tokens.size(0), .length = tokens.size(1)}, layers);
 }
 
-at::Tensor Decoder::extend(const at::Tensor& tokens, KeyValueCache& cache) const {
+at::Tensor Decoder::extend(const at::Tensor& tokens, KeyValueCache& cache, std::vector<at::Tensor>* layers) const {
   require(tokens.dim() == 2, "decoder", "tokens must be [B, T], got ", tokens.sizes());
   const std::int64_t first = cache.length();
-  const at::Tensor hidden = run(
-      tokens, {.batch = tokens.size(0), .first = first, .length = first + tokens.size(1), .cache = &cache}, nullptr);
+  const at::Tensor hidden =
+      run(tokens, {.batch = tokens.size(0), .first = first, .length = first + tokens.size(1), .cache = &cache}, layers);
   cache.advance(tokens.size(1));
   return hidden;
 }

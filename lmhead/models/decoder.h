@@ -4,7 +4,6 @@
 
 #include <ATen/core/Tensor.h>
 
-#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -17,14 +16,6 @@
 #include "lmhead/models/token_trees.h"
 
 namespace lmhead {
-
-/// Gives a decoder the parameters that it asks for, fresh ones or those of a checkpoint.
-using ParameterSource =
-    std::function<ParameterPtr(const std::string& name, ParameterKind kind, const std::vector<std::int64_t>& shape,
-                               const Initializer& initializer, const std::vector<RowPart>& parts)>;
-
-/// Parameters whose initial values depend on the seed and on their names alone.
-ParameterSource fresh_parameters(std::uint64_t seed);
 
 class Decoder {
  public:
@@ -40,7 +31,7 @@ class Decoder {
   /// Features [B T, D] of `tokens` [B, T] that follow those which `cache` has seen, as `forward` over all of
   /// them would give; the cache then has seen these too. For inference: keys and values are kept without
   /// history. A fresh cache starts a sequence; one cache serves one decoder and one batch size.
-  at::Tensor extend(const at::Tensor& tokens, KeyValueCache& cache) const;
+  at::Tensor extend(const at::Tensor& tokens, KeyValueCache& cache, std::vector<at::Tensor>* layers = nullptr) const;
 
   /// Features [N, D] of every token of `trees`, as `forward` over each token's own sequence would give; `layers` as
   /// there. What sequences share is computed once. For inference.

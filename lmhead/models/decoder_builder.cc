@@ -2,14 +2,6 @@
 
 namespace lmhead {
 
-ParameterSource fresh_parameters(std::uint64_t seed) {
-  return [factory = ParameterFactory(seed)](const std::string& name, ParameterKind kind,
-                                            const std::vector<std::int64_t>& shape, const Initializer& initializer,
-                                            const std::vector<RowPart>& parts) {
-    return factory.make(name, kind, shape, initializer, parts);
-  };
-}
-
 ParameterPtr Decoder::Builder::add(const std::string& name, ParameterKind kind, const std::vector<std::int64_t>& shape,
                                    const Initializer& initializer, const std::vector<RowPart>& parts) {
   decoder_.parameters_.push_back(source_(name, kind, shape, initializer, parts));

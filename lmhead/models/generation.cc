@@ -1,6 +1,7 @@
 #include "lmhead/models/generation.h"
 
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/cat.h>
 #include <ATen/ops/tensor.h>
 
 #include <algorithm>
@@ -46,6 +47,38 @@ std::vector<double> probabilities(const std::vector<Candidate>& candidates, doub
   return all;
 }
 
+/// What a head is given to say what comes next: the last token's features, or all of the context where it looks at it.
+class SampledContext {
+ public:
+  SampledContext(HeadNeeds needs, std::optional<std::int64_t> end_of_document)
+      : needs_(std::move(needs)), end_of_document_(end_of_document) {
+    parts_.resize(1 + needs_.layers.size());
+  }
+
+  void add(const at::Tensor& tokens, const at::Tensor& hidden, const std::vector<at::Tensor>& layers) {
+    add(parts_[0], hidden);
+    for (std::size_t index = 0; index < needs_.layers.size(); ++index)
+      add(parts_[1 + index], layers.at(std::size_t(needs_.layers[index])));
+    if (needs_.tokens) tokens_ = tokens_.defined() ? at::cat({tokens_, tokens}, 1) : tokens;
+  }
+  HeadInput input() const {
+    HeadInput input{.hidden = parts_[0], .tokens = tokens_, .layers = {parts_.begin() + 1, parts_.end()}};
+    if (needs_.tokens) input.documents = documents_of(tokens_, end_of_document_);
+    input.rows = at::tensor({input.hidden.size(0) - 1}, at::kLong);
+    return input;
+  }
+
+ private:
+  void add(at::Tensor& part, const at::Tensor& rows) const {
+    if (!needs_.tokens) part = rows.narrow(0, rows.size(0) - 1, 1);
+    else part = part.defined() ? at::cat({part, rows}) : rows;
+  }
+  HeadNeeds needs_;
+  std::optional<std::int64_t> end_of_document_;
+  at::Tensor tokens_;              // [1, S]
+  std::vector<at::Tensor> parts_;  // [S, D], or [1, D]: hidden, and the layers asked for
+};
+
 }  // namespace
 
 void SamplingOptions::check() const {
@@ -81,8 +114,8 @@ std::int64_t choose_token(const at::Tensor& logits, const SamplingOptions& optio
   return candidates[chances.size() - 1].id;  // rounding left a little over
 }
 
-std::vector<std::int64_t> generate(const Decoder& decoder, const LogitsOfHidden& logits,
-                                   const std::vector<std::int64_t>& prompt, const GenerationOptions& options,
+std::vector<std::int64_t> generate(const Decoder& decoder, const LmHead& head, const std::vector<std::int64_t>& prompt,
+                                   const GenerationOptions& options,
                                    const std::function<bool(std::int64_t)>& on_token) {
   const DecoderSpecification& specification = decoder.specification();
   options.sampling.check();
@@ -94,6 +127,8 @@ std::vector<std::int64_t> generate(const Decoder& decoder, const LogitsOfHidden&
   at::NoGradGuard no_grad;
   RandomStream stream(options.seed, "sample");
   KeyValueCache cache;
+  const HeadNeeds needs = head.needs();
+  SampledContext context(needs, options.end_of_document);
   std::vector<std::int64_t> generated;
   at::Tensor next = at::tensor(prompt, at::kLong).unsqueeze(0);
   const auto has_room = [&] {
@@ -101,8 +136,9 @@ std::vector<std::int64_t> generate(const Decoder& decoder, const LogitsOfHidden&
     return positions == 0 || generated.empty() || cache.length() + 1 <= positions;
   };
   while (std::int64_t(generated.size()) < options.max_new_tokens && has_room()) {
-    const at::Tensor hidden = decoder.extend(next, cache);
-    const at::Tensor last = logits(hidden.narrow(0, hidden.size(0) - 1, 1)).squeeze(0);
+    std::vector<at::Tensor> layers;
+    context.add(next, decoder.extend(next, cache, needs.layers.empty() ? nullptr : &layers), layers);
+    const at::Tensor last = head.logits(context.input()).squeeze(0);
     generated.push_back(choose_token(last, options.sampling, stream));
     next = at::tensor({generated.back()}, at::kLong).unsqueeze(0);
     const bool goes_on = !on_token || on_token(generated.back());

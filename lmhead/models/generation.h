@@ -5,9 +5,11 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <vector>
 
 #include "lmhead/base/random.h"
+#include "lmhead/heads/lm_head.h"
 #include "lmhead/models/decoder.h"
 
 namespace lmhead {
@@ -28,18 +30,17 @@ std::int64_t choose_token(const at::Tensor& logits, const SamplingOptions& optio
 struct GenerationOptions {
   SamplingOptions sampling;
   std::int64_t max_new_tokens = 100;
-  std::uint64_t seed = 0;                // of the stream "sample"
-  std::vector<std::int64_t> end_tokens;  // the first of these is the last token that is given
+  std::uint64_t seed = 0;                       // of the stream "sample"
+  std::vector<std::int64_t> end_tokens;         // the first of these is the last token that is given
+  std::optional<std::int64_t> end_of_document;  // what stands before it in a prompt is another document to the head
 };
-
-/// Logits [N, V] of features [N, D]; any head.
-using LogitsOfHidden = std::function<at::Tensor(const at::Tensor& hidden)>;
 
 /// The tokens that follow `prompt`, without it; each goes to `on_token` too as soon as it is known, which may
 /// return false to stop. Ends early where a learned position table is used up. Cost: one token's pass a token,
-/// for keys and values are kept. Throws on an empty prompt and on ids outside the vocabulary.
-std::vector<std::int64_t> generate(const Decoder& decoder, const LogitsOfHidden& logits,
-                                   const std::vector<std::int64_t>& prompt, const GenerationOptions& options,
+/// for keys and values are kept; a head that looks at tokens is given the features of the whole context too. Throws
+/// on an empty prompt and on ids outside the vocabulary.
+std::vector<std::int64_t> generate(const Decoder& decoder, const LmHead& head, const std::vector<std::int64_t>& prompt,
+                                   const GenerationOptions& options,
                                    const std::function<bool(std::int64_t)>& on_token = {});
 
 }  // namespace lmhead

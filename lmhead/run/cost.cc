@@ -1,22 +1,10 @@
 #include "lmhead/run/cost.h"
 
-#include <ATen/core/Tensor.h>
-#include <ATen/ops/empty.h>
-
 #include "lmhead/heads/head_gradient_cost.h"
 #include "lmhead/models/causal_model.h"
 
 namespace lmhead {
 namespace {
-
-/// Parameters with a shape and no memory.
-ParameterSource shapes_alone() {
-  return [](const std::string& name, ParameterKind kind, const std::vector<std::int64_t>& shape, const Initializer&,
-            const std::vector<RowPart>& parts) {
-    const at::Tensor value = at::empty(shape, at::TensorOptions().device(at::kMeta).dtype(at::kFloat));
-    return std::make_shared<Parameter>(Parameter{name, kind, value, value, parts});
-  };
-}
 
 double count_matrices(const ParameterList& parameters) {
   double numbers = 0;
@@ -30,12 +18,7 @@ double count_matrices(const ParameterList& parameters) {
 
 double training_flops_per_token(const TrainConfiguration& configuration, std::int64_t vocab_size) {
   const DecoderOptions& model = configuration.model;
-  const Decoder decoder(model.specification(vocab_size), shapes_alone());
-  const bool tied = model.tie_word_embeddings;
-  const auto head = configuration.head.make({model.hidden_size, vocab_size, ParameterFactory(0),
-                                             model.initializer_range, tied ? decoder.embedding() : nullptr});
-  const double matrices = count_matrices(decoder.parameters()) + count_matrices(head->parameters()) +
-                          (tied ? double(vocab_size) * double(model.hidden_size) : 0);
+  const CausalModel shapes(model, configuration.head, vocab_size, shapes_alone());
   const double width = double(model.num_attention_heads) * double(model.resolved_head_dim());
   const DataOptions& data = configuration.data;
   const std::int64_t tokens = data.batch_size * data.sequence_length;
@@ -43,8 +26,9 @@ double training_flops_per_token(const TrainConfiguration& configuration, std::in
                                                                          .vocab_size = vocab_size,
                                                                          .tokens = tokens,
                                                                          .micro_batches = data.micro_batches});
-  return 6 * matrices + 12 * double(model.num_hidden_layers) * double(data.sequence_length) * width +
-         rules / double(tokens);
+  return 6 * count_matrices(shapes.decoder.parameters()) +
+         shapes.head->flops_per_token(configuration.data.sequence_length) +
+         12 * double(model.num_hidden_layers) * double(data.sequence_length) * width + rules / double(tokens);
 }
 
 double training_tokens(const TrainConfiguration& configuration) {

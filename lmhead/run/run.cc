@@ -22,7 +22,7 @@ class RetentionObserver : public Observer {
   bool wants_statistics() const override { return is_float32_; }
   Json observe(const StepView& view) override {
     const bool is_known = view.statistics.hidden_gradient.defined();
-    return to_json(measure_gradient_retention(*view.head.linear_map(), view.hidden, view.targets, options_,
+    return to_json(measure_gradient_retention(*view.head.linear_map(), view.input.hidden, view.targets, options_,
                                               is_known ? &view.statistics : nullptr));
   }
 
@@ -45,12 +45,15 @@ class DiagnosticsObserver : public Observer {
            (options_.powers_of_two && (std::has_single_bit(std::uint64_t(step)) || step == last_step_));
   }
   Json observe(const StepView& view) override {
-    DiagnosticSet diagnostics(*view.head.linear_map(), names_, options_.options);
+    // The head outlives this call, so nothing owns it here.
+    const std::shared_ptr<const LmHead> head(std::shared_ptr<const LmHead>(), &view.head);
+    DiagnosticSet diagnostics(head, names_, options_.options);
     const at::Tensor rows = at::arange(view.targets.size(0), view.targets.options());
-    diagnostics.update({.hidden = view.hidden,
+    diagnostics.update({.hidden = view.input.hidden,
                         .targets = view.targets,
                         .documents = rows.floor_divide(sequence_length_),
-                        .positions = rows.remainder(sequence_length_)});
+                        .positions = rows.remainder(sequence_length_),
+                        .pass = view.input});
     return diagnostics.result();
   }
 
@@ -69,7 +72,6 @@ void add_observers(Trainer& trainer, const RunConfiguration& configuration) {
                                                              configuration.train.training.precision == "float32"));
   }
   if (options.diagnostics.every > 0 || options.diagnostics.powers_of_two) {
-    require(is_linear, "config", "observe.diagnostics must be off for a head that is no linear map");
     const auto& chosen = options.diagnostics.chosen;
     require(std::any_of(chosen.begin(), chosen.end(), [](const auto& item) { return item.second; }), "config",
             "observe.diagnostics must choose at least one of the diagnostics, got none");

@@ -126,7 +126,7 @@ LoadedModel open_trained_model(const fs::path& folder) {
   const auto state = read_json_file<TrainingState>(checkpoint / "state.json");
   const fs::path weights = checkpoint / "model.safetensors";
   const std::int64_t vocab_size = vocab_size_of(weights);
-  CausalModel model(train.model, train.head, vocab_size, /*seed=*/0);
+  CausalModel model(train.model, train.head, vocab_size, unset_parameters());
   load_parameters(weights, model.parameters());
   return {.kind = ModelKind::kCheckpoint,
           .name = folder.string(),

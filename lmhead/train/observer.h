@@ -14,7 +14,7 @@ namespace lmhead {
 /// What a step shows before its update: the batch's last part, and the head as it was used.
 struct StepView {
   std::int64_t step;
-  at::Tensor hidden;   // [N, D], detached
+  HeadInput input;     // detached
   at::Tensor targets;  // [N]
   const LmHead& head;
   /// Of these tokens, from the pass that trained on them, with the head's working weights; undefined where no observer

@@ -84,6 +84,7 @@ std::unique_ptr<Optimizer> make_optimizer(const OptimizerOptions& options, const
   RuleMembers rest, body;                     // body: what muon takes where no group says otherwise
   std::map<std::size_t, RuleMembers> chosen;  // by group
   for (std::size_t index = 0; index < parameters.size(); ++index) {
+    if (parameters[index]->kind == ParameterKind::kConstant) continue;
     const Parameter& parameter = *parameters[index];
     const ParameterGroupOptions* group = groups[index] ? &options.groups[*groups[index]] : nullptr;
     const bool chooses = group && group->chooses_update();

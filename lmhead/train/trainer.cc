@@ -2,6 +2,7 @@
 
 #include <ATen/Parallel.h>
 #include <ATen/ops/_foreach_mul.h>
+#include <ATen/ops/constant_pad_nd.h>
 #include <sys/resource.h>
 #include <torch/version.h>
 
@@ -54,10 +55,29 @@ std::optional<FrequencyBands> bands_of(const BatchSource& batches) {
   return counts ? std::optional(frequency_bands(*counts)) : std::nullopt;
 }
 
-double count(const ParameterList& parameters) {
-  double numbers = 0;
-  for (const ParameterPtr& parameter : parameters) numbers += double(parameter->value.numel());
-  return numbers;
+/// For `vocab_size` ids, of which the data may have fewer; empty where they cannot be counted.
+std::function<at::Tensor()> token_counts_of(const BatchSource& batches, std::int64_t vocab_size) {
+  return [&batches, vocab_size]() -> at::Tensor {
+    const auto counts = batches.token_counts();
+    return counts ? at::constant_pad_nd(*counts, {0, vocab_size - counts->size(0)}) : at::Tensor();
+  };
+}
+
+HeadInput detached(const HeadInput& input) {
+  HeadInput result = input;
+  result.hidden = input.hidden.detach();
+  for (at::Tensor& layer : result.layers) layer = layer.detach();
+  return result;
+}
+
+/// Sums figures by name, in the order of their first appearance.
+void add_figures(std::vector<std::pair<std::string, double>>& sums,
+                 const std::vector<std::pair<std::string, double>>& figures, double share) {
+  for (const auto& [name, value] : figures) {
+    const auto known = std::ranges::find(sums, name, [](const auto& sum) { return sum.first; });
+    if (known != sums.end()) known->second += share * value;
+    else sums.emplace_back(name, share * value);
+  }
 }
 
 }  // namespace
@@ -81,7 +101,8 @@ Trainer::Trainer(const TrainConfiguration& configuration, const Json& complete, 
       folder_(run_folder, complete),
       batches_(open_run_batches(configuration)),
       model_(configuration.model, configuration.head, model_vocab_size(configuration, *batches_),
-             std::uint64_t(configuration.training.seed)),
+             fresh_parameters(std::uint64_t(configuration.training.seed)),
+             token_counts_of(*batches_, model_vocab_size(configuration, *batches_))),
       parameters_(model_.parameters()),
       optimizer_(make_optimizer(configuration.optimizer, parameters_)),
       head_gradient_(make_head_gradient(configuration, *model_.head)),
@@ -89,6 +110,7 @@ Trainer::Trainer(const TrainConfiguration& configuration, const Json& complete, 
       frequency_bands_(bands_of(*batches_)),
       started_(now_in_iso_8601()) {
   if (configuration_.training.threads) at::set_num_threads(int(*configuration_.training.threads));
+  model_.head->check_loss(configuration_.loss);
   restore();
   set_working_type(parameters_, configuration_.training.precision == "bfloat16" ? at::kBFloat16 : at::kFloat);
 }
@@ -148,13 +170,15 @@ StepRecord Trainer::step() {
   refresh_working(parameters_);
   std::vector<at::Tensor> gradients(parameters_.size());
   StepView view{step, {}, {}, *model_.head};
-  const double loss = accumulate_gradients(gradients, &view);
+  std::vector<std::pair<std::string, double>> figures;
+  const double loss = accumulate_gradients(gradients, &view, &figures);
   require_finite("loss", loss);
   double seconds = seconds_since(start);
 
   // Observers see the parameters that the gradients belong to, so they come before the update.
   const auto measure_start = Clock::now();
   Json observations = Json::object();
+  for (const auto& [name, value] : figures) observations["head"][name] = value;
   for (const auto& observer : observers_)
     if (observer->wants(step)) observations[observer->name()] = observer->observe(view);
   state_.measure_seconds += seconds_since(measure_start);
@@ -173,6 +197,7 @@ StepRecord Trainer::step() {
   }
   const double factor = schedule_factor(configuration_.schedule, step, configuration_.training.steps);
   optimizer_->step(gradients, step, factor);
+  model_.head->after_update(context_of(step, 0));
   seconds += seconds_since(update_start);
 
   const std::int64_t tokens = batches_->tokens_per_step();
@@ -204,7 +229,15 @@ StepRecord Trainer::step() {
   return record;
 }
 
-double Trainer::accumulate_gradients(std::vector<at::Tensor>& gradients, StepView* last) {
+StepContext Trainer::context_of(std::int64_t step, std::int64_t part) const {
+  return {.seed = std::uint64_t(configuration_.training.seed),
+          .step = step,
+          .steps = configuration_.training.steps,
+          .part = part};
+}
+
+double Trainer::accumulate_gradients(std::vector<at::Tensor>& gradients, StepView* last,
+                                     std::vector<std::pair<std::string, double>>* figures) {
   const std::int64_t parts = configuration_.data.micro_batches;
   const bool keeps_statistics = std::ranges::any_of(
       observers_, [&](const auto& observer) { return observer->wants_statistics() && observer->wants(last->step); });
@@ -213,10 +246,13 @@ double Trainer::accumulate_gradients(std::vector<at::Tensor>& gradients, StepVie
     const Batch batch = batches_->training_batch(last->step - 1, part);
     std::vector<at::Tensor> layers;
     const bool needs_layers = head_gradient_ && head_gradient_->needs_layers();
-    const at::Tensor hidden = model_.decoder.forward(batch.tokens, needs_layers ? &layers : nullptr);
-    if (head_gradient_) head_gradient_->attach(last->step, part, parts, hidden, layers, batch.targets);
-    const at::Tensor loss = model_.head->loss({hidden, batch.tokens, {}}, batch.targets, configuration_.loss,
-                                              keeps_statistics && part == parts - 1 ? &last->statistics : nullptr);
+    HeadInput input = run_decoder(model_.decoder, *model_.head, batch.tokens, batches_->end_of_document(),
+                                  needs_layers ? &layers : nullptr);
+    input.step = context_of(last->step, part);
+    if (head_gradient_) head_gradient_->attach(last->step, part, parts, input.hidden, layers, batch.targets);
+    const auto [loss, said] = model_.head->training_loss(
+        input, batch.targets, configuration_.loss, keeps_statistics && part == parts - 1 ? &last->statistics : nullptr);
+    add_figures(*figures, said, 1 / double(parts));
     loss_sum += loss.item<double>();
     (parts == 1 ? loss : loss.div(double(parts))).backward();
     for (std::size_t index = 0; index < parameters_.size(); ++index) {
@@ -224,7 +260,7 @@ double Trainer::accumulate_gradients(std::vector<at::Tensor>& gradients, StepVie
       if (!gradient.defined()) continue;
       gradients[index] = gradients[index].defined() ? gradients[index].add_(gradient) : gradient;
     }
-    last->hidden = hidden.detach();
+    last->input = detached(input);
     last->targets = batch.targets;
   }
   return loss_sum / double(parts);
@@ -239,7 +275,7 @@ Json Trainer::summary(const std::string& state) const {
   std::sort(speeds.begin(), speeds.end());
   rusage usage{};
   ::getrusage(RUSAGE_SELF, &usage);
-  const double head = count(model_.head->parameters());
+  const std::int64_t all = count_trained(parameters_), head = count_trained(model_.head->parameters());
   return {
       {"state", state},
       {"steps", state_.step},
@@ -248,9 +284,9 @@ Json Trainer::summary(const std::string& state) const {
       {"measure_seconds", state_.measure_seconds},
       {"tokens_per_second", speeds.empty() ? Json(nullptr) : Json(speeds[speeds.size() / 2])},
       {"peak_memory_bytes", std::int64_t(usage.ru_maxrss) * 1024},
-      {"parameters", std::int64_t(count(parameters_))},
-      {"parameters_head", std::int64_t(head)},
-      {"parameters_body", std::int64_t(count(parameters_) - head)},
+      {"parameters", all},
+      {"parameters_head", head},
+      {"parameters_body", all - head},
       {"final", last_validated_line_ ? *last_validated_line_ : Json(nullptr)},
       {"best", state_.best_step > 0 ? Json{{"step", state_.best_step}, {"validation_loss", state_.best_validation_loss}}
                                     : Json(nullptr)},

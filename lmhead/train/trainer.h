@@ -24,7 +24,7 @@ struct StepRecord {
   std::int64_t step, tokens;
   double loss, learning_rate, gradient_norm, tokens_per_second, wall_seconds, measure_seconds;
   std::optional<Validation> validation;
-  Json observations;  // by the observers' names
+  Json observations;  // by the observers' names, and what the head said of its loss
 };
 Json to_json(const StepRecord& record);
 
@@ -70,7 +70,9 @@ class Trainer {
   void restore();
   StepRecord step();
   void require_finite(const char* what, double value) const;
-  double accumulate_gradients(std::vector<at::Tensor>& gradients, StepView* last);
+  StepContext context_of(std::int64_t step, std::int64_t part) const;
+  double accumulate_gradients(std::vector<at::Tensor>& gradients, StepView* last,
+                              std::vector<std::pair<std::string, double>>* figures);
   NamedTensors head_gradient_state() const;
   void save();
 

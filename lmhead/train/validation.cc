@@ -68,7 +68,7 @@ Validation validate(const CausalModel& model, const BatchSource& batches, const 
   ScoreSums seen(2), by_band(bands ? std::int64_t(bands->names.size()) : 1);
   for (std::int64_t index = 0; index < batches.validation_batches(); ++index) {
     const Batch batch = batches.validation_batch(index);
-    const HeadInput input{model.decoder.forward(batch.tokens), batch.tokens, {}};
+    const HeadInput input = run_decoder(model.decoder, *model.head, batch.tokens, batches.end_of_document());
     const TokenScores scores = model.head->token_scores(input, batch.targets);
     by_band.add(scores, bands ? bands->band.index_select(0, batch.targets) : at::zeros_like(batch.targets));
     if (coverage) seen.add(scores, coverage->seen_targets.index_select(0, batch.targets).to(at::kLong));

@@ -1,7 +1,9 @@
 // What every head in the list must hold, against the float64 composition of its formula in head_bench.h.
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/arange.h>
 #include <ATen/ops/ones.h>
+#include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
 #include <gtest/gtest.h>
 
@@ -19,10 +21,12 @@ namespace {
 
 double largest(const at::Tensor& tensor) { return tensor.abs().max().item<double>(); }
 
+using Function = std::function<double(const Values&, const ReferenceInput&)>;
+
 /// Compares gradients of `function` by central differences with those on `bench`: some coordinates and random
 /// directions of every tensor. The float32 gradients may be off by 2e-5 of the tensor's largest, which is
 /// some hundred roundings.
-void expect_gradients(const Bench& bench, const std::function<double(const Values&, const at::Tensor&)>& function) {
+void expect_gradients(const Bench& bench, const Function& function) {
   constexpr double kStep = 1e-5;
   const auto check = [&](const std::string& name, const at::Tensor& gradient, const at::Tensor& point,
                          const std::function<double(const at::Tensor&)>& at_point) {
@@ -40,19 +44,34 @@ void expect_gradients(const Bench& bench, const std::function<double(const Value
           << name;
     }
   };
-  check("hidden", bench.hidden.grad(), bench.hidden64,
-        [&](const at::Tensor& hidden) { return function(bench.values, hidden); });
-  for (const ParameterPtr& parameter : bench.all)
+  check("hidden", bench.hidden.grad(), bench.reference_input.hidden, [&](const at::Tensor& hidden) {
+    ReferenceInput changed = bench.reference_input;
+    changed.hidden = hidden;
+    return function(bench.values, changed);
+  });
+  for (std::size_t index = 0; index < bench.layers.size(); ++index)
+    check("layer " + std::to_string(index), bench.layers[index].grad(), bench.reference_input.layers[index],
+          [&](const at::Tensor& layer) {
+            ReferenceInput changed = bench.reference_input;
+            changed.layers[index] = layer;
+            return function(bench.values, changed);
+          });
+  for (const ParameterPtr& parameter : bench.all) {
+    if (parameter->kind == ParameterKind::kConstant) {
+      EXPECT_FALSE(parameter->value.requires_grad()) << parameter->name;
+      continue;
+    }
     check(parameter->name, parameter->value.grad(), bench.values.at(parameter->name), [&](const at::Tensor& value) {
       Values changed = bench.values;
       changed[parameter->name] = value;
-      return function(changed, bench.hidden64);
+      return function(changed, bench.reference_input);
     });
+  }
 }
 
 TEST(HeadContract, EveryHeadInTheListHasAnEntry) {
   for (const HeadKind& kind : head_kinds()) {
-    ASSERT_EQ(entries().count(kind.type), 1u) << "add " << kind.type << " to entries() in tests/heads/head_bench.h";
+    ASSERT_EQ(entries().count(kind.type), 1u) << "add " << kind.type << " to entries() of tests/heads/head_bench.h";
     EXPECT_FALSE(entries().at(kind.type).cases(8).empty());
   }
   EXPECT_EQ(entries().size(), head_kinds().size());
@@ -62,58 +81,106 @@ TEST(HeadContract, EveryParameterOfACaseIsUsedByItsReference) {
   // Otherwise a forgotten term in a reference would go unseen where the head forgets it too.
   for_every_head([](Bench& bench, const Shape& shape, std::size_t) {
     if (shape.vocab_size == 1) return;
-    const at::Tensor before = bench.reference(bench.values, bench.hidden64);
+    const at::Tensor before = bench.reference();
     for (const auto& [name, value] : bench.values) {
       Values changed = bench.values;
-      changed[name] = value + 0.5;
-      EXPECT_GT(largest(bench.reference(changed, bench.hidden64) - before), 1e-6) << name;
+      changed[name] = value + normal(value.sizes(), "change of " + name);
+      EXPECT_GT(largest(bench.reference(changed, bench.reference_input) - before), 1e-6) << name;
     }
   });
 }
 
 TEST(HeadContract, LogitsAreTheFormula) {
   for_every_head([](Bench& bench, const Shape& shape, std::size_t) {
-    const at::Tensor got = bench.head->logits({bench.hidden, {}, {}});
+    const at::Tensor got = bench.head->logits(bench.input());
     EXPECT_EQ(got.sizes(), (at::IntArrayRef{shape.rows, shape.vocab_size}));
-    const at::Tensor want = bench.reference(bench.values, bench.hidden64);
+    const at::Tensor want = bench.reference();
     EXPECT_LE(largest(got.to(at::kDouble) - want), 1e-5 * (1 + largest(want)));
+  });
+}
+
+TEST(HeadContract, RowsAskedForAreThoseOfTheWhole) {
+  for_every_case({12, 33, 9}, [](Bench& bench) {
+    const at::Tensor rows = at::tensor({7, 0, 11, 7}, at::kLong), targets = bench.targets.index_select(0, rows);
+    HeadInput some = bench.input();
+    some.rows = rows;
+    const auto expect_close = [&](const at::Tensor& got, const at::Tensor& whole) {
+      const at::Tensor want = whole.index_select(0, rows);
+      ASSERT_EQ(got.sizes(), want.sizes());
+      EXPECT_LE(largest(got - want), 2e-6 * (1 + largest(want)));
+    };
+    expect_close(bench.head->logits(some), bench.head->logits(bench.input()));
+    expect_close(bench.head->token_losses(some, targets), bench.head->token_losses(bench.input(), bench.targets));
+    expect_close(bench.head->token_scores(some, targets).log_probability,
+                 bench.head->token_scores(bench.input(), bench.targets).log_probability);
   });
 }
 
 TEST(HeadContract, ProbabilitiesSumToOne) {
   for_every_head([](Bench& bench, const Shape& shape, std::size_t) {
-    // exp(-loss) of every token in turn, through the loss itself: the distribution that training sees.
-    const at::Tensor row = bench.hidden.narrow(0, 0, 1);
-    double sum = 0;
-    for (std::int64_t token = 0; token < shape.vocab_size; ++token) {
-      const at::Tensor target = at::ones({1}, at::kLong) * token;
-      sum += std::exp(-bench.head->loss({row, {}, {}}, target).item<double>());
-    }
-    EXPECT_NEAR(sum, 1, 2e-6 * std::sqrt(double(shape.vocab_size)) + 2e-6);
+    // Every token in turn as the target of one row, through the losses themselves.
+    HeadInput input = bench.input();
+    input.rows = at::ones({shape.vocab_size}, at::kLong) * (shape.rows - 1);
+    const at::Tensor losses = bench.head->token_losses(input, at::arange(shape.vocab_size));
+    EXPECT_NEAR((-losses).exp().sum(at::kDouble).item<double>(), 1, 1e-5);
+    const at::Tensor sums = bench.head->log_probabilities(bench.input()).exp().sum(1);
+    EXPECT_LE(largest(sums - 1), 1e-5);
   });
 }
 
-TEST(HeadContract, LossIsTheFormula) {
+TEST(HeadContract, TokenLossesAndScoresAreMinusTheLogProbability) {
   for_every_head([](Bench& bench, const Shape&, std::size_t) {
-    const at::Tensor logits = bench.reference(bench.values, bench.hidden64);
-    for (const LossOptions& options : kLosses) {
-      const at::Tensor got = bench.head->loss({bench.hidden, {}, {}}, bench.targets, options);
+    const at::Tensor logits = bench.reference(), want = reference_token_losses(logits, bench.targets);
+    const at::Tensor got = bench.head->token_losses(bench.input(), bench.targets);
+    EXPECT_EQ(got.scalar_type(), at::kFloat);
+    EXPECT_LE(largest(got.to(at::kDouble) - want), 5e-6 * (1 + largest(want)));
+    const TokenScores scores = bench.head->token_scores(bench.input(), bench.targets);
+    EXPECT_LE(largest(scores.log_probability.to(at::kDouble) + want), 5e-6 * (1 + largest(want)));
+    EXPECT_TRUE(scores.correct.equal(logits.argmax(1).eq(bench.targets)));
+  });
+}
+
+TEST(HeadContract, TrainingLossIsTheFormula) {
+  for_every_head([](Bench& bench, const Shape&, std::size_t) {
+    for (const LossOptions& options : bench.losses()) {
+      const at::Tensor got = bench.head->training_loss(bench.input(), bench.targets, options).loss;
       EXPECT_EQ(got.dim(), 0);
       EXPECT_EQ(got.scalar_type(), at::kFloat);
-      const double want = reference_loss(logits, bench.targets, options).item<double>();
+      const double want = bench.reference_training(bench.values, bench.reference_input, options).item<double>();
       EXPECT_NEAR(got.item<double>(), want, 5e-6 * (1 + std::abs(want)));
     }
   });
 }
 
-TEST(HeadContract, GradientsOfTheLossAreCentralDifferences) {
+TEST(HeadContract, TermsThatAHeadCannotHaveAreRefused) {
+  for_every_case({4, 6, 5}, [](Bench& bench) {
+    if (bench.entry.takes_logit_terms) return;
+    EXPECT_ERROR(bench.head->check_loss({.z_loss = 0.1}), "loss.z_loss must be 0 for");
+    EXPECT_ERROR(bench.head->check_loss({.label_smoothing = 0.1}), "loss.label_smoothing must be 0 for");
+    EXPECT_ERROR(bench.head->training_loss(bench.input(), bench.targets, {.z_loss = 0.1}), "loss.z_loss must be 0");
+  });
+}
+
+TEST(HeadContract, GradientsOfTheTrainingLossAreCentralDifferences) {
   for_every_head([](Bench& bench, const Shape&, std::size_t count) {
-    const LossOptions options = kLosses[count % std::size(kLosses)];
+    const std::vector<LossOptions> losses = bench.losses();
+    const LossOptions options = losses[count % losses.size()];
     constexpr double kUpstream = 1.7;  // not 1, which would hide a gradient that ignores what comes from above
-    bench.hidden.requires_grad_(true);
-    (bench.head->loss({bench.hidden, {}, {}}, bench.targets, options) * kUpstream).backward();
-    expect_gradients(bench, [&](const Values& values, const at::Tensor& hidden) {
-      return kUpstream * reference_loss(bench.reference(values, hidden), bench.targets, options).item<double>();
+    bench.require_gradients();
+    (bench.head->training_loss(bench.input(), bench.targets, options).loss * kUpstream).backward();
+    expect_gradients(bench, [&](const Values& values, const ReferenceInput& input) {
+      return kUpstream * bench.reference_training(values, input, options).item<double>();
+    });
+  });
+}
+
+TEST(HeadContract, GradientsOfTokenLossesUnderRandomUpstreamAreCentralDifferences) {
+  for_every_head([](Bench& bench, const Shape& shape, std::size_t) {
+    const at::Tensor upstream = normal({shape.rows}, "upstream of losses").to(at::kFloat);
+    bench.require_gradients();
+    (bench.head->token_losses(bench.input(), bench.targets) * upstream).sum().backward();
+    expect_gradients(bench, [&](const Values& values, const ReferenceInput& input) {
+      return (reference_token_losses(bench.reference(values, input), bench.targets) * upstream).sum().item<double>();
     });
   });
 }
@@ -121,10 +188,10 @@ TEST(HeadContract, GradientsOfTheLossAreCentralDifferences) {
 TEST(HeadContract, GradientsOfTheLogitsUnderRandomUpstreamAreCentralDifferences) {
   for_every_head([](Bench& bench, const Shape& shape, std::size_t) {
     const at::Tensor upstream = normal({shape.rows, shape.vocab_size}, "upstream");
-    bench.hidden.requires_grad_(true);
-    (bench.head->logits({bench.hidden, {}, {}}) * upstream.to(at::kFloat)).sum().backward();
-    expect_gradients(bench, [&](const Values& values, const at::Tensor& hidden) {
-      return (bench.reference(values, hidden) * upstream.to(at::kFloat)).sum().item<double>();
+    bench.require_gradients();
+    (bench.head->logits(bench.input()) * upstream.to(at::kFloat)).sum().backward();
+    expect_gradients(bench, [&](const Values& values, const ReferenceInput& input) {
+      return (bench.reference(values, input) * upstream.to(at::kFloat)).sum().item<double>();
     });
   });
 }
@@ -133,14 +200,41 @@ TEST(HeadContract, GradientsComeTwiceAsLargeFromTwoBackwardPasses) {
   for_every_case({16, 33, 9}, [](Bench& bench) {
     std::vector<at::Tensor> once;
     for (int pass = 0; pass < 2; ++pass) {
-      bench.head->loss({bench.hidden, {}, {}}, bench.targets).backward();
+      bench.head->loss(bench.input(), bench.targets).backward();
       for (std::size_t index = 0; index < bench.all.size(); ++index) {
+        if (bench.all[index]->kind == ParameterKind::kConstant) {
+          once.emplace_back();
+          continue;
+        }
         const at::Tensor& gradient = bench.all[index]->value.grad();
         if (pass == 0) once.push_back(gradient.clone());
         const double passes = pass + 1;
         EXPECT_LE(largest(gradient - passes * once[index]), 1e-6 * largest(once[index])) << bench.all[index]->name;
       }
     }
+  });
+}
+
+TEST(HeadContract, TheSameStepDrawsTheSame) {
+  for_every_case({16, 33, 9}, [](Bench& bench) {
+    const auto loss = [&] { return bench.head->loss(bench.input(), bench.targets).item<double>(); };
+    const double first = loss();
+    EXPECT_EQ(loss(), first);
+    if (!bench.head->needs().random) return;
+    bench.step.step += 1;
+    EXPECT_NE(loss(), first);
+    bench.step.step -= 1;
+    bench.step.part += 1;
+    EXPECT_NE(loss(), first);
+    bench.step = {};
+    EXPECT_ERROR(loss(), "the step of training must be given");
+  });
+}
+
+TEST(HeadContract, CostIsPositiveAndOfMatricesAlone) {
+  for_every_case({4, 33, 9}, [](Bench& bench) {
+    EXPECT_GT(bench.head->flops_per_token(8), 0);
+    EXPECT_GE(bench.head->memory_per_token(8), 0);
   });
 }
 
@@ -151,7 +245,7 @@ TEST(HeadContract, LinearMapGivesTheSameLogits) {
     EXPECT_EQ(map->weight.sizes(), (at::IntArrayRef{shape.vocab_size, shape.hidden_size}));
     EXPECT_FALSE(map->weight.requires_grad());
     EXPECT_FALSE(map->bias.defined() && map->bias.requires_grad());
-    const at::Tensor want = bench.head->logits({bench.hidden, {}, {}});
+    const at::Tensor want = bench.head->logits(bench.input());
     EXPECT_LE(largest(linear_logits(bench.hidden, *map) - want), 1e-5 * (1 + largest(want)));
   });
 }
@@ -162,11 +256,11 @@ TEST(HeadContract, SavedAndLoadedIsTheSameHead) {
     for (const Case& one : entries().at(kind.type).cases(7)) {
       SCOPED_TRACE(testing::Message() << kind.type << ' ' << one.options.dump() << one.tied);
       const Bench saved(kind.type, one, {9, 17, 7}, /*seed=*/3), other(kind.type, one, {9, 17, 7}, /*seed=*/4);
-      const at::Tensor want = saved.head->logits({saved.hidden, {}, {}});
-      EXPECT_FALSE(other.head->logits({saved.hidden, {}, {}}).equal(want));
+      const at::Tensor want = saved.head->logits(saved.input());
+      EXPECT_FALSE(other.head->logits(saved.input()).equal(want));
       write_safetensors(folder / "head.safetensors", named_tensors(saved.all));
       load_parameters(folder / "head.safetensors", other.all);
-      EXPECT_TRUE(other.head->logits({saved.hidden, {}, {}}).equal(want));
+      EXPECT_TRUE(other.head->logits(saved.input()).equal(want));
     }
 }
 
@@ -178,46 +272,49 @@ TEST(HeadContract, TiedHeadsOwnNoMatrixAndAnswerToTheEmbedding) {
       ++tied;
       Bench bench(kind.type, one, {9, 17, 7});
       for (const ParameterPtr& parameter : bench.head->parameters())
-        EXPECT_NE(parameter->value.dim(), 2) << parameter->name;
-      const at::Tensor before = bench.head->logits({bench.hidden, {}, {}});
+        EXPECT_FALSE(parameter->value.sizes().equals({17, 7})) << parameter->name;
+      const at::Tensor before = bench.head->logits(bench.input());
       {
         at::NoGradGuard no_grad;
         bench.embedding->value.mul_(2);
       }
-      EXPECT_GT(largest(bench.head->logits({bench.hidden, {}, {}}) - before), 1e-3);
-      bench.head->loss({bench.hidden, {}, {}}, bench.targets).backward();
+      EXPECT_GT(largest(bench.head->logits(bench.input()) - before), 1e-3);
+      bench.head->loss(bench.input(), bench.targets).backward();
       EXPECT_TRUE(bench.embedding->value.grad().defined());
     }
   EXPECT_GE(tied, 2);
 }
 
 TEST(HeadContract, HeadsThatCannotBeTiedSaySo) {
-  const ParameterFactory factory(0);
-  const ParameterPtr embedding = factory.make(kEmbeddingName, ParameterKind::kEmbedding, {9, 4}, normal_initializer(1));
+  const ParameterPtr embedding =
+      fresh_parameters(0)(kEmbeddingName, ParameterKind::kEmbedding, {9, 4}, normal_initializer(1), {});
   for (const HeadKind& kind : head_kinds()) {
     bool may_be_tied = false;
     for (const Case& one : entries().at(kind.type).cases(4)) may_be_tied |= one.tied;
     if (may_be_tied) continue;
     Json json = entries().at(kind.type).cases(4)[0].options;
     json["type"] = kind.type;
-    EXPECT_ERROR(read_options<HeadSpecification>(json).make({4, 9, factory, 0.02, embedding}),
+    EXPECT_ERROR(read_options<HeadSpecification>(json).make({4, 9, fresh_parameters(0), 0.02, embedding, kBenchLayers}),
                  "must have model.tie_word_embeddings = false, got true");
   }
 }
 
 TEST(HeadContract, BfloatWorkingCopiesGiveFloatGradientsOnTheMasters) {
   for_every_case({16, 33, 9}, [](Bench& bench) {
-    bench.head->loss({bench.hidden, {}, {}}, bench.targets).backward();
+    bench.head->loss(bench.input(), bench.targets).backward();
     std::vector<at::Tensor> exact;
     for (const ParameterPtr& parameter : bench.all) exact.push_back(take_gradient(*parameter));
-    const double want = bench.head->loss({bench.hidden, {}, {}}, bench.targets).item<double>();
+    const double want = bench.head->loss(bench.input(), bench.targets).item<double>();
 
     set_working_type(bench.all, at::kBFloat16);
-    const at::Tensor loss = bench.head->loss({bench.hidden.to(at::kBFloat16), {}, {}}, bench.targets);
+    HeadInput input = bench.input();
+    input.hidden = input.hidden.to(at::kBFloat16);  // layers are of the residual stream, which stays float32
+    const at::Tensor loss = bench.head->loss(input, bench.targets);
     EXPECT_EQ(loss.scalar_type(), at::kFloat);
     EXPECT_NEAR(loss.item<double>(), want, 0.02 * (1 + want));  // 2^-8 a rounding, a few of them
     loss.backward();
     for (std::size_t index = 0; index < bench.all.size(); ++index) {
+      if (bench.all[index]->kind == ParameterKind::kConstant) continue;
       const at::Tensor got = take_gradient(*bench.all[index]);
       ASSERT_TRUE(got.defined()) << bench.all[index]->name;
       EXPECT_EQ(got.scalar_type(), at::kFloat) << bench.all[index]->name;
@@ -238,7 +335,7 @@ TEST(HeadContract, WrongInputIsRefusedByName) {
     EXPECT_ERROR(head.logits({flat, none, {}}), "[head] hidden must be [N, 5], got [5]");
     EXPECT_ERROR(head.logits({none, none, {}}), "[head] hidden must be [N, 5]");
     EXPECT_ERROR(head.loss({wide, none, {}}, bench.targets), "[head] hidden must be [N, 5], got [4, 6]");
-    const HeadInput good{bench.hidden, {}, {}};
+    const HeadInput good = bench.input();
     EXPECT_ERROR(head.loss(good, at::zeros({3}, at::kLong)), "[head] targets must be int64 [4]");
     EXPECT_ERROR(head.loss(good, at::zeros({4}, at::kInt)), "[head] targets must be int64 [4], got Int");
     EXPECT_ERROR(head.loss(good, at::zeros({2, 2}, at::kLong)), "[head] targets must be int64 [4]");

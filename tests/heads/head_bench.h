@@ -1,84 +1,32 @@
-// Every head in the list, in every way of building it that matters, beside its formula in float64.
+// Every head in the list, in every way of building it that matters, with random parameters and inputs, beside its
+// formula in float64.
 //
-// A new head enters by one entry in `entries()`: how it may be built, and its logits from its parameters. A
-// head without an entry fails the first contract test.
+// A new head enters by a file in references/ and a line in `entries()`. A head without an entry fails the first
+// contract test.
 #pragma once
 
 #include <ATen/Parallel.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
-#include <ATen/ops/tanh.h>
+#include <ATen/ops/arange.h>
 #include <ATen/ops/zeros.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <functional>
-#include <map>
-#include <nlohmann/json.hpp>
-#include <string>
-#include <vector>
 
 #include "lmhead/base/random.h"
-#include "lmhead/heads/lm_head.h"
+#include "tests/heads/head_reference.h"
+#include "tests/heads/references/expanded.h"
+#include "tests/heads/references/linear.h"
+#include "tests/heads/references/low_rank.h"
 
 namespace lmhead {
 
-using Values = std::map<std::string, at::Tensor>;  // float64, by parameter name
-
-struct Case {
-  Json options;  // as in a configuration, without the type
-  bool tied = false;
-};
-
-struct Entry {
-  std::function<std::vector<Case>(std::int64_t hidden_size)> cases;
-  std::function<at::Tensor(const Json& options, const Values&, const at::Tensor& hidden)> logits;
-};
-
-inline constexpr const char* kEmbeddingName = "model.embed_tokens.weight";
-
-inline at::Tensor reference_linear(const Json& options, const Values& values, const at::Tensor& hidden) {
-  const auto own = values.find("lm_head.weight");
-  at::Tensor z = hidden.matmul((own == values.end() ? values.at(kEmbeddingName) : own->second).t());
-  if (options.value("bias", false)) z = z + values.at("lm_head.bias");
-  if (options.contains("mup_base_width")) z = z * (options["mup_base_width"].get<double>() / double(hidden.size(1)));
-  const double cap = options.value("logit_softcap", 0.0);
-  return cap > 0 ? cap * at::tanh(z / cap) : z;
-}
-
 inline const std::map<std::string, Entry>& entries() {
   static const std::map<std::string, Entry> all = {
-      {"linear",
-       {[](std::int64_t) {
-          const Json everything = {{"bias", true}, {"logit_softcap", 3.0}, {"mup_base_width", 6}};
-          return std::vector<Case>{{Json::object()},          {{{"bias", true}}}, {{{"logit_softcap", 2.5}}},
-                                   {{{"mup_base_width", 6}}}, {everything},       {Json::object(), true},
-                                   {everything, true}};
-        },
-        reference_linear}},
-      {"low_rank",
-       {[](std::int64_t hidden_size) {
-          return std::vector<Case>{{{{"rank", 1}}}, {{{"rank", (hidden_size + 1) / 2}}}, {{{"rank", hidden_size}}}};
-        },
-        [](const Json&, const Values& values, const at::Tensor& hidden) {
-          const at::Tensor inner = hidden.matmul(values.at("lm_head.down_proj.weight").t());
-          return inner.matmul(values.at("lm_head.up_proj.weight").t());
-        }}},
-      {"expanded",
-       {[](std::int64_t hidden_size) {
-          return std::vector<Case>{{{{"width", 1}}},
-                                   {{{"width", 2 * hidden_size + 1}}},
-                                   {{{"width", 5}, {"activation", "gelu"}}},
-                                   {{{"width", hidden_size}, {"activation", "silu"}}}};
-        },
-        [](const Json& options, const Values& values, const at::Tensor& hidden) {
-          const at::Tensor x = hidden.matmul(values.at("lm_head.up_proj.weight").t());
-          const std::string phi = options.value("activation", "none");
-          const at::Tensor inner = phi == "gelu"   ? x * (1 + (x / std::sqrt(2.0)).erf()) / 2
-                                   : phi == "silu" ? x / (1 + (-x).exp())
-                                                   : x;
-          return inner.matmul(values.at("lm_head.output_proj.weight").t());
-        }}},
+      {"linear", linear_entry()},
+      {"low_rank", low_rank_entry()},
+      {"expanded", expanded_entry()},
   };
   return all;
 }
@@ -101,47 +49,13 @@ inline at::Tensor normal(at::IntArrayRef shape, const std::string& name, double 
   return tensor;
 }
 
-inline at::Tensor draw_targets(std::int64_t rows, std::int64_t vocab_size) {
+inline at::Tensor draw_targets(std::int64_t rows, std::int64_t vocab_size, const char* name = "targets") {
   at::Tensor targets = at::zeros({rows}, at::kLong);
-  RandomStream stream(12, "targets");
+  RandomStream stream(12, name);
   for (std::int64_t row = 0; row < rows; ++row)
     targets.mutable_data_ptr<std::int64_t>()[row] = std::int64_t(stream.below(std::uint64_t(vocab_size)));
   return targets;
 }
-
-/// A head with random parameters (biases too, which start at zero), its input, and the same in float64.
-struct Bench {
-  Bench(const std::string& type, const Case& one, const Shape& shape, std::uint64_t seed = 3)
-      : reference([type, options = one.options](const Values& values, const at::Tensor& hidden) {
-          return entries().at(type).logits(options, values, hidden);
-        }) {
-    Json json = one.options;
-    json["type"] = type;
-    const ParameterFactory factory(seed);
-    if (one.tied)
-      embedding = factory.make(kEmbeddingName, ParameterKind::kEmbedding, {shape.vocab_size, shape.hidden_size},
-                               normal_initializer(1));
-    head = read_options<HeadSpecification>(json).make(
-        {shape.hidden_size, shape.vocab_size, factory, /*initializer_range=*/0.5, embedding});
-    all = head->parameters();
-    if (embedding) all.push_back(embedding);
-    at::NoGradGuard no_grad;
-    for (const ParameterPtr& parameter : all) {
-      parameter->value.copy_(normal(parameter->value.sizes(), parameter->name + std::to_string(seed), 0.7));
-      values[parameter->name] = parameter->value.detach().to(at::kDouble);
-    }
-    hidden = normal({shape.rows, shape.hidden_size}, "hidden").to(at::kFloat);
-    hidden64 = hidden.to(at::kDouble);
-    targets = draw_targets(shape.rows, shape.vocab_size);
-  }
-
-  std::function<at::Tensor(const Values&, const at::Tensor&)> reference;
-  ParameterPtr embedding;
-  std::unique_ptr<LmHead> head;
-  ParameterList all;  // the head's own, and the embedding where it is tied
-  Values values;
-  at::Tensor hidden, hidden64, targets;
-};
 
 /// Mean loss from the definition: (1 - s) nll + s (mean nll over the classes) + z lse^2.
 inline at::Tensor reference_loss(const at::Tensor& logits, const at::Tensor& targets, const LossOptions& options) {
@@ -152,6 +66,88 @@ inline at::Tensor reference_loss(const at::Tensor& logits, const at::Tensor& tar
   const double smoothing = options.label_smoothing;
   return ((1 - smoothing) * nll + smoothing * cost.mean(1, true) + options.z_loss * lse.square()).mean();
 }
+
+/// -log p of each target [N].
+inline at::Tensor reference_token_losses(const at::Tensor& logits, const at::Tensor& targets) {
+  return -logits.log_softmax(1).gather(1, targets.unsqueeze(1)).squeeze(1);
+}
+
+inline constexpr std::int64_t kBenchLayers = 4;
+
+/// A head with random parameters (biases too, which start at zero), a pass over random tokens of several documents, and
+/// the same in float64.
+struct Bench {
+  Bench(const std::string& type, const Case& one, const Shape& shape, std::uint64_t seed = 3)
+      : entry(entries().at(type)), options(one.options) {
+    Json json = one.options;
+    json["type"] = type;
+    HeadContext context{.hidden_size = shape.hidden_size,
+                        .vocab_size = shape.vocab_size,
+                        .source = fresh_parameters(seed),
+                        .initializer_range = 0.5,
+                        .num_hidden_layers = kBenchLayers,
+                        .token_counts = [size = shape.vocab_size] { return at::arange(size, 0, -1, at::kLong); }};
+    if (one.tied)
+      embedding = context.tied_embedding = context.parameter(kEmbeddingName, {shape.vocab_size, shape.hidden_size},
+                                                             normal_initializer(1), ParameterKind::kEmbedding);
+    head = read_options<HeadSpecification>(json).make(context);
+    all = head->parameters();
+    if (embedding) all.push_back(embedding);
+    at::NoGradGuard no_grad;
+    for (const ParameterPtr& parameter : all) {
+      if (parameter->kind != ParameterKind::kConstant)
+        parameter->value.copy_(normal(parameter->value.sizes(), parameter->name + std::to_string(seed), 0.7));
+      values[parameter->name] = parameter->value.detach().to(at::kDouble);
+    }
+    hidden = normal({shape.rows, shape.hidden_size}, "hidden").to(at::kFloat);
+    reference_input.hidden = hidden.to(at::kDouble);
+    const std::int64_t sequences = shape.rows % 2 == 0 ? 2 : shape.rows % 3 == 0 ? 3 : 1;
+    const std::vector<std::int64_t> grid = {sequences, shape.rows / sequences};
+    tokens = draw_targets(shape.rows, shape.vocab_size, "tokens").view(grid);
+    documents = draw_targets(shape.rows, 5, "documents").view(grid).eq(0).cumsum(1);
+    reference_input.tokens = tokens;
+    reference_input.documents = documents;
+    for (const std::int64_t layer : head->needs().layers) {
+      layers.push_back(normal({shape.rows, shape.hidden_size}, "layer" + std::to_string(layer)).to(at::kFloat));
+      reference_input.layers.push_back(layers.back().to(at::kDouble));
+    }
+    targets = draw_targets(shape.rows, shape.vocab_size);
+  }
+
+  HeadInput input() const {
+    return {.hidden = hidden, .tokens = tokens, .layers = layers, .documents = documents, .step = step};
+  }
+  at::Tensor reference(const Values& at_values, const ReferenceInput& at_input) const {
+    return entry.logits(options, at_values, at_input);
+  }
+  at::Tensor reference() const { return reference(values, reference_input); }
+  /// The objective of training, 0-dim.
+  at::Tensor reference_training(const Values& at_values, const ReferenceInput& at_input,
+                                const LossOptions& loss) const {
+    return entry.training_loss ? entry.training_loss(options, at_values, at_input, targets, loss, step)
+                               : reference_loss(reference(at_values, at_input), targets, loss);
+  }
+  /// What the head's training loss may be asked for.
+  std::vector<LossOptions> losses() const {
+    if (!entry.takes_logit_terms) return {{}};
+    return {std::begin(kLosses), std::end(kLosses)};
+  }
+  void require_gradients() {
+    hidden.requires_grad_(true);
+    for (at::Tensor& layer : layers) layer.requires_grad_(true);
+  }
+
+  const Entry& entry;
+  Json options;
+  ParameterPtr embedding;
+  std::unique_ptr<LmHead> head;
+  ParameterList all;  // the head's own, and the embedding where it is tied
+  Values values;
+  at::Tensor hidden, tokens, documents, targets;
+  std::vector<at::Tensor> layers;
+  ReferenceInput reference_input;
+  StepContext step = {.seed = 5, .step = 3, .steps = 10, .part = 0};
+};
 
 /// Calls `body` for every head, way of building it and shape.
 inline void for_every_head(const std::function<void(Bench&, const Shape&, std::size_t)>& body) {

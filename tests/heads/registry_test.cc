@@ -11,14 +11,14 @@ namespace lmhead {
 namespace {
 
 HeadContext context_of(std::int64_t hidden_size, std::int64_t vocab_size) {
-  return {hidden_size, vocab_size, ParameterFactory(0), 0.02, nullptr};
+  return {hidden_size, vocab_size, fresh_parameters(0), 0.02, nullptr};
 }
 
 TEST(HeadList, NamesAreUniqueAndDescribed) {
   std::set<std::string> names;
   for (const HeadKind& kind : head_kinds()) {
     EXPECT_TRUE(names.insert(kind.type).second) << kind.type;
-    EXPECT_STRNE(kind.formula, "");
+    for (const char* about : {kind.formula, kind.cost, kind.memory, kind.source}) EXPECT_STRNE(about, "") << kind.type;
     EXPECT_EQ(&head_kind(kind.type), &kind);
   }
 }
@@ -97,7 +97,7 @@ TEST(LinearHead, InitialValuesTakeTheRangeOfTheHeadWhereItHasOne) {
                    larger = weight({{"type", "linear"}, {"initializer_range", 0.1}});
   EXPECT_LE((larger - 5 * usual).abs().max().item<double>(), 1e-6);  // the same draws
   HeadContext tied = context_of(16, 512);
-  tied.tied_embedding = tied.factory.make("embedding", ParameterKind::kEmbedding, {512, 16}, normal_initializer(1));
+  tied.tied_embedding = tied.parameter("embedding", {512, 16}, normal_initializer(1), ParameterKind::kEmbedding);
   EXPECT_ERROR(read_options<HeadSpecification>(Json{{"initializer_range", 0.1}}).make(tied),
                "head.initializer_range must be null where model.tie_word_embeddings is true");
 }

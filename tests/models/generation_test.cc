@@ -119,8 +119,7 @@ struct TinyModel {
     randomise(model.parameters());
   }
   std::vector<std::int64_t> generate(const std::vector<std::int64_t>& prompt, const GenerationOptions& options) const {
-    return lmhead::generate(
-        model.decoder, [&](const at::Tensor& hidden) { return model.head->logits({hidden}); }, prompt, options);
+    return lmhead::generate(model.decoder, *model.head, prompt, options);
   }
   CausalModel model;
 };
@@ -176,7 +175,7 @@ TEST(Generation, TinyStoriesGoesOnAsPublished) {
   const LoadedModel model = load_pretrained(data / "models" / "TinyStories-656K");
   std::vector<std::int64_t> all(golden.begin(), golden.begin() + kPrompt);
   const auto generated =
-      generate(*model.decoder, [&](const at::Tensor& hidden) { return model.head->logits({hidden}); }, all,
+      generate(*model.decoder, *model.head, all,
                {.sampling = {.temperature = 0}, .max_new_tokens = std::int64_t(golden.size() - kPrompt)});
   all.insert(all.end(), generated.begin(), generated.end());
   EXPECT_EQ(all, golden);

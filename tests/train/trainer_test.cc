@@ -263,9 +263,9 @@ class CountingObserver : public Observer {
   std::string name() const override { return "counting"; }
   bool wants(std::int64_t step) const override { return step % 3 == 0; }
   Json observe(const StepView& view) override {
-    EXPECT_FALSE(view.hidden.requires_grad());
-    EXPECT_EQ(view.hidden.sizes(), (at::IntArrayRef{64, 16}));
-    return {{"step", view.step}, {"loss", view.head.loss({view.hidden, {}, {}}, view.targets).item<double>()}};
+    EXPECT_FALSE(view.input.hidden.requires_grad());
+    EXPECT_EQ(view.input.hidden.sizes(), (at::IntArrayRef{64, 16}));
+    return {{"step", view.step}, {"loss", view.head.loss(view.input, view.targets).item<double>()}};
   }
 };
 

@@ -1,0 +1,27 @@
+// What every head's file gives to the list in registry.cc.
+#pragma once
+
+#include "lmhead/heads/lm_head.h"
+
+namespace lmhead {
+
+HeadKind linear_head();
+HeadKind low_rank_head();
+HeadKind expanded_head();
+
+/// The line of `Head`, which is built from its `Options` and a context.
+template <class Head, class Options>
+HeadKind describe_head(const char* type, const char* formula, const char* cost, const char* memory,
+                       const char* source) {
+  return {type,
+          formula,
+          cost,
+          memory,
+          source,
+          []() -> std::unique_ptr<HeadOptions> { return std::make_unique<Options>(); },
+          [](const HeadOptions& options, const HeadContext& context) -> std::unique_ptr<LmHead> {
+            return std::make_unique<Head>(dynamic_cast<const Options&>(options), context);
+          }};
+}
+
+}  // namespace lmhead
