@@ -78,11 +78,11 @@ def test_every_interval_of_the_dispute_stands_in_a_result():
 
 
 def test_a_new_head_s_writer_is_sent_to_the_file_that_holds_the_entries():
-    home = [path for path in (ROOT / "tests/heads").iterdir() if "& entries() {" in path.read_text(encoding="utf-8")]
+    home = [path for path in (ROOT / "tests/heads").glob("*.h") if "& entries() {" in path.read_text(encoding="utf-8")]
     assert len(home) == 1
     place = home[0].relative_to(ROOT).as_posix()
-    assert f"An entry in `{place}`" in (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    assert f"entries() in {place}" in (ROOT / "tests/heads/contract_test.cc").read_text(encoding="utf-8")
+    assert f"a line in `{place}`" in (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    assert f"to entries() of {place}" in (ROOT / "tests/heads/contract_test.cc").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("page", [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")], ids=lambda path: path.name)

@@ -12,7 +12,8 @@ import importlib.util
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -182,18 +183,32 @@ def request(argv: list[str] | None) -> str | None:
         raise RequestError("--tasks must name a task at least, got none")
     if importlib.util.find_spec("lm_eval") is None:
         raise RequestError("lm-eval must be installed: pip install 'lmhead[evaluate]'")
-    if arguments.offline:
-        os.environ["HF_HUB_OFFLINE"] = "1"
-    quiet_harness()  # before anything imports what it quiets
-    if arguments.requests:
-        return write_requests(arguments)
-    result = evaluation(arguments)
+    with hub_offline(arguments.offline):
+        quiet_harness()  # before anything imports what it quiets
+        if arguments.requests:
+            return write_requests(arguments)
+        result = evaluation(arguments)
     if arguments.json:
         write_page(json.dumps(result, ensure_ascii=False, indent=1) + "\n", Path(arguments.json))
     from lmhead.evaluate.table import table
 
     print(table(result), end="")
     return None
+
+
+@contextmanager
+def hub_offline(wanted: bool) -> Iterator[None]:
+    """Keeps the hub's client off the network where `wanted`; whoever calls this from Python has the environment back."""
+    before = os.environ.get("HF_HUB_OFFLINE")
+    if wanted:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+    try:
+        yield
+    finally:
+        if wanted and before is None:
+            del os.environ["HF_HUB_OFFLINE"]
+        elif wanted and before is not None:
+            os.environ["HF_HUB_OFFLINE"] = before
 
 
 def main(argv: list[str] | None = None) -> int:
