@@ -6,10 +6,9 @@ from pathlib import Path
 
 import numpy
 import tokenizers
+from lmhead.prepare import command
 
-from lmhead import prepare
-
-PYTHON = Path(prepare.__file__).resolve().parents[1]
+PYTHON = Path(command.__file__).resolve().parents[2]
 
 
 def texts(count, start=0):
@@ -27,7 +26,7 @@ def write_folder(folder, documents):
 
 def run(capsys, *arguments):
     """The exit code and what was printed."""
-    code = prepare.main([str(argument) for argument in arguments])
+    code = command.main([str(argument) for argument in arguments])
     printed = capsys.readouterr()
     return code, printed.out, printed.err
 

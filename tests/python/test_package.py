@@ -101,10 +101,10 @@ def test_everything_that_the_package_imports_is_declared():
 
 
 def test_every_python_verb_is_installed_as_a_program():
-    from lmhead.__main__ import MODULES, VERBS
+    from lmhead.__main__ import VERBS
 
     programs = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["scripts"]
-    assert programs == {f"lmhead-{verb}": f"lmhead.{MODULES.get(verb, verb)}:main" for verb in VERBS}
+    assert programs == {f"lmhead-{verb}": "lmhead.__main__:program" for verb in VERBS}
 
 
 @slow

@@ -9,6 +9,7 @@ import time
 
 import numpy
 import tokenizers
+from lmhead.prepare import dataset
 from prepare_fixtures import (
     PYTHON,
     all_documents,
@@ -22,7 +23,6 @@ from prepare_fixtures import (
 )
 
 from lmhead import __main__ as verbs
-from lmhead import prepare_dataset
 
 
 def test_bytes_round_trip_and_sidecar_is_complete(tmp_path, capsys):
@@ -60,13 +60,13 @@ def test_bpe_round_trip_and_the_same_request_gives_the_same_files(tmp_path, caps
 
 def test_the_tokenizer_learns_from_training_documents_only(tmp_path, capsys):
     documents = texts(60)
-    held_out = [document for document in documents if prepare_dataset.is_validation(document.encode(), 0.3, 0)]
+    held_out = [document for document in documents if dataset.is_validation(document.encode(), 0.3, 0)]
     assert 5 < len(held_out) < 35
     marked = [document.replace("the größe", "qqzzqqzz" * 20) if document in held_out else document
               for document in documents]
     # The marks move some documents to the other split; keep those that stay.
     kept = [document for document in marked
-            if ("qqzz" in document) == prepare_dataset.is_validation(document.encode(), 0.3, 0)]
+            if ("qqzz" in document) == dataset.is_validation(document.encode(), 0.3, 0)]
     assert sum("qqzz" in document for document in kept) > 0
     assert run(capsys, tmp_path / "out", write_folder(tmp_path / "in", kept), "--vocab-size", "400",
                "--validation-fraction", "0.3")[0] == 0
@@ -135,7 +135,7 @@ def test_wrong_requests_say_what_must_hold(tmp_path, capsys):
         ([], "OUT"),
         ([out, tmp_path / "absent"], "an input must be a readable file or folder, got "),
         ([out, "a\0b"], "an input must be a readable file or folder"),
-        ([out, "/dev/null"], "an input must be a file or a folder"),
+        ([out, "/dev/null"], "an input must be a file, got a device '/dev/null'"),
         ([out, tmp_path / "empty"], "a folder must hold files with a suffix of .txt"),
         ([out, folder, "--suffix", ".cc"], "a suffix of .cc (--suffix), got none"),
         ([out, folder, "--suffix", ""], "--suffix must not be empty"),
@@ -171,11 +171,14 @@ def test_published_tokenizers_read_back_what_they_wrote(tmp_path, capsys, shared
 
 def test_the_package_runs_as_a_program(tmp_path, capsys):
     folder = write_folder(tmp_path / "in", texts(40))
-    assert verbs.main(["prepare", str(tmp_path / "out"), str(folder), "--bytes", "--validation-fraction", "0.3"]) == 0
-    assert verbs.main(["--help"]) == 0
+    def call(*arguments):
+        return verbs.load([str(argument) for argument in arguments])()
+
+    assert call("prepare", tmp_path / "out", folder, "--bytes", "--validation-fraction", "0.3") == 0
+    assert call("--help") == 0
     assert "prepare" in capsys.readouterr().out
-    assert verbs.main(["prepair"]) == 2
-    assert verbs.main([]) == 2
+    assert call("prepair") == 2
+    assert call() == 2
     said = capsys.readouterr().err
     assert said.startswith("[lmhead] the verb must be one of prepare, report") and "got 'prepair'" in said
     started = time.monotonic()

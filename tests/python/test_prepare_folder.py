@@ -7,9 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from lmhead.prepare import dataset
 from prepare_fixtures import PYTHON, all_documents, left_over, refuse, run, sidecar_of, texts, write_folder
-
-from lmhead import prepare_dataset
 
 
 def test_a_second_call_does_nothing_and_a_changed_input_or_result_is_made_again(tmp_path, capsys):
@@ -65,8 +64,8 @@ def test_a_failure_to_write_is_one_line_and_leaves_the_old_dataset(tmp_path, cap
     def full(descriptor):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(prepare_dataset.os, "fsync", full)
-    assert "No space left on device" in refuse(capsys, *arguments, "--seed", "5", "--replace", code=1)
+    monkeypatch.setattr(dataset.os, "fsync", full)
+    assert "No space left on device" in refuse(capsys, *arguments, "--seed", "5", "--replace")
     assert {name: (tmp_path / "out" / name).read_bytes() for name in os.listdir(tmp_path / "out")} == before
     assert left_over(tmp_path) == []
 
@@ -85,23 +84,23 @@ def test_an_interruption_between_the_two_renames_puts_the_old_dataset_back(tmp_p
 
     monkeypatch.setattr(Path, "rename", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        prepare_dataset.replace_folder(fresh, out, scratch)
+        dataset.replace_folder(fresh, out, scratch)
     assert os.listdir(out) == ["out"]
     monkeypatch.undo()
-    prepare_dataset.replace_folder(fresh, out, scratch)
+    dataset.replace_folder(fresh, out, scratch)
     assert os.listdir(out) == ["fresh"] and os.listdir(scratch / "old") == ["out"]
 
 
 def test_a_stop_by_signal_leaves_nothing(tmp_path):
     folder = write_folder(tmp_path / "in", texts(20))
-    script = ("import sys, time; from lmhead import prepare, prepare_dataset as d\n"
+    script = ("import sys, time; from lmhead import __main__, process; from lmhead.prepare import dataset as d\n"
               "def slow(self, document):\n    print('writing', flush=True); time.sleep(60)\n"
-              "d.SplitWriter.add = slow\nsys.exit(prepare.main(sys.argv[1:]))")
+              "d.SplitWriter.add = slow\nsys.exit(__main__.main(['prepare', *sys.argv[1:]]))")
     process = subprocess.Popen([sys.executable, "-c", script, str(tmp_path / "out"), str(folder), "--bytes"],
                                env={**os.environ, "PYTHONPATH": str(PYTHON)}, stdout=subprocess.PIPE,
                                stderr=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "writing\n"
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=30)
-    assert process.returncode == 130 and "stopped; nothing was written" in err
+    assert process.returncode == 130 and err.endswith("[prepare] stopped\n")
     assert not (tmp_path / "out").exists() and left_over(tmp_path) == []

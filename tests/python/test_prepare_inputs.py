@@ -9,9 +9,8 @@ import tarfile
 
 import numpy
 import pytest
-from prepare_fixtures import all_documents, left_over, refuse, run, texts, write_folder
-
-from lmhead import prepare_text
+from lmhead.prepare import corpus, files, splitting
+from prepare_fixtures import all_documents, left_over, refuse, run, sidecar_of, texts, write_folder
 
 
 def pack(path, members):
@@ -87,38 +86,38 @@ def test_cutting_never_splits_a_character_and_reads_no_more_than_it_yields(limit
     text = ("\N{GRINNING FACE}" * 40 + "\n" + "ab\n\n" * 30 + "größe" * 50).encode()
     stream = Counting(text)
     pieces, taken = [], 0
-    for piece in prepare_text.cut(stream, limit):
+    for piece in splitting.cut(stream, limit):
         pieces.append(piece)
         taken += len(piece)
         assert stream.tell() <= taken + limit + 1
         assert 0 < len(piece) <= limit
         piece.decode()
     assert b"".join(pieces) == text
-    assert list(prepare_text.cut(io.BytesIO(b""), limit)) == []
+    assert list(splitting.cut(io.BytesIO(b""), limit)) == []
 
 
 def test_cutting_survives_bytes_that_are_no_characters():
     text = b"\x80" * 100
-    assert b"".join(prepare_text.cut(io.BytesIO(text), 16)) == text
+    assert b"".join(splitting.cut(io.BytesIO(text), 16)) == text
 
 
 def test_undecodable_bytes_stay_in_bytes_and_become_replacement_characters_in_bpe(tmp_path, capsys):
     folder = write_folder(tmp_path / "in", texts(40))
-    (folder / "latin.txt").write_bytes(b"caf\xe9 is latin")
+    (folder / "latin.txt").write_bytes(b"caf\xe9 is latin" + b"." * 100)
     run(capsys, tmp_path / "bytes", folder, "--bytes", "--validation-fraction", "0.3")
     stored = b"".join(numpy.fromfile(tmp_path / "bytes" / f"{split}.bin", "<u2").clip(0, 255).astype("u1").tobytes()
                       for split in ("train", "validation"))
     assert b"caf\xe9 is latin" in stored
     run(capsys, tmp_path / "bpe", folder, "--vocab-size", "300", "--validation-fraction", "0.3")
-    assert "caf\N{REPLACEMENT CHARACTER} is latin" in all_documents(tmp_path / "bpe")
+    assert "caf\N{REPLACEMENT CHARACTER} is latin" + "." * 100 in all_documents(tmp_path / "bpe")
 
 
 @pytest.mark.parametrize("name, content, part", [
     ("bad.jsonl", b'{"text": "a"}\n{"text": ', "bad.jsonl:2 must be a line of JSON"),
-    ("bad.jsonl", b'{"txt": "a"}\n', "bad.jsonl:1 must be an object with the text 'text'"),
+    ("bad.jsonl", b'{"txt": "a"}\n', "bad.jsonl:1 must be an object with the text 'text' (--text-field), got"),
     ("bad.jsonl", b'["text"]\n', "bad.jsonl:1 must be an object"),
     ("bad.jsonl", b"[" * 100000, "bad.jsonl:1 must be a line of JSON"),
-    ("bad.jsonl", b'{"text": "\xff"}', "bad.jsonl:1 must be a line of JSON"),
+    ("bad.jsonl", b'{"text": "%b\xff"}' % (b"a" * 200), "bad.jsonl:1 must be a line of JSON"),
     ("bad.txt.gz", b"no gzip", "bad.txt.gz must be readable"),
     ("bad.txt.gz", gzip.compress(os.urandom(5000))[:-900], "bad.txt.gz must be readable"),
     ("bad.txt.gz", gzip.compress(b"a" * 999)[:12] + b"\xff" * 20, "bad.txt.gz must be readable"),
@@ -141,11 +140,54 @@ def test_half_a_surrogate_pair_in_json_is_replaced(tmp_path, capsys):
 
 
 def test_the_standard_library_is_a_corpus_of_whole_files():
-    files = prepare_text.standard_library_files()
-    names = [file.name for file in files]
+    sources = files.standard_library_files()
+    names = [file.name for file in sources]
     assert names == sorted(names) and "python-stdlib/argparse.py" in names
     assert not [name for name in names if "/test/" in name or "/tests/" in name or "site-packages" in name]
-    assert 5e6 < sum(file.size for file in files) < 5e7
-    corpus = prepare_text.Corpus([prepare_text.PYTHON_STDLIB])
-    argparse = next(file for file in files if file.name == "python-stdlib/argparse.py")
-    assert any(document == argparse.path.read_bytes() for document in corpus)
+    assert 5e6 < sum(file.size for file in sources) < 5e7
+    texts = corpus.Corpus([files.PYTHON_STDLIB])
+    assert b"".join(piece.text for piece in texts) == b"".join(file.path.read_bytes() for file in sources)
+    assert not texts.passed
+
+
+def write_known_inputs(folder):
+    """One input of every kind that was read before any other was; the same bytes for ever."""
+    documents = [f"Document {index}: the größe of {'cat' * (index % 5)} is \N{SNOWMAN} \N{GRINNING FACE}\r\nend {index}\n\n"
+                 for index in range(60)]
+    (folder / "folder" / "deep").mkdir(parents=True)
+    for index, text in enumerate(documents):
+        where = folder / "folder" / ("deep" if index % 3 else ".")
+        (where / f"{index:02}.{'txt' if index % 2 else 'md'}").write_bytes(text.encode())
+    (folder / "folder" / "bad.txt").write_bytes(documents[0].encode() * 20 + b"caf\xe9\n")
+    (folder / "folder" / "packed.txt.gz").write_bytes(gzip.compress(documents[1].encode() * 3))
+    lines = "".join(json.dumps({"id": 1, "text": text}, ensure_ascii=index % 2) + "\n" for index, text in enumerate(documents))
+    lines = (lines + '\n{"text": "half \\ud800 pair", "n": 1}\n{"text": ""}\n').encode()
+    (folder / "lines.jsonl").write_bytes(lines)
+    (folder / "lines.jsonl.xz").write_bytes(lzma.compress(lines))
+    (folder / "lone.txt").write_bytes(("".join(documents) * 8).encode())
+    (folder / "lone.text.gz").write_bytes(gzip.compress(("".join(documents) * 8).encode()))
+    (folder / "code.py").write_bytes(("".join(documents) * 3).encode())
+    members = {f"x/{index}.txt": text.encode() for index, text in enumerate(documents)} | {"x/l.jsonl": lines}
+    (folder / "a.tar.gz").write_bytes(gzip.compress(pack(folder / "a.tar", members)))
+
+
+@pytest.mark.parametrize("inputs, content_hash", [
+    (["folder"], "a04e87aa1021b884c62e4f11d952821558ecbed5ad2d346e2d708eb0a9e23361"),
+    (["lines.jsonl"], "1925adae1bfa19dab30da5752f92cf98dd3c8e8fc146945ba25152239ca86965"),
+    (["lines.jsonl.xz"], "1925adae1bfa19dab30da5752f92cf98dd3c8e8fc146945ba25152239ca86965"),
+    (["lone.txt"], "a48955a147340d35aece1c49a045848b62b2c2de2002115a5250f28720de3ca9"),
+    (["lone.text.gz"], "a48955a147340d35aece1c49a045848b62b2c2de2002115a5250f28720de3ca9"),
+    (["lone.txt", "code.py", "lines.jsonl"], "9909a085cee7896106217b84ec2ceb427c91a8bfa5a62251f798a26e756a6cef"),
+    (["a.tar.gz"], "88215e02af1c02bfe006467f0eecc21979fb5ef16ed16118dc3681ace19f3ea3"),
+    (["folder", "--suffix", ".md"], "f2ab38f1bbe38c73497cf0ac220c8bff322252d40c61c816645f6eacafa204bf"),
+])
+def test_the_same_input_gives_the_same_dataset_for_ever(tmp_path, capsys, monkeypatch, inputs, content_hash):
+    write_known_inputs(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert run(capsys, "out", *inputs, "--bytes", "--validation-fraction", "0.3")[0] == 0
+    sidecar = sidecar_of(tmp_path / "out")
+    assert sidecar["content_hash"] == content_hash
+    # Another key here, and every dataset that is there would be made anew.
+    assert list(sidecar["source"]) == ["inputs", "suffixes", "text_field", "document_bytes", "validation_fraction", "seed",
+                                       "tokenizer", "inputs_hash"]
+    assert sidecar["source"]["suffixes"] in ([".md"], [".txt", ".md", ".rst", ".jsonl"])

@@ -11,9 +11,9 @@ import subprocess
 
 import pytest
 from conftest import ROOT
+from lmhead.prepare import command as prepare
 from test_train_command import LMHEAD
 
-from lmhead import prepare
 from lmhead.study import command as study_document
 
 pytestmark = pytest.mark.skipif(not LMHEAD.exists(), reason="the release build is not there")

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy
 
-from lmhead.prepare_progress import Progress
-from lmhead.prepare_text import Corpus, PrepareError
+from lmhead.command import RequestError
+from lmhead.prepare.corpus import Corpus
+from lmhead.prepare.encoders import Encoder
+from lmhead.prepare.progress import Progress
 
 FORMAT, VERSION = "lmhead-dataset", 1
 OUTPUT_NAMES = {"train.bin", "validation.bin", "dataset.json", "tokenizer.json"}
@@ -21,7 +24,7 @@ BATCH_BYTES = 1 << 20
 class SplitWriter:
     """Appends documents to the file of one split and counts them."""
 
-    def __init__(self, path: Path, encoder, token_type: type):
+    def __init__(self, path: Path, encoder: Encoder, token_type: numpy.dtype):
         self._file = open(path, "wb")
         self._encoder, self._token_type = encoder, token_type
         end = encoder.end_of_document
@@ -71,12 +74,18 @@ def content_hash(tokenizer_hash: str, train_hash: str, validation_hash: str) -> 
     return hashlib.sha256(f"{tokenizer_hash}\n{train_hash}\n{validation_hash}\n".encode()).hexdigest()
 
 
-def write_dataset(folder: Path, corpus: Corpus, request: dict, make_encoder, progress: Progress) -> dict:
+def write_dataset(
+    folder: Path,
+    corpus: Corpus,
+    request: dict,
+    make_encoder: Callable[[Iterable[bytes]], Encoder],
+    progress: Progress,
+) -> dict:
     """Fills `folder` and returns the sidecar that was written last."""
     fraction, seed = request["validation_fraction"], request["seed"]
 
     def training_documents() -> Iterator[bytes]:
-        for document in corpus:
+        for _, document in corpus:
             progress.show("learning the tokenizer", corpus.read_bytes, corpus.total_bytes)
             if not is_validation(document, fraction, seed):
                 yield document
@@ -86,7 +95,7 @@ def write_dataset(folder: Path, corpus: Corpus, request: dict, make_encoder, pro
     stored = numpy.dtype(token_type).newbyteorder("<")
     writers = {name: SplitWriter(folder / f"{name}.bin", encoder, stored) for name in ("train", "validation")}
     try:
-        for document in corpus:
+        for _, document in corpus:
             writers["validation" if is_validation(document, fraction, seed) else "train"].add(document)
             progress.show("encoding", corpus.read_bytes, corpus.total_bytes)
         splits = {name: writer.close() for name, writer in writers.items()}
@@ -96,7 +105,7 @@ def write_dataset(folder: Path, corpus: Corpus, request: dict, make_encoder, pro
     documents = sum(split["documents"] for split in splits.values())
     for name, split in splits.items():
         if split["tokens"] == 0:
-            raise PrepareError(f"each split must get a document, got none for {name} of {documents} in all: make more "
+            raise RequestError(f"each split must get a document, got none for {name} of {documents} in all: make more "
                                "with a smaller --document-bytes, or choose another --validation-fraction or --seed")
     if encoder.json is not None:
         (folder / "tokenizer.json").write_bytes(encoder.json)
@@ -112,6 +121,9 @@ def write_dataset(folder: Path, corpus: Corpus, request: dict, make_encoder, pro
 
 
 def file_hash(path: Path) -> str:
+    """Throws OSError where there is no regular file: a pipe may never end."""
+    if not path.is_file():
+        raise FileNotFoundError(errno.ENOENT, "no file", str(path))
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(1 << 20):
@@ -126,16 +138,16 @@ def present_dataset(out: Path) -> dict | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise PrepareError(f"OUT must be a folder, or absent, got {str(out)!r}: {error.strerror}") from None
+        raise RequestError(f"OUT must be a folder, or absent, got {str(out)!r}: {error.strerror}") from None
     if not names:
         return None
     try:
-        sidecar = json.loads((out / "dataset.json").read_bytes())
+        sidecar = json.loads((out / "dataset.json").read_bytes()) if (out / "dataset.json").is_file() else None
     except (OSError, ValueError, RecursionError):
         sidecar = None
     foreign = sorted(names - OUTPUT_NAMES)
     if foreign or not isinstance(sidecar, dict) or sidecar.get("format") != FORMAT:
-        raise PrepareError(f"OUT must be absent, empty or a dataset of lmhead prepare and nothing else, got "
+        raise RequestError(f"OUT must be absent, empty or a dataset of lmhead prepare and nothing else, got "
                            f"{str(out)!r} with {(foreign or sorted(names))[0]!r}")
     return sidecar
 

@@ -2,35 +2,30 @@
 
     lmhead-tokenize --out FOLDER [--tokenizer FILE] [--max-tokens N] -- TEXT...
 
-A file is a document, and so is each line of a .jsonl file (its `text`). A document is encoded as the model's own
-tokenizer would, beginning-of-text token included. FOLDER gets tokens.bin and lengths.bin (docs/files.md).
+Texts are read as `lmhead prepare` reads them, but a file of plain text is one document, however long. A document is
+encoded as the model's own tokenizer would, beginning-of-text token included. FOLDER gets tokens.bin, lengths.bin and
+tokens.json (docs/files.md).
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import NoReturn
 
 import numpy
 
-from lmhead import prepare_text
+from lmhead.command import Parser, RequestError, carry_out
+from lmhead.formats import one_line
+from lmhead.prepare.compression import describe
+from lmhead.prepare.corpus import Corpus
+from lmhead.prepare.encoders import not_a_tokenizer, tokenizer_file
+from lmhead.prepare.files import recorded
+from lmhead.prepare.options import add_text_arguments, text_options
 
 PIECE_BYTES = 1 << 24  # longer documents are cut after a line end: the tokenizer holds a piece several times over
-
-
-class TokenizeError(Exception):
-    """The request cannot be carried out; the text says what must hold and what was found."""
-
-
-class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, as every verb does."""
-
-    def error(self, message: str) -> NoReturn:
-        raise TokenizeError(f"{message}; {' '.join(self.format_usage().split())}")
 
 
 class BytesEncoder:
@@ -42,17 +37,18 @@ class BytesEncoder:
         return numpy.frombuffer(piece, numpy.uint8).astype("<u4"), numpy.ones(len(piece), "<u4")
 
 
-class TokenizerEncoder:
+class TemplateEncoder:
     """A tokenizer.json, with the tokens that its template puts around a text."""
 
     def __init__(self, path: str):
         import tokenizers
 
         try:
-            self._tokenizer = tokenizers.Tokenizer.from_file(path)
-        except Exception as error:  # tokenizers raises nothing narrower
-            reason = " ".join(str(error).split())[:120]
-            raise TokenizeError(f"{path} must be a tokenizer.json of Hugging Face tokenizers, got: {reason}") from None
+            self._tokenizer = tokenizers.Tokenizer.from_buffer(tokenizer_file(path))
+        except RequestError:
+            raise
+        except Exception as error:
+            raise not_a_tokenizer(path, error) from None
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self._tokenizer.encode_special_tokens = True  # their names in a text are text like any other
@@ -72,72 +68,71 @@ class TokenizerEncoder:
         return numpy.array(encoding.ids, "<u4"), numpy.diff(through, prepend=0).astype("<u4")
 
 
-def documents(paths: list[str]) -> Iterator[Iterator[bytes]]:
-    """The pieces of each document; one without text is left out."""
-    for path in paths:
-        lines = prepare_text.split_name(path)[0].endswith(".jsonl")
-        if lines:
-            for record in prepare_text.Corpus([path]):
-                yield iter([record])
-        else:
-            yield iter(prepare_text.Corpus([path], document_bytes=PIECE_BYTES))
-
-
-def tokenize(paths: list[str], encoder: BytesEncoder | TokenizerEncoder, out: Path, most: int | None) -> list[int]:
+def tokenize(
+    corpus: Corpus, pieces_are_documents: bool, encoder: BytesEncoder | TemplateEncoder, out: Path, most: int | None
+) -> list[int]:
     """Writes tokens.bin and lengths.bin; the tokens of each document, as many as give `most` targets."""
     counts: list[int] = []
     left = most if most is not None else sys.maxsize
+    count = 0  # of the document that is being read; its first token is no target
     with open(out / "tokens.bin", "wb") as tokens, open(out / "lengths.bin", "wb") as lengths:
-        for pieces in documents(paths):
-            count = 0
-            for piece in pieces:
-                if left + 1 - count <= 0:
-                    break
-                ids, sizes = encoder.encode(piece, count == 0)
-                kept = min(len(ids), left + 1 - count)  # the first token is no target
-                tokens.write(ids[:kept].tobytes())
-                lengths.write(sizes[:kept].tobytes())
-                count += kept
-            if count:
+        for piece in corpus:
+            if count and (piece.opens or pieces_are_documents):
                 counts.append(count)
                 left -= count - 1
-            if left <= 0:
+                count = 0
+            room = left + 1 - count
+            if left <= 0 or room <= 0:
                 break
-    return counts
+            ids, sizes = encoder.encode(piece.text, count == 0)
+            tokens.write(ids[:room].tobytes())
+            lengths.write(sizes[:room].tobytes())
+            count += min(len(ids), room)
+    return counts + [count] if count else counts
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = Parser(prog="lmhead-tokenize", description="Turn text into token ids for lmhead measure.")
-    parser.add_argument("texts", metavar="TEXT", nargs="+", help="text or .jsonl files, also .gz and .xz")
+    parser.add_argument("texts", metavar="TEXT", nargs="+", help="what lmhead prepare reads")
     parser.add_argument("--out", required=True, metavar="FOLDER", help="where to write")
     parser.add_argument("--tokenizer", metavar="FILE", help="a tokenizer.json (default: every byte is a token)")
     parser.add_argument("--max-tokens", type=int, metavar="N", help="stop after so many targets")
+    add_text_arguments(parser, "none")
     arguments = parser.parse_args(argv)
     if arguments.max_tokens is not None and arguments.max_tokens < 1:
-        raise TokenizeError(f"--max-tokens must be at least 1, got {arguments.max_tokens}")
+        raise RequestError(f"--max-tokens must be at least 1, got {arguments.max_tokens}")
     return arguments
 
 
-def main(argv: list[str] | None = None) -> int:
+def request(argv: list[str] | None) -> None:
+    arguments = parse(argv)
+    options = text_options(arguments)
+    pieces_are_documents = options.document_bytes is not None
+    if not pieces_are_documents:
+        options = dataclasses.replace(options, document_bytes=PIECE_BYTES)
+    encoder = TemplateEncoder(arguments.tokenizer) if arguments.tokenizer else BytesEncoder()
+    corpus = Corpus(arguments.texts, options)
+    out = Path(arguments.out)
     try:
-        arguments = parse(argv)
-        encoder = TokenizerEncoder(arguments.tokenizer) if arguments.tokenizer else BytesEncoder()
-        out = Path(arguments.out)
         out.mkdir(parents=True, exist_ok=True)
-        counts = tokenize(arguments.texts, encoder, out, arguments.max_tokens)
+        counts = tokenize(corpus, pieces_are_documents, encoder, out, arguments.max_tokens)
         if not counts:
-            raise TokenizeError(f"--text must hold text, got none in {', '.join(arguments.texts)}")
-        description = {"tokenizer": arguments.tokenizer or "bytes", "vocab_size": encoder.vocab_size,
-                       "document_tokens": counts}
+            passed = f": {corpus.passed}" if corpus.passed else ""
+            raise RequestError(f"--text must hold text, got none in {', '.join(arguments.texts)}{passed}")
+        if corpus.passed:
+            print(f"[tokenize] {one_line(corpus.passed)}", file=sys.stderr)
+        description = {
+            "tokenizer": recorded(arguments.tokenizer or "bytes"),
+            "vocab_size": encoder.vocab_size,
+            "document_tokens": counts,
+        }
         (out / "tokens.json").write_text(json.dumps(description), encoding="utf-8")
-        return 0
-    except (TokenizeError, prepare_text.PrepareError) as error:
-        print(f"[tokenize] {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"[tokenize] {error.filename or '--out'} must be writable, got: {prepare_text.describe(error)}",
-              file=sys.stderr)
-        return 1
+    except OSError as error:  # those of reading have been told apart
+        raise RequestError(f"{error.filename or '--out'} must be writable, got: {describe(error)}") from None
+
+
+def main(argv: list[str] | None = None) -> int:
+    return carry_out("tokenize", lambda: request(argv))
 
 
 if __name__ == "__main__":

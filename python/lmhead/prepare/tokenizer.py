@@ -13,6 +13,8 @@ import argparse
 import json
 import sys
 
+from lmhead.prepare.encoders import tokenizer_file
+
 
 class StreamDecoder:
     """Text of ids that come one by one: the same text as that of all of them decoded together."""
@@ -51,12 +53,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("tokenizer", help="a tokenizer.json")
     parser.add_argument("--special", action="store_true", help="add the special tokens that its template has")
     arguments = parser.parse_args(argv)
-    tokenizer, state = None, {}
+    tokenizer = None
+    state: dict[str, StreamDecoder] = {}
     for line in sys.stdin:
         try:
             if tokenizer is None:
                 import tokenizers
-                tokenizer = tokenizers.Tokenizer.from_file(arguments.tokenizer)
+                tokenizer = tokenizers.Tokenizer.from_buffer(tokenizer_file(arguments.tokenizer))
                 tokenizer.no_truncation()
                 tokenizer.no_padding()
             reply = answer(json.loads(line), tokenizer, arguments.special, state)

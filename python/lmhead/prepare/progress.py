@@ -6,6 +6,8 @@ import shutil
 import sys
 import time
 
+from lmhead.formats import one_line
+
 LIVE_SECONDS, PLAIN_SECONDS = 0.1, 15.0
 
 
@@ -42,7 +44,7 @@ class Progress:
 
     def say(self, text: str) -> None:
         self.clear()
-        print(f"[{self._who}] {text}", file=self._stream, flush=True)
+        print(f"[{self._who}] {one_line(text)}", file=self._stream, flush=True)
 
     def clear(self) -> None:
         """Removes the live line."""
