@@ -275,7 +275,7 @@ def test_tinystories_goes_on_as_published(shared_data, helper_path):
 def test_characters_are_printed_whole():
     sys.path.insert(0, str(ROOT / "python"))
     tokenizers = pytest.importorskip("tokenizers")
-    from lmhead.tokenizer import StreamDecoder
+    from lmhead.prepare.tokenizer import StreamDecoder
     alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
     tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE({letter: index for index, letter in enumerate(alphabet)}, []))
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
