@@ -57,13 +57,15 @@ class Conductor:
         return file
 
     def entrants(self, stage: Stage) -> standings.Chosen:
-        earlier = stage.entrants.gaining_in
-        found = None if earlier is None else self.statistics(self.board.stage(earlier), self.board.stage(earlier).equal[0])
+        if stage.entrants.gaining_in is None:
+            return standings.chosen_for(self.board, stage, None)
+        earlier = self.board.stage(stage.entrants.gaining_in)
+        found = self.statistics(earlier, earlier.equal[0], self.entrants(earlier).entries)
         return standings.chosen_for(self.board, stage, found)
 
-    def statistics(self, stage: Stage, equal: str) -> dict[str, Any] | None:
-        """What the rows say of everybody who is in the stage and whose cost is known."""
-        study = self.write_study(stage, equal, self.entrants(stage).entries, needs_costs=False)
+    def statistics(self, stage: Stage, equal: str, entries: list[Entry]) -> dict[str, Any] | None:
+        """What the rows say of those entries, as far as their cost is known."""
+        study = self.write_study(stage, equal, entries, needs_costs=False)
         if study is None or not self.rows.exists():
             return None
         return statistics.compute(study, self.rows, [])
@@ -81,26 +83,37 @@ class Conductor:
             study = self.write_study(stage, equal, [baseline, entry])
             assert study is not None  # two entries
             command = [native_command(), "study", str(study), "--rows", str(self.rows) + "/", "--out", str(self.out / study.stem)]
-            code = subprocess.run([*command, *options]).returncode
-            if code == 130 or code == -signal.SIGINT:
+            code = _wait_for([*command, *options])
+            if code == 130:
                 raise Interrupted
             if code == 2:
                 raise RequestError(f"the study of {entry.name} must be possible: see above")
+
+
+def _wait_for(command: list[str]) -> int:
+    """The exit code of a study. What interrupts this process is handed on to it once, and it saves every run; in a session
+    of its own it hears nothing of the terminal's Ctrl-C, which would otherwise be a second time and end it at once."""
+    with subprocess.Popen(command, start_new_session=True) as process:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            process.send_signal(signal.SIGTERM)
+            process.wait()
+            raise Interrupted from None
 
 
 def write_page(conductor: Conductor, file: Path, command: str) -> None:
     parts = []
     file.parent.mkdir(parents=True, exist_ok=True)
     for stage in conductor.board.stages:
+        chosen, costs = conductor.entrants(stage), conductor.costs(stage)
         for equal in stage.equal:
-            found = conductor.statistics(stage, equal)
+            found = conductor.statistics(stage, equal, chosen.entries)
             plot = file.with_name(f"{file.stem}-{stage.name}-equal-{equal}.svg")
             drawn = found is not None and figures.differences(_finished(found), plot)
             if not drawn:
                 plot.unlink(missing_ok=True)
-            parts.append(
-                page.Part(stage, equal, found, conductor.costs(stage), conductor.entrants(stage).undecided, plot.name if drawn else None)
-            )
+            parts.append(page.Part(stage, equal, found, costs, chosen.undecided, plot.name if drawn else None))
     file.write_text(page.render(conductor.board, parts, command), encoding="utf-8")
 
 
@@ -159,7 +172,6 @@ def request(argv: list[str] | None) -> str:
 def _measure(conductor: Conductor, stages: list[Stage], names: list[str] | None, rounds: int) -> str:
     file = conductor.costs_file
     file.parent.mkdir(parents=True, exist_ok=True)
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     for stage in stages:
         known = conductor.costs(stage)
         entries = [entry for entry in conductor.board.entries if entry.name in names] if names else [
@@ -167,7 +179,7 @@ def _measure(conductor: Conductor, stages: list[Stage], names: list[str] | None,
         ]
         entries = [entry for entry in entries if entry.name != conductor.board.baseline]
         for entry in entries:  # one at a time: a row is kept as soon as it is known
-            cost = step_costs.measure(conductor.board, stage, [entry], rounds, file, commit)[entry.name]
+            cost = step_costs.measure(conductor.board, stage, entry, rounds, file)
             print(f"{stage.name:12} {entry.name:32} {cost.ratio:.3f} [{cost.low:.3f}, {cost.high:.3f}]", flush=True)
     return f"costs are in {file}"
 
@@ -175,8 +187,7 @@ def _measure(conductor: Conductor, stages: list[Stage], names: list[str] | None,
 def main(argv: list[str] | None = None) -> int:
     try:
         return carry_out("leaderboard", lambda: request(argv))
-    except (Interrupted, KeyboardInterrupt):
-        print("[leaderboard] stopped and saved; go on with the same command", file=sys.stderr)
+    except Interrupted:  # the study has said how to go on
         return 130
 
 

@@ -10,7 +10,9 @@ from lmhead.formats import ABSENT, compact, difference, fixed, p_value
 from lmhead.leaderboard.board import Board, Stage
 from lmhead.leaderboard.costs import Cost
 from lmhead.leaderboard.standings import compared, is_finished
-from lmhead.study.markdown import table
+from lmhead.study.document import best_values
+from lmhead.study.markdown import block, code, fenced, image, table, words
+from lmhead.tables import Words
 
 RETAINED = "diagnostics.gradient_retention.retained_energy"
 NULL = "diagnostics.gradient_retention.null_destroyed_ratio"
@@ -29,13 +31,13 @@ class Part:
 
 
 def render(board: Board, parts: list[Part], command: str) -> str:
-    lines = [f"# {_plain(board.name).capitalize()}", "", _plain(board.description), ""]
+    lines = [f"# {block(board.name.capitalize())}", "", block(board.description), ""]
     lines += _rules(board)
     for part in parts:
         lines += _section(board, part, command)
     if board.limits:
-        lines += ["## What this does not show", "", *[f"- {_plain(limit)}" for limit in board.limits], ""]
-    lines += ["## To reproduce", "", "```", command, "```", ""]
+        lines += ["## What this does not show", "", *[f"- {block(limit)}" for limit in board.limits], ""]
+    lines += ["## To reproduce", "", *fenced([command]), ""]
     return "\n".join(lines)
 
 
@@ -43,7 +45,7 @@ def _rules(board: Board) -> list[str]:
     margin = f" The smallest difference that would matter was set at {compact(board.margin)}." if board.margin else ""
     return [
         f"Every entry is searched in the same way and then confirmed on seeds that no search saw, paired with "
-        f"*{_plain(board.baseline)}*. At equal time an entry whose step takes c times as long as the baseline's trains for "
+        f"*{words(board.baseline)}*. At equal time an entry whose step takes c times as long as the baseline's trains for "
         f"1/c of the steps, with a schedule made for them; a c within {compact(board.cost_resolution)} of 1 counts as 1. "
         f"Lower is better. Intervals are 95 % t intervals, p is Holm's over the table.{margin} How each figure is computed: "
         "[statistics.md](statistics.md). Entries that lose stay.",
@@ -52,45 +54,43 @@ def _rules(board: Board) -> list[str]:
 
 
 def _section(board: Board, part: Part, command: str) -> list[str]:
-    lines = [f"## {_plain(part.stage.title)}, at equal {part.equal}", ""]
+    lines = [f"## {block(part.stage.title)}, at equal {part.equal}", ""]
     if part.statistics is None:
         return [*lines, "No run is finished yet.", ""]
     found = {arm["arm"]: arm for arm in part.statistics["arms"]}
     whole = [arm for arm in found.values() if is_finished(arm)]
     comparisons = compared(part.statistics)
-    rows: list[list[str]] = []
+    rows: list[list[Words]] = []
     for arm in sorted(whole, key=_by_mean):
         rows.append(_row(board, arm, comparisons.get(arm["arm"]), part.costs.get(arm["arm"]), rank=len(rows) + 1))
     if rows:
         head = ["", "entry", "nats per token", "bits per byte", "difference", "p", "verdict", "cost", "retained (null)", "found"]
         lines += [*table(head, rows), ""]
     if part.plot:
-        lines += [f"![differences with 95 % intervals]({part.plot})", ""]
+        lines += [image("differences with 95 % intervals", part.plot), ""]
     lines += _notes(board, found)
     unfinished = [arm for arm in found.values() if not is_finished(arm)]
     if unfinished:
-        said = "; ".join(f"{_plain(arm['arm'])}: {_missing(arm)}" for arm in unfinished)
+        said = "; ".join(f"{words(arm['arm'])}: {_missing(arm)}" for arm in unfinished)
         lines += [f"Not finished: {said}.", ""]
     if part.undecided:
-        lines += [f"May still come from the earlier stage: {', '.join(map(_plain, part.undecided))}.", ""]
+        lines += [f"May still come from the earlier stage: {', '.join(map(words, part.undecided))}.", ""]
     versions = ", ".join(map(str, part.statistics["runs"].get("versions", []))) or ABSENT
-    lines += [f"One entry: `{command} --stage {shlex.quote(part.stage.name)} --equal {part.equal} --entries NAME`. Rows of version {versions}.", ""]
+    one_entry = f"{command} --stage {shlex.quote(part.stage.name)} --equal {part.equal} --entries NAME"
+    lines += [f"One entry: {code(one_entry)}. Rows of version {versions}.", ""]
     return lines
 
 
-def _row(board: Board, arm: dict[str, Any], one: dict[str, Any] | None, cost: Cost | None, rank: int) -> list[str]:
+def _row(board: Board, arm: dict[str, Any], one: dict[str, Any] | None, cost: Cost | None, rank: int) -> list[Words]:
     is_baseline = arm["arm"] == board.baseline
     figures = arm["figures"]
     retained, null = figures.get(RETAINED), figures.get(NULL)
     energy = f"{retained:.4f} ({1 - null * null:.4f})" if retained is not None and null is not None else ABSENT
-    found = ", ".join(f"`{key}` {compact(value)}" for key, value in arm["searched"].items()) or ABSENT
-    if arm["at_an_edge"]:
-        found += " (at an edge: " + ", ".join(f"`{key}`" for key in arm["at_an_edge"]) + ")"
     ratio = "1" if is_baseline else ABSENT if cost is None else f"{cost.ratio:.3f} [{cost.low:.3f}, {cost.high:.3f}]"
     seeds = f", {arm['diverged']} diverged" if arm["diverged"] else ""
     return [
         str(rank),
-        f"**{_plain(arm['arm'])}**" if is_baseline else _plain(arm["arm"]),
+        arm["arm"],
         difference(arm["mean"], arm["interval"], sign=False) + seeds,
         fixed(figures.get("validation.bits_per_byte"), 4),
         ABSENT if one is None else difference(one.get("mean_difference"), one.get("interval")),
@@ -98,12 +98,12 @@ def _row(board: Board, arm: dict[str, Any], one: dict[str, Any] | None, cost: Co
         "baseline" if is_baseline else ABSENT if one is None else one["verdict"].split(":")[0],
         ratio,
         energy,
-        found,
+        best_values(arm) or ABSENT,
     ]
 
 
 def _notes(board: Board, found: dict[str, Any]) -> list[str]:
-    notes = [f"- **{_plain(entry.name)}**: {_plain(entry.note)}" for entry in board.entries if entry.note and entry.name in found]
+    notes = [f"- **{words(entry.name)}**: {words(entry.note)}" for entry in board.entries if entry.note and entry.name in found]
     return [*notes, ""] if notes else []
 
 
@@ -116,8 +116,3 @@ def _missing(arm: dict[str, Any]) -> str:
 def _by_mean(arm: dict[str, Any]) -> tuple[bool, float]:
     mean = arm["mean"]
     return (mean is None, mean or 0.0)
-
-
-def _plain(text: str) -> str:
-    """Text of a board file as Markdown takes it literally."""
-    return "".join("\\" + letter if letter in "\\`*_{}[]<>#|~" else letter for letter in " ".join(text.split()))

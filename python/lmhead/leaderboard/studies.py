@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from lmhead.json_trees import lookup
 from lmhead.leaderboard.board import Board, Entry, Stage
 
 
@@ -24,7 +25,7 @@ def study_of(board: Board, stage: Stage, equal: str, entries: list[Entry], costs
     arms = []
     for entry in entries:
         steps = steps_at_cost(full, costs[entry.name], board.cost_resolution) if equal == "time" else full
-        arm: dict[str, Any] = {"name": entry.name, "set": {**stage.set, **entry.set, **_schedule(board, stage, steps, full)}}
+        arm: dict[str, Any] = {"name": entry.name, "set": {**settings_of(stage, entry), **_schedule(board, stage, steps, full)}}
         if entry.search is not None:
             arm["search"] = entry.search
         arms.append(arm)
@@ -44,27 +45,18 @@ def study_of(board: Board, stage: Stage, equal: str, entries: list[Entry], costs
 
 
 def _schedule(board: Board, stage: Stage, steps: int, full: int) -> dict[str, Any]:
-    """Steps, and what the configuration counts in steps, shortened alike: a schedule made for the budget."""
-    if steps == board.base.get("training", {}).get("steps"):
+    """Steps, and what the base's configuration counts in steps, shortened alike: a schedule made for the budget."""
+    base_steps = lookup(board.base, "training.steps")
+    if steps == base_steps:
         return {}
-
-    def scaled(section: dict[str, Any], key: str, of: int) -> int | None:
-        value = section.get(key)
-        return None if not value else max(1, round(value * steps / of))
-
-    base_steps = board.base.get("training", {}).get("steps", full)
     change: dict[str, Any] = {"training.steps": steps}
-    for path, section in (
-        ("training.validate_every", board.base.get("training", {})),
-        ("schedule.warmup_steps", board.base.get("schedule", {})),
-        ("observe.diagnostics.every", board.base.get("observe", {}).get("diagnostics", {})),
-    ):
-        value = scaled(section, path.rsplit(".", 1)[1], base_steps)
-        if value is not None and path not in stage.set:
-            change[path] = value
+    for path in ("training.validate_every", "schedule.warmup_steps", "observe.diagnostics.every"):
+        value = lookup(board.base, path)
+        if value and path not in stage.set:
+            change[path] = max(1, round(value * steps / (base_steps or full)))
     return change
 
 
-def settings_of(board: Board, stage: Stage, entry: Entry) -> dict[str, Any]:
+def settings_of(stage: Stage, entry: Entry) -> dict[str, Any]:
     """What decides how long a step of the entry takes, by dotted key."""
     return {**stage.set, **entry.set}

@@ -12,15 +12,21 @@ from lmhead.study.markdown import block, code, fenced, image, inline, table, wor
 from lmhead.tables import Code, Words, listed
 
 
+def best_values(arm: dict[str, Any]) -> tuple[str | Code, ...]:
+    """What the search of an arm found, and which of it lies at an edge; empty where nothing was searched."""
+    best: tuple[str | Code, ...] = ()
+    for key, value in arm["searched"].items():
+        best += (", " if best else "", Code(key), f" {compact(value)}")
+    if arm["at_an_edge"]:
+        best += (" (at an edge: ", *listed(arm["at_an_edge"]), ")")
+    return best
+
+
 def arms_section(statistics: dict[str, Any]) -> list[str]:
     searched = any(arm["search"] for arm in statistics["arms"])
     rows = []
     for arm in statistics["arms"]:
-        best: tuple[str | Code, ...] = ()
-        for key, value in arm["searched"].items():
-            best += (", " if best else "", Code(key), f" {compact(value)}")
-        if arm["at_an_edge"]:
-            best += (" (at an edge: ", *listed(arm["at_an_edge"]), ")")
+        best = best_values(arm)
         if arm["search"] and not arm["search_finished"]:
             best += (" (still searched)",)
         notes = [f"{arm['diverged']} diverged"] * bool(arm["diverged"]) + [
