@@ -292,9 +292,8 @@ TEST(HeadContract, HeadsThatCannotBeTiedSaySo) {
     bool may_be_tied = false;
     for (const Case& one : entries().at(kind.type).cases(4)) may_be_tied |= one.tied;
     if (may_be_tied) continue;
-    Json json = entries().at(kind.type).cases(4)[0].options;
-    json["type"] = kind.type;
-    EXPECT_ERROR(read_options<HeadSpecification>(json).make({4, 9, fresh_parameters(0), 0.02, embedding, kBenchLayers}),
+    const HeadSpecification head = specification_of(kind.type, entries().at(kind.type).cases(4)[0]);
+    EXPECT_ERROR(head.make({4, 9, fresh_parameters(0), 0.02, embedding, kBenchLayers}),
                  "must have model.tie_word_embeddings = false, got true");
   }
 }

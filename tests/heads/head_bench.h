@@ -74,13 +74,17 @@ inline at::Tensor reference_token_losses(const at::Tensor& logits, const at::Ten
 
 inline constexpr std::int64_t kBenchLayers = 4;
 
+inline HeadSpecification specification_of(const std::string& type, const Case& one) {
+  Json json = one.options;
+  json["type"] = type;
+  return read_options<HeadSpecification>(json);
+}
+
 /// A head with random parameters (biases too, which start at zero), a pass over random tokens of several documents, and
 /// the same in float64.
 struct Bench {
   Bench(const std::string& type, const Case& one, const Shape& shape, std::uint64_t seed = 3)
       : entry(entries().at(type)), options(one.options) {
-    Json json = one.options;
-    json["type"] = type;
     HeadContext context{.hidden_size = shape.hidden_size,
                         .vocab_size = shape.vocab_size,
                         .source = fresh_parameters(seed),
@@ -90,7 +94,7 @@ struct Bench {
     if (one.tied)
       embedding = context.tied_embedding = context.parameter(kEmbeddingName, {shape.vocab_size, shape.hidden_size},
                                                              normal_initializer(1), ParameterKind::kEmbedding);
-    head = read_options<HeadSpecification>(json).make(context);
+    head = specification_of(type, one).make(context);
     all = head->parameters();
     if (embedding) all.push_back(embedding);
     at::NoGradGuard no_grad;

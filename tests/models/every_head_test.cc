@@ -13,17 +13,19 @@ namespace {
 
 constexpr std::int64_t kVocabSize = 29, kEnd = 4;  // which ends a document
 
+DecoderOptions options_of(const Case& one) {
+  DecoderOptions options = tiny_options();
+  options.hidden_size = 16;
+  options.num_hidden_layers = kBenchLayers;
+  options.tie_word_embeddings = one.tied;
+  return options;
+}
+
 TEST(EveryHead, SamplesWhatTheWholeForwardSays) {
   for (const HeadKind& kind : head_kinds())
     for (const Case& one : entries().at(kind.type).cases(16)) {
       SCOPED_TRACE(testing::Message() << kind.type << ' ' << one.options.dump() << one.tied);
-      DecoderOptions options = tiny_options();
-      options.hidden_size = 16;
-      options.num_hidden_layers = kBenchLayers;
-      options.tie_word_embeddings = one.tied;
-      Json json = one.options;
-      json["type"] = kind.type;
-      CausalModel model(options, read_options<HeadSpecification>(json), kVocabSize, 1);
+      CausalModel model(options_of(one), specification_of(kind.type, one), kVocabSize, 1);
       randomise(model.parameters());
 
       at::NoGradGuard no_grad;
@@ -43,13 +45,8 @@ TEST(EveryHead, IsLoadedFromParametersThatWereNeverDrawn) {
   for (const HeadKind& kind : head_kinds())
     for (const Case& one : entries().at(kind.type).cases(16)) {
       SCOPED_TRACE(testing::Message() << kind.type << ' ' << one.options.dump() << one.tied);
-      DecoderOptions options = tiny_options();
-      options.hidden_size = 16;
-      options.num_hidden_layers = kBenchLayers;
-      options.tie_word_embeddings = one.tied;
-      Json json = one.options;
-      json["type"] = kind.type;
-      const auto head = read_options<HeadSpecification>(json);
+      const DecoderOptions options = options_of(one);
+      const HeadSpecification head = specification_of(kind.type, one);
       CausalModel drawn(options, head, kVocabSize, 1), read(options, head, kVocabSize, unset_parameters());
       const CausalModel shapes(options, head, kVocabSize, shapes_alone());
       EXPECT_EQ(shapes.head->flops_per_token(8), drawn.head->flops_per_token(8));

@@ -128,8 +128,8 @@ def test_a_killed_study_goes_on_and_ends_the_same(folder):
     assert rows.read_bytes().count(b"\n") == len(whole)  # nothing ran twice
 
 
-def test_ctrl_c_saves_every_run_and_the_study_goes_on(folder):
-    (folder / "study.json").write_text(json.dumps(study(steps=3000)))
+def start_two_runs(folder):
+    """A study in a session of its own whose first two runs are going on, and the folder of these."""
     process = subprocess.Popen(
         command("training.validate_every=0"),
         cwd=folder,
@@ -142,6 +142,12 @@ def test_ctrl_c_saves_every_run_and_the_study_goes_on(folder):
     wait_for(
         lambda: len([log for log in started.rglob("log.jsonl") if log.read_bytes().count(b"\n") > 5]) == 2
     )
+    return process, started
+
+
+def test_ctrl_c_saves_every_run_and_the_study_goes_on(folder):
+    (folder / "study.json").write_text(json.dumps(study(steps=3000)))
+    process, started = start_two_runs(folder)
     os.killpg(process.pid, signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130 and "go on with the same command" in said
@@ -156,18 +162,7 @@ def test_ctrl_c_saves_every_run_and_the_study_goes_on(folder):
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGHUP], ids=lambda sent: sent.name)
 def test_other_signals_save_every_run_too(folder, sent, to_group):
     (folder / "study.json").write_text(json.dumps(study(steps=100000)))
-    process = subprocess.Popen(
-        command("training.validate_every=0"),
-        cwd=folder,
-        stderr=subprocess.PIPE,
-        text=True,
-        stdout=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    started = folder / "out" / "runs" / "full"
-    wait_for(
-        lambda: len([log for log in started.rglob("log.jsonl") if log.read_bytes().count(b"\n") > 5]) == 2
-    )
+    process, started = start_two_runs(folder)
     (os.killpg if to_group else os.kill)(process.pid, sent)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130 and "go on with the same command" in said
