@@ -8,7 +8,7 @@
 #include <torch/csrc/autograd/custom_function.h>
 
 #include "lmhead/base/error.h"
-#include "lmhead/kernels/gradient_of_gradient.h"
+#include "lmhead/kernels/plain_derivatives.h"
 #include "lmhead/kernels/readable_tensor.h"
 #include "lmhead/kernels/threads.h"
 #include "lmhead/kernels/tile_sizes.h"
@@ -99,12 +99,14 @@ struct PackedAttentionFunction : torch::autograd::Function<PackedAttentionFuncti
     if (!upstreams[0].defined()) return variable_list(3);
     const auto saved = context->get_saved_variables();
     const double scale = context->saved_data["scale"].toDouble();
-    at::Tensor d_projected;
-    {
-      at::AutoDispatchBelowADInplaceOrView guard;
+    const auto plain = [scale, heads = context->saved_data["heads"].toInt()](
+                           const variable_list& inputs) -> variable_list {
+      return {plain_packed_causal_attention(inputs[0], heads, scale)};
+    };
+    variable_list gradients = differentiable_gradients(plain, {saved[0]}, upstreams[0], [&]() -> variable_list {
       const at::Tensor projected = saved[0].contiguous(), d_output = upstreams[0].contiguous();
       const Shape s(projected, context->saved_data["heads"].toInt());
-      d_projected = at::zeros_like(projected);
+      const at::Tensor d_projected = at::zeros_like(projected);
       with_type(projected.scalar_type(), [&](auto type) {
         using T = decltype(type);
         for_each_key_head<T>(s, projected, [&](std::int64_t sequence, std::int64_t key_head, T* workspace) {
@@ -120,9 +122,10 @@ struct PackedAttentionFunction : torch::autograd::Function<PackedAttentionFuncti
           }
         });
       });
-    }
-    return {refuse_gradient_of_gradient("packed_causal_attention", d_projected, {saved[0], upstreams[0]}), at::Tensor(),
-            at::Tensor()};
+      return {d_projected};
+    });
+    gradients.resize(3);
+    return gradients;
   }
 };
 
@@ -138,7 +141,7 @@ at::Tensor packed_causal_attention(const at::Tensor& projected, std::int64_t hea
               heads % ((projected.size(2) - heads) / 2) == 0,
           "packed_causal_attention", "projected must be [B, T, H + 2 K, head_dim] with K a divisor of H = ", heads,
           ", got ", projected.sizes());
-  if (!has_kernel(projected)) return plain_packed_causal_attention(projected, heads, scale);
+  if (!has_kernel(projected) || needs_plain_derivatives({projected})) return plain_packed_causal_attention(projected, heads, scale);
   // Casting and computing in float32 is faster than bfloat16 products of this size.
   const bool casts = projected.scalar_type() == at::kBFloat16;
   const at::Tensor output = PackedAttentionFunction::apply(casts ? projected.to(at::kFloat) : projected, heads, scale);
