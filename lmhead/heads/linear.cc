@@ -9,8 +9,9 @@ namespace {
 class LinearHead : public LmHead {
  public:
   LinearHead(const LinearHeadOptions& options, const HeadContext& context)
-      : LmHead(context.hidden_size, context.vocab_size), softcap_(options.logit_softcap) {
-    if (options.mup_base_width) scale_ = double(*options.mup_base_width) / double(context.hidden_size);
+      : LmHead(context.hidden_size, context.vocab_size) {
+    transform_.softcap = options.logit_softcap;
+    if (options.mup_base_width) transform_.scale = double(*options.mup_base_width) / double(context.hidden_size);
     require(!context.tied_embedding || !options.initializer_range, "head",
             "head.initializer_range must be null where model.tie_word_embeddings is true: the embedding has its own");
     weight_ = context.tied_embedding
@@ -27,18 +28,17 @@ class LinearHead : public LmHead {
       : LmHead(map.weight.size(1), map.weight.size(0)),
         weight_(fixed(ParameterKind::kHead, map.weight)),
         bias_(map.bias.defined() ? fixed(ParameterKind::kBias, map.bias) : nullptr),
-        scale_(map.logit_scale),
-        softcap_(map.logit_softcap) {}
+        transform_(map.transform) {}
 
   std::optional<LinearMap> linear_map() const override {
-    return LinearMap{weight_->value.detach(), bias_ ? bias_->value.detach() : at::Tensor(), scale_, softcap_};
+    return LinearMap{weight_->value.detach(), bias_ ? bias_->value.detach() : at::Tensor(), transform_};
   }
 
  private:
   static ParameterPtr fixed(ParameterKind kind, const at::Tensor& value) {
     return std::make_shared<Parameter>(Parameter{"", kind, value, value, {}});
   }
-  LinearMap working_map() const { return {weight_->working, bias_ ? bias_->working : at::Tensor(), scale_, softcap_}; }
+  LinearMap working_map() const { return {weight_->working, bias_ ? bias_->working : at::Tensor(), transform_}; }
   at::Tensor compute_logits(const HeadInput& input) const override {
     return linear_logits(input.hidden, working_map());
   }
@@ -56,7 +56,7 @@ class LinearHead : public LmHead {
   }
 
   ParameterPtr weight_, bias_;
-  double scale_ = 1, softcap_;
+  LogitTransform transform_;
 };
 
 }  // namespace

@@ -123,7 +123,7 @@ struct RmsNormFunction : torch::autograd::Function<RmsNormFunction> {
     const auto wants = [&](std::size_t index) {
       return at::GradMode::is_enabled() ? saved[index].requires_grad() : context->needs_input_grad(index);
     };
-    variable_list gradients = differentiable_gradients(plain, {saved[0], saved[1]}, upstreams[0], [&]() -> variable_list {
+    variable_list gradients = differentiable_gradients(plain, {saved[0], saved[1]}, {upstreams[0]}, [&]() -> variable_list {
       at::Tensor d_input, d_weight;
       const at::Tensor input = saved[0].contiguous(), d_output = upstreams[0].contiguous(), inverse = saved[2];
       const at::Tensor gain = saved[1].to(inverse.scalar_type()).contiguous();
@@ -182,7 +182,7 @@ struct SwigluFunction : torch::autograd::Function<SwigluFunction> {
     const at::Tensor given = context->get_saved_variables()[0];
     if (!upstreams[0].defined()) return variable_list(1);
     const auto plain = [](const variable_list& inputs) -> variable_list { return {plain_swiglu(inputs[0])}; };
-    return differentiable_gradients(plain, {given}, upstreams[0], [&]() -> variable_list {
+    return differentiable_gradients(plain, {given}, {upstreams[0]}, [&]() -> variable_list {
       const at::Tensor gate_up = given.contiguous(), d_output = upstreams[0].contiguous();
       const std::int64_t rows = gate_up.size(0), width = gate_up.size(1) / 2;
       const at::Tensor d_gate_up = at::empty_like(gate_up);

@@ -243,21 +243,4 @@ CrossEntropyGradients chunked_backward(const CrossEntropyArguments& given, const
   return gradients.in_own_types(arguments);
 }
 
-CrossEntropyGradients plain_cross_entropy_gradients(const CrossEntropyArguments& arguments, const at::Tensor& upstream,
-                                                    const WantedGradients& wanted) {
-  const Rows rows = rows_of(arguments);
-  const at::Tensor logits = wide_linear_logits(rows.hidden, arguments.map);
-  const at::Tensor cooled = rows.temperature.defined() ? logits / rows.temperature : logits;
-  const at::Tensor shift = cooled.amax({1}, true).detach(), lse = (cooled - shift).logsumexp({1}, true);
-  const at::Tensor above =
-      (upstream.to(logits.scalar_type()) / denominator_of(rows, arguments.options)).reshape({-1, 1});
-  at::Tensor gradient = gradient_of_rows(arguments, rows, logits, shift, lse, above);
-  CrossEntropyGradients result;
-  if (wanted.bias) result.bias = gradient.sum(0).to(arguments.map.bias.scalar_type());
-  gradient = gradient.to(arguments.hidden.scalar_type());
-  if (wanted.hidden) result.hidden = at::mm(gradient, arguments.map.weight);
-  if (wanted.weight) result.weight = at::mm(gradient.t(), rows.hidden);
-  return result;
-}
-
 }  // namespace lmhead

@@ -11,9 +11,4 @@ CrossEntropyForward chunked_forward(const CrossEntropyArguments& arguments, cons
 CrossEntropyGradients chunked_backward(const CrossEntropyArguments& arguments, const at::Tensor& upstream,
                                        const at::Tensor& row_sums, const WantedGradients& wanted);
 
-/// The gradients of the loss by plain composition on all logits at once: differentiable in `upstream` and in every
-/// tensor of `arguments`.
-CrossEntropyGradients plain_cross_entropy_gradients(const CrossEntropyArguments& arguments, const at::Tensor& upstream,
-                                                    const WantedGradients& wanted);
-
 }  // namespace lmhead

@@ -13,7 +13,6 @@
 #include <vector>
 
 #include "lmhead/base/error.h"
-#include "lmhead/kernels/chunked_cross_entropy.h"
 #include "lmhead/kernels/cross_entropy_operations.h"
 #include "lmhead/kernels/operation_arguments.h"
 #include "lmhead/kernels/plain_derivatives.h"
@@ -36,29 +35,21 @@ at::Tensor scale_gradient(const at::Tensor& gradient, const at::Tensor& upstream
 }
 
 /// The gradients of the recomputing backward pass, whose own derivatives are those of the plain composition.
-std::array<at::Tensor, 3> gradients_with_derivatives(const CrossEntropyArguments& arguments, const at::Tensor& upstream,
-                                                     const at::Tensor& row_sums, Wanted wanted) {
-  const auto with = [arguments](const variable_list& inputs) {
-    CrossEntropyArguments given = arguments;
-    given.hidden = inputs[1], given.map.weight = inputs[2], given.map.bias = inputs[3];
-    return given;
+variable_list gradients_with_derivatives(const CrossEntropyArguments& arguments, const at::Tensor& upstream,
+                                         const at::Tensor& row_sums, Wanted wanted) {
+  const auto plain = [arguments](const variable_list& inputs) -> variable_list {
+    LinearMap map = arguments.map;
+    map.weight = inputs[1], map.bias = inputs[2];
+    return {plain_linear_cross_entropy(inputs[0], map, arguments.targets, arguments.options)};
   };
-  const auto only_wanted = [wanted](std::array<at::Tensor, 3> gradients) {
-    for (int which = 0; which < 3; ++which)
-      if (!wanted[which]) gradients[which] = at::Tensor();
-    return variable_list(gradients.begin(), gradients.end());
-  };
-  const variable_list found = with_plain_derivatives(
-      {upstream, arguments.hidden, arguments.map.weight, arguments.map.bias},
-      [=](const variable_list& inputs) {
-        return only_wanted(call_cross_entropy_backward(inputs[0], with(inputs), row_sums, wanted));
-      },
-      [=](const variable_list& inputs) {
-        const CrossEntropyGradients gradients =
-            plain_cross_entropy_gradients(with(inputs), inputs[0], {wanted[0], wanted[1], wanted[2]});
-        return variable_list{gradients.hidden, gradients.weight, gradients.bias};
+  return differentiable_gradients(
+      plain, {arguments.hidden, arguments.map.weight, arguments.map.bias}, {upstream}, [&]() -> variable_list {
+        const auto found = call_cross_entropy_backward(upstream, arguments, row_sums, wanted);
+        variable_list gradients(3);
+        for (int which = 0; which < 3; ++which)
+          if (wanted[which]) gradients[which] = found[which];
+        return gradients;
       });
-  return {found[0], found[1], found[2]};
 }
 
 struct LinearCrossEntropyFunction : torch::autograd::Function<LinearCrossEntropyFunction> {
@@ -98,10 +89,12 @@ struct LinearCrossEntropyFunction : torch::autograd::Function<LinearCrossEntropy
     const CrossEntropyArguments arguments = arguments_of(tensors, settings);
     const at::Tensor& row_sums = saved[tensors.size()];
 
-    std::array<at::Tensor, 3> gradients;
     if (at::GradMode::is_enabled() || needs_derivatives({upstream})) {
-      gradients = gradients_with_derivatives(arguments, upstream, row_sums, wanted);
-    } else if (context->saved_data["fast"].toBool()) {
+      std::ranges::copy(gradients_with_derivatives(arguments, upstream, row_sums, wanted), results.begin());
+      return results;
+    }
+    std::array<at::Tensor, 3> gradients;
+    if (context->saved_data["fast"].toBool()) {
       at::AutoDispatchBelowADInplaceOrView guard;
       for (int which = 0; which < 3; ++which)
         if (wanted[which]) gradients[which] = scale_gradient(saved[tensors.size() + 1 + which], upstream);

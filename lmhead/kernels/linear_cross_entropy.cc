@@ -192,6 +192,7 @@ TwoTensors filtered_autograd(const Arguments& arguments, double threshold) {
   require(arguments.options.reduction != Reduction::kNone, kWho,
           "the filter needs reduction 'mean' or 'sum', got 'none'");
   require(threshold >= 0, kWho, "threshold must be at least 0, got ", threshold);
+  require(!arguments.has_probabilities(), kWho, "the filter needs ids as targets, got class probabilities");
   return where_differentiated(
       arguments, [&] { return call_filtered(arguments, threshold); },
       [&]() -> TwoTensors {

@@ -44,6 +44,25 @@ struct PlainDerivativesFunction : torch::autograd::Function<PlainDerivativesFunc
   }
 };
 
+std::vector<bool> which_are_there(const variable_list& tensors) {
+  std::vector<bool> result;
+  for (const at::Tensor& tensor : tensors) result.push_back(tensor.defined());
+  return result;
+}
+variable_list only_there(const variable_list& tensors) {
+  variable_list result;
+  std::ranges::copy_if(tensors, std::back_inserter(result), [](const at::Tensor& tensor) { return tensor.defined(); });
+  return result;
+}
+/// The inverse of only_there.
+variable_list spread(const variable_list& there, const std::vector<bool>& which) {
+  variable_list result(which.size());
+  auto next = there.begin();
+  for (std::size_t index = 0; index < which.size(); ++index)
+    if (which[index]) result[index] = *next++;
+  return result;
+}
+
 }  // namespace
 
 bool needs_derivatives(at::TensorList inputs) {
@@ -63,26 +82,18 @@ std::vector<at::Tensor> with_plain_derivatives(const std::vector<at::Tensor>& in
     return fast(inputs);
   }
   if (needs_plain_derivatives(inputs)) return plain(inputs);
-  // The graph knows only the outputs that are there.
-  std::vector<bool> is_there;
-  const auto there_of = [](const variable_list& outputs) {
-    variable_list there;
-    std::ranges::copy_if(outputs, std::back_inserter(there), [](const at::Tensor& output) { return output.defined(); });
-    return there;
-  };
+  // The graph knows only the inputs and outputs that are there.
+  const std::vector<bool> takes = which_are_there(inputs);
+  std::vector<bool> gives;
   const variable_list there = PlainDerivativesFunction::apply(
-      at::TensorList(inputs),
+      at::TensorList(only_there(inputs)),
       Computation([&](const variable_list& given) {
-        const variable_list outputs = fast(given);
-        for (const at::Tensor& output : outputs) is_there.push_back(output.defined());
-        return there_of(outputs);
+        const variable_list outputs = fast(spread(given, takes));
+        gives = which_are_there(outputs);
+        return only_there(outputs);
       }),
-      Computation([plain, there_of](const variable_list& given) { return there_of(plain(given)); }));
-  variable_list outputs(is_there.size());
-  std::size_t next = 0;
-  for (std::size_t index = 0; index < outputs.size(); ++index)
-    if (is_there[index]) outputs[index] = there[next++];
-  return outputs;
+      Computation([plain, takes](const variable_list& given) { return only_there(plain(spread(given, takes))); }));
+  return spread(there, gives);
 }
 
 std::vector<at::Tensor> plain_gradients(const Computation& plain, const std::vector<at::Tensor>& inputs,
@@ -107,15 +118,15 @@ std::vector<at::Tensor> plain_gradients(const Computation& plain, const std::vec
 }
 
 std::vector<at::Tensor> differentiable_gradients(const Computation& plain, const std::vector<at::Tensor>& inputs,
-                                                 const at::Tensor& upstream,
+                                                 const std::vector<at::Tensor>& upstreams,
                                                  const std::function<std::vector<at::Tensor>()>& fast) {
   variable_list all = inputs;
-  all.push_back(upstream);
+  all.insert(all.end(), upstreams.begin(), upstreams.end());
   return with_plain_derivatives(
       all, [&](const variable_list&) { return fast(); },
-      [plain](const variable_list& given) {
-        const variable_list origins(given.begin(), given.end() - 1);
-        return plain_gradients(plain, origins, {given.back()}, /*create_graph=*/true);
+      [plain, size = static_cast<std::ptrdiff_t>(inputs.size())](const variable_list& given) {
+        const auto middle = given.begin() + size;
+        return plain_gradients(plain, {given.begin(), middle}, {middle, given.end()}, /*create_graph=*/true);
       });
 }
 

@@ -29,9 +29,9 @@ std::vector<at::Tensor> plain_gradients(const Computation& plain, const std::vec
                                         const std::vector<at::Tensor>& upstreams, bool create_graph);
 
 /// What a hand-written backward pass with the gradients `fast` of `inputs` returns: those, and under create_graph their
-/// own derivatives by `plain`, the operation itself.
+/// own derivatives by `plain`, the operation itself. `fast` defines the gradients of those inputs that require one.
 std::vector<at::Tensor> differentiable_gradients(const Computation& plain, const std::vector<at::Tensor>& inputs,
-                                                 const at::Tensor& upstream,
+                                                 const std::vector<at::Tensor>& upstreams,
                                                  const std::function<std::vector<at::Tensor>()>& fast);
 
 }  // namespace lmhead
