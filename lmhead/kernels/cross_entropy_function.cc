@@ -6,7 +6,6 @@
 #include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
 #include <torch/csrc/autograd/custom_function.h>
-#include <torch/csrc/autograd/graph_task.h>
 
 #include <algorithm>
 #include <array>
@@ -16,23 +15,14 @@
 #include "lmhead/kernels/cross_entropy_operations.h"
 #include "lmhead/kernels/operation_arguments.h"
 #include "lmhead/kernels/plain_derivatives.h"
-#include "lmhead/kernels/readable_tensor.h"
 #include "lmhead/kernels/token_statistics.h"
+#include "lmhead/kernels/unit_gradient.h"
 
 namespace lmhead {
 namespace {
 
 constexpr const char* kWho = "linear_cross_entropy";
 using torch::autograd::variable_list;
-
-/// Multiplies a gradient that was formed for an upstream of one, in place where nobody can see it a second time.
-at::Tensor scale_gradient(const at::Tensor& gradient, const at::Tensor& upstream) {
-  if (!is_readable(gradient) || !is_readable(upstream)) return gradient * upstream.to(gradient.scalar_type());
-  const double factor = upstream.item().toDouble();
-  at::Tensor own = gradient;
-  if (torch::autograd::get_current_graph_task_keep_graph()) return own * factor;
-  return factor == 1 ? own : own.mul_(factor);
-}
 
 /// The gradients of the recomputing backward pass, whose own derivatives are those of the plain composition.
 variable_list gradients_with_derivatives(const CrossEntropyArguments& arguments, const at::Tensor& upstream,
@@ -97,7 +87,7 @@ struct LinearCrossEntropyFunction : torch::autograd::Function<LinearCrossEntropy
     if (context->saved_data["fast"].toBool()) {
       at::AutoDispatchBelowADInplaceOrView guard;
       for (int which = 0; which < 3; ++which)
-        if (wanted[which]) gradients[which] = scale_gradient(saved[tensors.size() + 1 + which], upstream);
+        if (wanted[which]) gradients[which] = scale_unit_gradient(saved[tensors.size() + 1 + which], upstream);
     } else {
       at::AutoDispatchBelowADInplaceOrView guard;
       gradients = call_cross_entropy_backward(upstream, arguments, row_sums, wanted);
