@@ -79,7 +79,8 @@ HeadSpace::HeadSpace(const LinearMap& map, const HeadSpaceOptions& options) : op
   require(!map.bias.defined() || (map.bias.dim() == 1 && map.bias.size(0) == weight.size(0)), kWho, "bias must be [",
           weight.size(0), "], got ", map.bias.defined() ? map.bias.sizes() : at::IntArrayRef{});
   require(!options.center_weight || !bends_logits(map.transform), kWho,
-          "center_weight must be off where a soft-cap or another map bends the logits: rows of their gradient do not sum to zero");
+          "center_weight must be off where a soft-cap or another map bends the logits: rows of their gradient do not "
+          "sum to zero");
   hidden_size_ = weight.size(1);
   map_.weight = weight.detach();
   if (map.bias.defined()) map_.bias = map.bias.detach();

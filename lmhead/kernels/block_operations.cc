@@ -123,34 +123,35 @@ struct RmsNormFunction : torch::autograd::Function<RmsNormFunction> {
     const auto wants = [&](std::size_t index) {
       return at::GradMode::is_enabled() ? saved[index].requires_grad() : context->needs_input_grad(index);
     };
-    variable_list gradients = differentiable_gradients(plain, {saved[0], saved[1]}, {upstreams[0]}, [&]() -> variable_list {
-      at::Tensor d_input, d_weight;
-      const at::Tensor input = saved[0].contiguous(), d_output = upstreams[0].contiguous(), inverse = saved[2];
-      const at::Tensor gain = saved[1].to(inverse.scalar_type()).contiguous();
-      const std::int64_t width = input.size(-1), rows = inverse.size(0);
-      if (wants(0)) d_input = at::empty_like(input);
-      // One partial sum a thread, added up in the order of the threads: the same bits for the same thread count.
-      at::Tensor sums;
-      if (wants(1)) sums = at::zeros({at::get_num_threads(), width}, inverse.options());
-      with_types(input.scalar_type(), d_output.scalar_type(), [&](auto in, auto out) {
-        using In = decltype(in);
-        using Out = decltype(out);
-        using Wide = WideOf<In>;
-        const auto backward = norm_kernels<In, Out>().backward;
-        const Out* upstream = values<Out>(d_output);
-        const In* from = values<In>(input);
-        const Wide *gains = values<Wide>(gain), *inverses = values<Wide>(inverse);
-        In* to = d_input.defined() ? mutable_values<In>(d_input) : nullptr;
-        at::parallel_for(0, rows, rows_per_thread(width), [&](std::int64_t begin, std::int64_t end) {
-          Wide* sum = sums.defined() ? mutable_values<Wide>(sums) + at::get_thread_num() * width : nullptr;
-          for (std::int64_t row = begin; row < end; ++row)
-            backward(upstream + row * width, from + row * width, gains, inverses[row], width,
-                     to ? to + row * width : nullptr, sum);
+    variable_list gradients =
+        differentiable_gradients(plain, {saved[0], saved[1]}, {upstreams[0]}, [&]() -> variable_list {
+          at::Tensor d_input, d_weight;
+          const at::Tensor input = saved[0].contiguous(), d_output = upstreams[0].contiguous(), inverse = saved[2];
+          const at::Tensor gain = saved[1].to(inverse.scalar_type()).contiguous();
+          const std::int64_t width = input.size(-1), rows = inverse.size(0);
+          if (wants(0)) d_input = at::empty_like(input);
+          // One partial sum a thread, added up in the order of the threads: the same bits for the same thread count.
+          at::Tensor sums;
+          if (wants(1)) sums = at::zeros({at::get_num_threads(), width}, inverse.options());
+          with_types(input.scalar_type(), d_output.scalar_type(), [&](auto in, auto out) {
+            using In = decltype(in);
+            using Out = decltype(out);
+            using Wide = WideOf<In>;
+            const auto backward = norm_kernels<In, Out>().backward;
+            const Out* upstream = values<Out>(d_output);
+            const In* from = values<In>(input);
+            const Wide *gains = values<Wide>(gain), *inverses = values<Wide>(inverse);
+            In* to = d_input.defined() ? mutable_values<In>(d_input) : nullptr;
+            at::parallel_for(0, rows, rows_per_thread(width), [&](std::int64_t begin, std::int64_t end) {
+              Wide* sum = sums.defined() ? mutable_values<Wide>(sums) + at::get_thread_num() * width : nullptr;
+              for (std::int64_t row = begin; row < end; ++row)
+                backward(upstream + row * width, from + row * width, gains, inverses[row], width,
+                         to ? to + row * width : nullptr, sum);
+            });
+          });
+          if (sums.defined()) d_weight = sums.sum(0).to(saved[1].scalar_type());
+          return {d_input, d_weight};
         });
-      });
-      if (sums.defined()) d_weight = sums.sum(0).to(saved[1].scalar_type());
-      return {d_input, d_weight};
-    });
     gradients.resize(4);
     return gradients;
   }

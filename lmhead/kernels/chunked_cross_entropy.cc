@@ -50,8 +50,8 @@ Rows rows_of(const CrossEntropyArguments& arguments) {
   const auto ones = [&](at::IntArrayRef sizes) { return at::ones(sizes, hidden.options().dtype(type)); };
   Rows rows;
   if (options.class_weight.defined()) rows.class_weight = options.class_weight.to(type);
-  rows.token_weight = options.token_weight.defined() ? options.token_weight.to(type).unsqueeze(1)
-                                                     : ones({hidden.size(0), 1});
+  rows.token_weight =
+      options.token_weight.defined() ? options.token_weight.to(type).unsqueeze(1) : ones({hidden.size(0), 1});
   if (options.temperature.defined()) rows.temperature = options.temperature.to(type).unsqueeze(1);
   if (arguments.has_probabilities()) {
     const double smoothing = options.label_smoothing;
@@ -95,9 +95,8 @@ void for_each_chunk(const CrossEntropyArguments& arguments, const Work& work) {
 /// The arguments without history: what is formed in chunks has its derivatives from the formulae here.
 CrossEntropyArguments detached(const CrossEntropyArguments& arguments) {
   CrossEntropyArguments result = arguments;
-  for (at::Tensor* tensor :
-       {&result.hidden, &result.targets, &result.map.weight, &result.map.bias, &result.options.class_weight,
-        &result.options.token_weight, &result.options.temperature})
+  for (at::Tensor* tensor : {&result.hidden, &result.targets, &result.map.weight, &result.map.bias,
+                             &result.options.class_weight, &result.options.token_weight, &result.options.temperature})
     if (tensor->defined()) *tensor = tensor->detach();
   return result;
 }
@@ -215,8 +214,7 @@ CrossEntropyForward chunked_forward(const CrossEntropyArguments& given, const Wa
           statistics_of_logits(logits, arguments.map, rows.targets, statistics == WantedStatistics::kAll),
           rows.kept.squeeze(1)));
     if (wanted.any())
-      gradients.add(arguments, rows, begin,
-                    gradient_of_rows(arguments, rows, logits, max, lse, 1 / denominator));
+      gradients.add(arguments, rows, begin, gradient_of_rows(arguments, rows, logits, max, lse, 1 / denominator));
   });
   result.gradients = gradients.in_own_types(arguments);
   if (!of_chunks.empty()) result.statistics = joined(of_chunks);

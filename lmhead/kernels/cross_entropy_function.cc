@@ -6,6 +6,7 @@
 #include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
 #include <torch/csrc/autograd/custom_function.h>
+#include <torch/csrc/autograd/graph_task.h>
 
 #include <algorithm>
 #include <array>
@@ -15,14 +16,23 @@
 #include "lmhead/kernels/cross_entropy_operations.h"
 #include "lmhead/kernels/operation_arguments.h"
 #include "lmhead/kernels/plain_derivatives.h"
+#include "lmhead/kernels/readable_tensor.h"
 #include "lmhead/kernels/token_statistics.h"
-#include "lmhead/kernels/unit_gradient.h"
 
 namespace lmhead {
 namespace {
 
 constexpr const char* kWho = "linear_cross_entropy";
 using torch::autograd::variable_list;
+
+/// Multiplies a gradient that was formed for an upstream of one, in place where nobody can see it a second time.
+at::Tensor scale_gradient(const at::Tensor& gradient, const at::Tensor& upstream) {
+  if (!is_readable(gradient) || !is_readable(upstream)) return gradient * upstream.to(gradient.scalar_type());
+  const double factor = upstream.item().toDouble();
+  at::Tensor own = gradient;
+  if (torch::autograd::get_current_graph_task_keep_graph()) return own * factor;
+  return factor == 1 ? own : own.mul_(factor);
+}
 
 /// The gradients of the recomputing backward pass, whose own derivatives are those of the plain composition.
 variable_list gradients_with_derivatives(const CrossEntropyArguments& arguments, const at::Tensor& upstream,
@@ -87,7 +97,7 @@ struct LinearCrossEntropyFunction : torch::autograd::Function<LinearCrossEntropy
     if (context->saved_data["fast"].toBool()) {
       at::AutoDispatchBelowADInplaceOrView guard;
       for (int which = 0; which < 3; ++which)
-        if (wanted[which]) gradients[which] = scale_unit_gradient(saved[tensors.size() + 1 + which], upstream);
+        if (wanted[which]) gradients[which] = scale_gradient(saved[tensors.size() + 1 + which], upstream);
     } else {
       at::AutoDispatchBelowADInplaceOrView guard;
       gradients = call_cross_entropy_backward(upstream, arguments, row_sums, wanted);
@@ -107,8 +117,7 @@ DifferentiableCrossEntropy plain_results(const CrossEntropyArguments& arguments,
   if (!statistics) return results;
   const at::Tensor kept = arguments.targets.ne(arguments.options.ignore_index);
   const at::Tensor targets = at::where(kept, arguments.targets, at::zeros_like(arguments.targets));
-  const TokenStatistics found =
-      kept_statistics(plain_token_statistics(arguments.hidden, arguments.map, targets), kept);
+  const TokenStatistics found = kept_statistics(plain_token_statistics(arguments.hidden, arguments.map, targets), kept);
   results.scores = scores_of(found);
   results.token_gradients = found.hidden_gradient;
   return results;
@@ -124,9 +133,9 @@ DifferentiableCrossEntropy differentiable_cross_entropy(const CrossEntropyArgume
               !needs(arguments.options.temperature) && !needs(arguments.targets),
           kWho, "class_weight, token_weight, temperature and targets must not require gradients");
   const Wanted wanted{needs(arguments.hidden), needs(arguments.map.weight), needs(arguments.map.bias)};
-  const auto results = LinearCrossEntropyFunction::apply(arguments.hidden, arguments.map.weight,
-                                                         optional_of(arguments.map.bias), arguments, wanted, fast,
-                                                         filter_threshold, statistics);
+  const auto results =
+      LinearCrossEntropyFunction::apply(arguments.hidden, arguments.map.weight, optional_of(arguments.map.bias),
+                                        arguments, wanted, fast, filter_threshold, statistics);
   return {results[0], results[1], results[2], results[3]};
 }
 

@@ -35,8 +35,12 @@ void apply_settings(const CrossEntropySettings& settings, CrossEntropyArguments&
 }
 
 CrossEntropyTensors tensors_of(const CrossEntropyArguments& arguments) {
-  return {arguments.hidden,   arguments.map.weight,           arguments.targets,
-          arguments.map.bias, arguments.options.class_weight, arguments.options.token_weight,
+  return {arguments.hidden,
+          arguments.map.weight,
+          arguments.targets,
+          arguments.map.bias,
+          arguments.options.class_weight,
+          arguments.options.token_weight,
           arguments.options.temperature};
 }
 
@@ -160,11 +164,10 @@ CrossEntropyForwardResults call_cross_entropy_forward(const CrossEntropyArgument
   static const auto operation = find_operation("lmhead::_linear_cross_entropy_forward", &forward_kernel);
   const CrossEntropySettings settings = settings_of(arguments);
   const LinearCrossEntropyOptions& options = arguments.options;
-  auto [loss, row_sums, d_hidden, d_weight, d_bias, filter, scores, token_gradients] =
-      operation.call(arguments.hidden, arguments.map.weight, arguments.targets, optional_of(arguments.map.bias),
-                     optional_of(options.class_weight), optional_of(options.token_weight),
-                     optional_of(options.temperature), settings.choices, settings.numbers, wanted, filter_threshold,
-                     statistics);
+  auto [loss, row_sums, d_hidden, d_weight, d_bias, filter, scores, token_gradients] = operation.call(
+      arguments.hidden, arguments.map.weight, arguments.targets, optional_of(arguments.map.bias),
+      optional_of(options.class_weight), optional_of(options.token_weight), optional_of(options.temperature),
+      settings.choices, settings.numbers, wanted, filter_threshold, statistics);
   return {loss, row_sums, {d_hidden, d_weight, d_bias}, filter, scores, token_gradients};
 }
 

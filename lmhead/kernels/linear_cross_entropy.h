@@ -36,8 +36,9 @@ struct LinearCrossEntropyOptions {
 /// where sum_c q_c w_c (lse(z) - z_c) stands for w_y (lse(z) - z_y) if there are class probabilities.
 /// On the CPU float32, float64 and bfloat16 are tiled: products of bfloat16 accumulate in float32 and each tile's
 /// product is rounded to bfloat16, everything else is float32 or wider. Other devices and types take chunks of rows
-/// through ATen. Gradients: hidden, weight, bias; forward mode, transforms of torch.func and second derivatives are those
-/// of the plain composition, at its cost. float16 always takes the small mode, because the factor of loss scaling must
+/// through ATen. Gradients: hidden, weight, bias; forward mode, transforms of torch.func and second derivatives are
+/// those of the plain composition, at its cost.
+/// float16 always takes the small mode, because the factor of loss scaling must
 /// come before anything is rounded. Throws where shapes, types or targets do not fit.
 /// The same thread count gives the same bits.
 at::Tensor linear_cross_entropy(const at::Tensor& hidden, const LinearMap& map, const at::Tensor& targets,
@@ -90,7 +91,8 @@ struct TokenStatistics {
   at::Tensor hidden_gradient;        // [N, D] W^T (p - y), before any division by N
 };
 /// The loss with its gradients as above, and the statistics of the same pass: p - y is that of plain cross-entropy,
-/// whatever the options add to the loss, and rows whose target is ignored hold zeros. Targets are ids. Costs no further product where
+/// whatever the options add to the loss, and rows whose target is ignored hold zeros.
+/// Targets are ids. Costs no further product where
 /// the options add nothing and the gradient of `hidden` is formed in the forward pass (fast mode), else one or two. No
 /// gradients for the statistics.
 struct CrossEntropyWithStatistics {

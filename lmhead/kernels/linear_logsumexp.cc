@@ -133,7 +133,8 @@ struct LinearLogsumexpFunction : torch::autograd::Function<LinearLogsumexpFuncti
     const Arguments arguments{saved[0], {saved[1], saved[2], transform_of(numbers)}, saved[3]};
     const at::Tensor of_entropy = with_entropy ? upstreams[1] : at::Tensor();
     if (!upstreams[0].defined() && !of_entropy.defined()) return variable_list(6);
-    const auto plain = [transform = arguments.map.transform, with_entropy](const variable_list& inputs) -> variable_list {
+    const auto plain = [transform = arguments.map.transform,
+                        with_entropy](const variable_list& inputs) -> variable_list {
       const auto results = plain_logsumexp_and_entropy(inputs[0], {inputs[1], inputs[2], transform}, inputs[3]);
       return with_entropy ? variable_list{results.logsumexp, results.entropy} : variable_list{results.logsumexp};
     };
@@ -146,14 +147,14 @@ struct LinearLogsumexpFunction : torch::autograd::Function<LinearLogsumexpFuncti
       gradients.emplace_back();
       if (wants(temperature)) {  // the mean logit under p is logsumexp - entropy
         const at::Tensor mean = row_sums.select(1, 1) - row_sums.select(1, 2);
-        gradients[3] = (-of_logsumexp.to(at::kDouble) * mean / temperature.to(at::kDouble)).to(temperature.scalar_type());
+        gradients[3] =
+            (-of_logsumexp.to(at::kDouble) * mean / temperature.to(at::kDouble)).to(temperature.scalar_type());
       }
       return gradients;
     };
     variable_list given{upstreams[0]};
     if (with_entropy) given.push_back(of_entropy);
-    variable_list gradients =
-        differentiable_gradients(plain, {saved[0], saved[1], saved[2], saved[3]}, given, fast);
+    variable_list gradients = differentiable_gradients(plain, {saved[0], saved[1], saved[2], saved[3]}, given, fast);
     gradients.resize(6);
     return gradients;
   }
@@ -189,8 +190,7 @@ TwoTensors entropy_kernel(const Arguments& arguments) {
   return {sums.select(1, 1).clone(), sums.select(1, 2).clone()};
 }
 at::Tensor call_logsumexp(const Arguments& arguments) {
-  static const auto operation =
-      find_operation("lmhead::linear_logsumexp", &Logsumexp::operation<logsumexp_kernel>);
+  static const auto operation = find_operation("lmhead::linear_logsumexp", &Logsumexp::operation<logsumexp_kernel>);
   return Logsumexp::call(operation, arguments);
 }
 TwoTensors call_with_entropy(const Arguments& arguments) {

@@ -9,8 +9,8 @@ namespace lmhead {
 
 /// logits = transform(hidden weight^T + bias).
 struct LinearMap {
-  at::Tensor weight;             // [V, D]
-  at::Tensor bias;               // [V] or undefined
+  at::Tensor weight;              // [V, D]
+  at::Tensor bias;                // [V] or undefined
   LogitTransform transform = {};  // its first two numbers are muP's scale and the soft-cap
 };
 

@@ -220,10 +220,10 @@ bool Runner<T>::form_gradient(const Block& block, std::int64_t tile, std::int64_
     const RowFactors& factors = pass_.factors[row];
     Wide* line = finished_line(stored + index * columns, row, tile, worker, sums_);
     const double share = std::exp(factors.max - factors.logsumexp);
-    kernels_.gradient(line, columns,
-                      {factors.max, factors.probability * share, factors.smoothing, factors.target, target,
-                       factors.moment * share},
-                      weights_of(row, tile, worker), transform_of(row));
+    kernels_.gradient(
+        line, columns,
+        {factors.max, factors.probability * share, factors.smoothing, factors.target, target, factors.moment * share},
+        weights_of(row, tile, worker), transform_of(row));
     if (filters && !matters) {
       // The target's own entry never counts: a tile that is left out adds it all the same.
       const bool has_target = target >= 0 && target < columns;

@@ -32,8 +32,8 @@ struct RowFactors {
 };
 
 struct LogitPass {
-  at::Tensor hidden;            // [n, D] contiguous, on the CPU: float32, float64 or bfloat16
-  LinearMap map;                // weight [V, D] contiguous, of the type of `hidden`; bias [V] of any floating type
+  at::Tensor hidden;  // [n, D] contiguous, on the CPU: float32, float64 or bfloat16
+  LinearMap map;      // weight [V, D] contiguous, of the type of `hidden`; bias [V] of any floating type
   const std::int64_t* targets = nullptr;    // [n], each in [0, V); null: rows have none
   std::vector<double> inverse_temperature;  // [n] or empty: what logits are multiplied by after the transform
   at::Tensor class_weight;                  // [V] or undefined

@@ -88,8 +88,8 @@ std::array<at::Tensor, 3> tiled_backward(const LogsumexpArguments& arguments, co
 template <class Work>
 void for_each_chunk(const LogsumexpArguments& arguments, const Work& work) {
   const std::int64_t size = arguments.hidden.size(0);
-  const std::int64_t step = std::max<std::int64_t>(1, 2 * tile_sizes::kBlockBytes / std::int64_t{sizeof(float)} /
-                                                          arguments.map.weight.size(0));
+  const std::int64_t step = std::max<std::int64_t>(
+      1, 2 * tile_sizes::kBlockBytes / std::int64_t{sizeof(float)} / arguments.map.weight.size(0));
   for (std::int64_t begin = 0; begin < size; begin += step) {
     const std::int64_t rows = std::min(step, size - begin);
     LogsumexpArguments part = arguments;
@@ -104,8 +104,7 @@ at::Tensor cooled(const LogsumexpArguments& part, const at::Tensor& logits) {
 }
 
 at::Tensor chunked_forward(const LogsumexpArguments& arguments, bool with_entropy) {
-  at::Tensor row_sums =
-      at::zeros({arguments.hidden.size(0), 3}, arguments.hidden.options().dtype(at::kDouble));
+  at::Tensor row_sums = at::zeros({arguments.hidden.size(0), 3}, arguments.hidden.options().dtype(at::kDouble));
   for_each_chunk(arguments, [&](std::int64_t begin, const LogsumexpArguments& part) {
     const at::Tensor logits = cooled(part, wide_linear_logits(part.hidden, part.map));
     const at::Tensor max = logits.amax({1}, true), around = logits - max, lse = around.logsumexp({1}, true);

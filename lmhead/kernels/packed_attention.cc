@@ -1,8 +1,8 @@
 // Narrow heads as a differentiable CPU kernel, a thread a sequence and key head; the plain way for all others.
 #include "lmhead/kernels/packed_attention.h"
 
-#include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/TensorOperators.h>
+#include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/matmul.h>
 #include <ATen/ops/ones.h>
@@ -93,12 +93,13 @@ at::Tensor attention_by_parts(const at::Tensor& projected, std::int64_t heads, c
 
 /// The composition whose derivatives of every kind exist, at T x T numbers a head; ATen's fused kernels have one.
 at::Tensor differentiable_attention(const at::Tensor& projected, std::int64_t heads, double scale) {
-  return attention_by_parts(projected, heads, [&](const at::Tensor& query, const at::Tensor& key, const at::Tensor& value) {
-    const std::int64_t length = query.size(2);
-    const at::Tensor later = at::ones({length, length}, query.options().dtype(at::kBool)).triu(1);
-    const at::Tensor scores = at::matmul(query * scale, key.transpose(2, 3));
-    return at::matmul(at::softmax(scores.masked_fill(later, -std::numeric_limits<double>::infinity()), 3), value);
-  });
+  return attention_by_parts(
+      projected, heads, [&](const at::Tensor& query, const at::Tensor& key, const at::Tensor& value) {
+        const std::int64_t length = query.size(2);
+        const at::Tensor later = at::ones({length, length}, query.options().dtype(at::kBool)).triu(1);
+        const at::Tensor scores = at::matmul(query * scale, key.transpose(2, 3));
+        return at::matmul(at::softmax(scores.masked_fill(later, -std::numeric_limits<double>::infinity()), 3), value);
+      });
 }
 
 struct PackedAttentionFunction : torch::autograd::Function<PackedAttentionFunction> {
@@ -128,8 +129,8 @@ struct PackedAttentionFunction : torch::autograd::Function<PackedAttentionFuncti
     if (!upstreams[0].defined()) return variable_list(3);
     const auto saved = context->get_saved_variables();
     const double scale = context->saved_data["scale"].toDouble();
-    const auto plain = [scale, heads = context->saved_data["heads"].toInt()](
-                           const variable_list& inputs) -> variable_list {
+    const auto plain = [scale,
+                        heads = context->saved_data["heads"].toInt()](const variable_list& inputs) -> variable_list {
       return {differentiable_attention(inputs[0], heads, scale)};
     };
     variable_list gradients = differentiable_gradients(plain, {saved[0]}, {upstreams[0]}, [&]() -> variable_list {
@@ -179,9 +180,10 @@ at::Tensor packed_causal_attention(const at::Tensor& projected, std::int64_t hea
 }
 
 at::Tensor plain_packed_causal_attention(const at::Tensor& projected, std::int64_t heads, double scale) {
-  return attention_by_parts(projected, heads, [&](const at::Tensor& query, const at::Tensor& key, const at::Tensor& value) {
-    return at::scaled_dot_product_attention(query, key, value, {}, 0.0, /*is_causal=*/true, scale);
-  });
+  return attention_by_parts(
+      projected, heads, [&](const at::Tensor& query, const at::Tensor& key, const at::Tensor& value) {
+        return at::scaled_dot_product_attention(query, key, value, {}, 0.0, /*is_causal=*/true, scale);
+      });
 }
 
 }  // namespace lmhead

@@ -1,5 +1,5 @@
-// The plain composition of linear_cross_entropy: what the fast kernels must agree with, and where their derivatives come
-// from when they have none.
+// The plain composition of linear_cross_entropy: what the fast kernels must agree with, and where derivatives come from
+// that they have no formula for.
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/cross_entropy_loss.h>
 #include <ATen/ops/logsumexp.h>
@@ -31,9 +31,8 @@ at::Tensor plain_cross_entropy(const at::Tensor& given_logits, const at::Tensor&
   const auto reduction = weighted || options.reduction == Reduction::kNone ? 0
                          : options.reduction == Reduction::kMean           ? 1
                                                                            : 2;
-  at::Tensor loss =
-      at::cross_entropy_loss(logits, targets, class_weight, reduction,
-                             has_probabilities ? -100 : options.ignore_index, options.label_smoothing);
+  at::Tensor loss = at::cross_entropy_loss(logits, targets, class_weight, reduction,
+                                           has_probabilities ? -100 : options.ignore_index, options.label_smoothing);
   if (!weighted) return loss;
   const at::Tensor kept = has_probabilities ? at::ones({targets.size(0)}, targets.options().dtype(at::kBool))
                                             : targets.ne(options.ignore_index);

@@ -86,8 +86,7 @@ std::vector<at::Tensor> with_plain_derivatives(const std::vector<at::Tensor>& in
   const std::vector<bool> takes = which_are_there(inputs);
   std::vector<bool> gives;
   const variable_list there = PlainDerivativesFunction::apply(
-      at::TensorList(only_there(inputs)),
-      Computation([&](const variable_list& given) {
+      at::TensorList(only_there(inputs)), Computation([&](const variable_list& given) {
         const variable_list outputs = fast(spread(given, takes));
         gives = which_are_there(outputs);
         return only_there(outputs);

@@ -18,8 +18,8 @@ bool needs_plain_derivatives(at::TensorList inputs);
 /// Some outputs from some inputs; an undefined tensor stands for one that is not there.
 using Computation = std::function<std::vector<at::Tensor>(const std::vector<at::Tensor>&)>;
 
-/// The outputs of `fast`, whose derivatives of any order are those of `plain`, at its cost and only where they are asked
-/// for. Both define the same outputs.
+/// The outputs of `fast`, whose derivatives of any order are those of `plain`, at its cost and only where they are
+/// asked for. Both define the same outputs.
 std::vector<at::Tensor> with_plain_derivatives(const std::vector<at::Tensor>& inputs, const Computation& fast,
                                                const Computation& plain);
 

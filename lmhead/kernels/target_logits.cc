@@ -20,8 +20,8 @@ constexpr const char* kWho = "target_logits";
 
 void check(const at::Tensor& hidden, const LinearMap& map, const at::Tensor& targets, const at::Tensor& temperature) {
   if (!is_readable(targets)) return;  // sizes that are traced may be unknown
-  require(hidden.dim() == 2 && at::isFloatingType(hidden.scalar_type()), kWho,
-          "hidden must be a floating [N, D], got ", hidden.scalar_type(), " ", hidden.sizes());
+  require(hidden.dim() == 2 && at::isFloatingType(hidden.scalar_type()), kWho, "hidden must be a floating [N, D], got ",
+          hidden.scalar_type(), " ", hidden.sizes());
   require(map.weight.dim() == 2 && map.weight.size(1) == hidden.size(1), kWho, "weight must be [V, ", hidden.size(1),
           "], got ", map.weight.sizes());
   require((targets.dim() == 1 || targets.dim() == 2) && targets.size(0) == hidden.size(0) &&
@@ -50,8 +50,7 @@ at::Tensor kernel(const at::Tensor& hidden, const at::Tensor& weight, const at::
   // Rounded as a tile's products are, so that no logit lies above the logsumexp that it is part of.
   at::Tensor product = (beside(hidden).to(type) * at::embedding(weight, targets).to(type)).sum(-1);
   product = product.to(hidden.scalar_type()).to(type);
-  if (map.bias.defined())
-    product = product + at::embedding(map.bias.to(type).unsqueeze(1), targets).squeeze(-1);
+  if (map.bias.defined()) product = product + at::embedding(map.bias.to(type).unsqueeze(1), targets).squeeze(-1);
   const at::Tensor logits = logits_of_product(product, map.transform);
   return temperature ? logits / beside(temperature->to(type)) : logits;
 }

@@ -60,7 +60,8 @@ void check_head(const LinearMap& head, const char* architecture) {
   require(head.transform.softcap == 0, "export", "head.logit_softcap must be 0 for ", architecture,
           ", which has none, got ", head.transform.softcap,
           "; train without it, or use the run itself, which lmhead measure and lmhead sample read as it is");
-  require(!bends_logits(head.transform), "export", "logits must be linear for ", architecture, ", which has no other map",
+  require(!bends_logits(head.transform), "export", "logits must be linear for ", architecture,
+          ", which has no other map",
           "; train without it, or use the run itself, which lmhead measure and lmhead sample read as it is");
 }
 

@@ -34,7 +34,8 @@ void expect_definitions(const oracle::Problem& problem) {
   for (const auto& [name, direction] : directions)
     for (std::size_t index = 0; index < sizes.size(); ++index) {
       const at::Tensor moved = product - direction * (sizes[index] * length / direction.norm().item<double>());
-      const double loss = plain_cross_entropy(logits_of_product(moved, problem.map.transform), problem.targets).item<double>();
+      const double loss =
+          plain_cross_entropy(logits_of_product(moved, problem.map.transform), problem.targets).item<double>();
       EXPECT_NEAR(result["loss_after"][name][index].get<double>(), loss, 1e-10) << name << ' ' << sizes[index];
     }
   EXPECT_NEAR(result["loss"].get<double>(),

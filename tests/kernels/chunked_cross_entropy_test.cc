@@ -122,7 +122,10 @@ TEST(LinearCrossEntropy, WhatStandsUnderAnIgnoredTargetReachesNothing) {
   const at::Tensor weight = normal({9, 4}, random), bias = normal({9}, random);
   targets[2] = -100;
   const auto outcome = [&](double there, const auto& function) {
-    Problem problem{.hidden = hidden.clone(), .weight = weight, .bias = bias, .targets = targets,
+    Problem problem{.hidden = hidden.clone(),
+                    .weight = weight,
+                    .bias = bias,
+                    .targets = targets,
                     .upstream = at::ones({}, at::kDouble)};
     problem.hidden[2].fill_(there);
     return run(problem, at::kDouble, function);
@@ -146,7 +149,8 @@ TEST(ChunkedCrossEntropy, GivesTheStatisticsOfTypesWithoutAKernel) {
   for (const double softcap : {0.0, 3.0}) {
     const LinearMap map{weight, {}, {0.75, softcap}};
     const TokenStatistics found = token_statistics(hidden, map, targets);
-    const TokenStatistics plain = plain_token_statistics(hidden.to(at::kDouble), {weight.to(at::kDouble), {}, map.transform}, targets);
+    const TokenStatistics plain =
+        plain_token_statistics(hidden.to(at::kDouble), {weight.to(at::kDouble), {}, map.transform}, targets);
     EXPECT_EQ(found.log_probability.scalar_type(), at::kFloat);
     EXPECT_TRUE(found.log_probability.to(at::kDouble).allclose(plain.log_probability, 1e-2, 1e-2));
     EXPECT_TRUE(found.entropy.to(at::kDouble).allclose(plain.entropy, 1e-2, 1e-2));

@@ -146,7 +146,8 @@ inline LogitTransform draw_transform(RandomStream& random) {
   if (random.uniform() < 0.3) transform.scale = 0.5 + random.uniform();
   const double map = random.uniform();
   if (map < 0.25) transform.softcap = 2 + 10 * random.uniform();
-  else if (map < 0.35) transform.sigmoid_cap = {5 + 20 * random.uniform(), 4 * random.normal(), 1 + 5 * random.uniform()};
+  else if (map < 0.35)
+    transform.sigmoid_cap = {5 + 20 * random.uniform(), 4 * random.normal(), 1 + 5 * random.uniform()};
   else if (map < 0.45) transform.sigsoftmax = true;
   return transform;
 }
@@ -221,9 +222,9 @@ inline std::string describe(const Problem& problem, at::ScalarType type) {
   text << "N " << problem.hidden.size(0) << " V " << problem.weight.size(0) << " D " << problem.hidden.size(1) << " "
        << type << " reduction " << static_cast<int>(options.reduction) << " mode " << mode_name(options.mode)
        << " layout " << static_cast<int>(problem.layout) << " tied " << problem.inputs.defined() << " bias "
-       << problem.bias.defined() << " scale " << problem.transform.scale << " cap " << problem.transform.softcap << " sigmoid cap "
-       << problem.transform.sigmoid_cap.height << " sigsoftmax " << problem.transform.sigsoftmax << " temperature "
-       << options.temperature.defined() << " probabilities " << problem.has_probabilities()
+       << problem.bias.defined() << " scale " << problem.transform.scale << " cap " << problem.transform.softcap
+       << " sigmoid cap " << problem.transform.sigmoid_cap.height << " sigsoftmax " << problem.transform.sigsoftmax
+       << " temperature " << options.temperature.defined() << " probabilities " << problem.has_probabilities()
        << " smoothing " << options.label_smoothing << " z " << options.z_loss << " class weight "
        << options.class_weight.defined() << " token weight " << options.token_weight.defined() << " ignore "
        << options.ignore_index;

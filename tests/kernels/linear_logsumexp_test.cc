@@ -36,8 +36,7 @@ LogsumexpProblem draw_problem(at::ScalarType type, RandomStream& random) {
   problem.hidden = rounded(normal({size, width}, random));
   problem.weight = rounded(normal({rows, width}, random, 2 / std::sqrt(static_cast<double>(width))));
   if (random.uniform() < 0.4) problem.bias = rounded(normal({rows}, random));
-  if (random.uniform() < 0.4)
-    problem.temperature = (normal({size}, random).abs() + 0.5).to(at::kFloat).to(at::kDouble);
+  if (random.uniform() < 0.4) problem.temperature = (normal({size}, random).abs() + 0.5).to(at::kFloat).to(at::kDouble);
   problem.transform = draw_transform(random);
   problem.of_logsumexp = normal({size}, random);
   if (random.uniform() < 0.5) problem.of_entropy = normal({size}, random);
@@ -59,7 +58,10 @@ Tensors run_problem(const LogsumexpProblem& problem, at::ScalarType type, const 
   at::Tensor total = (results.logsumexp * problem.of_logsumexp.to(wide)).sum();
   if (problem.of_entropy.defined()) total = total + (results.entropy * problem.of_entropy.to(wide)).sum();
   total.backward();
-  return {results.logsumexp, results.entropy, hidden.grad(), map.weight.grad(),
+  return {results.logsumexp,
+          results.entropy,
+          hidden.grad(),
+          map.weight.grad(),
           map.bias.defined() ? map.bias.grad() : at::Tensor(),
           temperature.defined() ? temperature.grad() : at::Tensor()};
 }
@@ -88,8 +90,7 @@ void expect_good(const LogsumexpProblem& problem, at::ScalarType type, const std
   const double scales[] = {30 * rows, 30 * rows, hidden * long_sums, weight, gradient, 30 * gradient};
   const char* names[] = {"logsumexp", "entropy", "d_hidden", "d_weight", "d_bias", "d_temperature"};
   for (int index = 0; index < 6; ++index)
-    expect_as_good_as_plain(got[index], own[index], exact[index], type, scales[index],
-                            what + ": " + names[index]);
+    expect_as_good_as_plain(got[index], own[index], exact[index], type, scales[index], what + ": " + names[index]);
 }
 
 TEST(LinearLogsumexpProperty, ErrsAtMostTwiceAsMuchAsPlainInEveryType) {
@@ -180,14 +181,16 @@ TEST(TargetLogits, AreThoseOfTheirRowsForOneTargetAndForSeveral) {
   RandomStream random(7, "target logits");
   for (int number = 0; number < 10; ++number) {
     const LogitTransform transform = draw_transform(random);
-    const at::Tensor hidden = normal({8, 5}, random).requires_grad_(), weight = normal({20, 5}, random).requires_grad_();
+    const at::Tensor hidden = normal({8, 5}, random).requires_grad_(),
+                     weight = normal({20, 5}, random).requires_grad_();
     const at::Tensor bias = normal({20}, random).requires_grad_(), temperature = normal({8}, random).abs() + 0.5;
     const LinearMap map{weight, bias, transform};
     const at::Tensor targets = at::stack(Tensors{ids(8, 20, random), ids(8, 20, random), ids(8, 20, random)}, 1);
     const at::Tensor logits = wide_linear_logits(hidden, map) / temperature.unsqueeze(1);
     const at::Tensor got = target_logits(hidden, map, targets, temperature), want = logits.gather(1, targets);
     EXPECT_TRUE(got.allclose(want, 1e-12, 1e-12));
-    EXPECT_TRUE(target_logits(hidden, map, targets.select(1, 0), temperature).allclose(want.select(1, 0), 1e-12, 1e-12));
+    EXPECT_TRUE(
+        target_logits(hidden, map, targets.select(1, 0), temperature).allclose(want.select(1, 0), 1e-12, 1e-12));
     const at::Tensor upstream = normal({8, 3}, random);
     const Tensors a = torch::autograd::grad({got}, {hidden, weight, bias}, {upstream}),
                   b = torch::autograd::grad({want}, {hidden, weight, bias}, {upstream});

@@ -161,8 +161,12 @@ TEST(PlainDerivatives, OfLogsumexpAndEntropy) {
       return results.logsumexp * factors[0] + results.entropy * factors[1];
     };
     expect_plain_derivatives(
-        [&](const Tensors& x) { return mixed(linear_logsumexp_and_entropy(x[0], {x[1], x[2], transform}, temperature)); },
-        [&](const Tensors& x) { return mixed(plain_logsumexp_and_entropy(x[0], {x[1], x[2], transform}, temperature)); },
+        [&](const Tensors& x) {
+          return mixed(linear_logsumexp_and_entropy(x[0], {x[1], x[2], transform}, temperature));
+        },
+        [&](const Tensors& x) {
+          return mixed(plain_logsumexp_and_entropy(x[0], {x[1], x[2], transform}, temperature));
+        },
         inputs, random, "logsumexp and entropy");
   }
 }

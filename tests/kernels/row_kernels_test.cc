@@ -18,8 +18,8 @@ constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 /// exp(z) for every z, through the gradient of a row whose largest logit is 0 and which has no target.
 std::vector<float> exponentials(std::vector<float> line) {
-  row_kernels().logits_float.gradient(line.data(), static_cast<std::int64_t>(line.size()), {0, 1, 0, 0, -1},
-                                      nullptr, {});
+  row_kernels().logits_float.gradient(line.data(), static_cast<std::int64_t>(line.size()), {0, 1, 0, 0, -1}, nullptr,
+                                      {});
   return line;
 }
 

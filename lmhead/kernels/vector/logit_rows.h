@@ -25,8 +25,7 @@ void load_logits(const T* stored, const Wide* bias, std::int64_t size, const Lin
     const Wide shift = static_cast<Wide>(transform.sigmoid_cap.shift);
     const Wide width = static_cast<Wide>(transform.sigmoid_cap.width);
 #pragma omp simd
-    for (std::int64_t i = 0; i < size; ++i)
-      line[i] = height / (Wide(1) + exponential(-((line[i] + shift) / width)));
+    for (std::int64_t i = 0; i < size; ++i) line[i] = height / (Wide(1) + exponential(-((line[i] + shift) / width)));
   } else if (transform.sigsoftmax) {
 #pragma omp simd
     for (std::int64_t i = 0; i < size; ++i) {  // 2 z - softplus(z), written so that neither end overflows
@@ -116,9 +115,7 @@ template <class Wide>
 struct SigsoftmaxSlope {
   Wide temperature;
   // With t = e^z: e^logit = t^2 / (1 + t), and so sigma(z) = 2 / (1 + sqrt(1 + 4 e^-logit)).
-  Wide operator()(Wide logit) const {
-    return 2 - 2 / (1 + square_root(1 + 4 * exponential(-(logit * temperature))));
-  }
+  Wide operator()(Wide logit) const { return 2 - 2 / (1 + square_root(1 + 4 * exponential(-(logit * temperature)))); }
   Wide of_target(Wide logit) const { return (*this)(logit); }
 };
 
