@@ -62,7 +62,11 @@ def linear_logsumexp(
     """
     options = dict(logit_scale=logit_scale, logit_softcap=logit_softcap, sigsoftmax=sigsoftmax)
     result: Tensor = torch.ops.lmhead.linear_logsumexp(
+<<<<<<< HEAD
         input.reshape(-1, input.shape[-1]), linear_weight, **_options(input, linear_bias, temperature, sigmoid_cap, options)
+=======
+        input.reshape(input.shape[:-1].numel(), input.shape[-1]), linear_weight, **_options(input, linear_bias, temperature, sigmoid_cap, options)
+>>>>>>> kernels
     )
     return result.reshape(input.shape[:-1])
 
@@ -81,7 +85,11 @@ def linear_entropy(
     Differentiable in ``input``, ``linear_weight`` and ``linear_bias``; ``temperature`` must not require a gradient.
     """
     result: Tensor = torch.ops.lmhead.linear_logsumexp_and_entropy(
+<<<<<<< HEAD
         input.reshape(-1, input.shape[-1]), linear_weight, **_options(input, linear_bias, temperature, sigmoid_cap, options)
+=======
+        input.reshape(input.shape[:-1].numel(), input.shape[-1]), linear_weight, **_options(input, linear_bias, temperature, sigmoid_cap, options)
+>>>>>>> kernels
     )[1]
     return result.reshape(input.shape[:-1])
 
@@ -106,7 +114,11 @@ def target_logits(
         )
     flat = target.reshape(-1, *target.shape[input.dim() - 1 :])
     result: Tensor = torch.ops.lmhead.target_logits(
+<<<<<<< HEAD
         input.reshape(-1, input.shape[-1]), linear_weight, flat, **_options(input, linear_bias, temperature, sigmoid_cap, options)
+=======
+        input.reshape(input.shape[:-1].numel(), input.shape[-1]), linear_weight, flat, **_options(input, linear_bias, temperature, sigmoid_cap, options)
+>>>>>>> kernels
     )
     return result.reshape(target.shape)
 
