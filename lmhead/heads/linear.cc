@@ -26,18 +26,11 @@ struct LinearHeadOptions : HeadOptions {
 class LinearHead : public MappedHead {
  public:
   LinearHead(const LinearHeadOptions& options, const HeadContext& context)
-<<<<<<< HEAD
       : MappedHead(context.hidden_size, context.vocab_size) {
     transform_.softcap = options.logit_softcap;
     if (options.mup_base_width) transform_.scale = double(*options.mup_base_width) / double(context.hidden_size);
     owns_weight_ = !context.tied_embedding;
     require(owns_weight_ || !options.initializer_range, "head",
-=======
-      : LmHead(context.hidden_size, context.vocab_size) {
-    transform_.softcap = options.logit_softcap;
-    if (options.mup_base_width) transform_.scale = double(*options.mup_base_width) / double(context.hidden_size);
-    require(!context.tied_embedding || !options.initializer_range, "head",
->>>>>>> kernels
             "head.initializer_range must be null where model.tie_word_embeddings is true: the embedding has its own");
     weight_ =
         owns_weight_
@@ -65,15 +58,9 @@ class LinearHead : public MappedHead {
   static ParameterPtr fixed(ParameterKind kind, const at::Tensor& value) {
     return std::make_shared<Parameter>(Parameter{"", kind, value, value, {}});
   }
-<<<<<<< HEAD
   at::Tensor map_features(const HeadInput& input) const override { return input.hidden; }
   LinearMap working_map() const override {
     return {weight_->working, bias_ ? bias_->working : at::Tensor(), transform_};
-=======
-  LinearMap working_map() const { return {weight_->working, bias_ ? bias_->working : at::Tensor(), transform_}; }
-  at::Tensor compute_logits(const HeadInput& input) const override {
-    return linear_logits(input.hidden, working_map());
->>>>>>> kernels
   }
   TrainingLoss compute_training_loss(const HeadInput& input, const at::Tensor& targets, const LossOptions& options,
                                      TokenStatistics* statistics) const override {
@@ -85,10 +72,7 @@ class LinearHead : public MappedHead {
   }
 
   ParameterPtr weight_, bias_;
-<<<<<<< HEAD
   bool owns_weight_ = false;  // else it is the embedding's, or was made elsewhere
-=======
->>>>>>> kernels
   LogitTransform transform_;
 };
 

@@ -62,11 +62,7 @@ def linear_logsumexp(
     """
     options = dict(logit_scale=logit_scale, logit_softcap=logit_softcap, sigsoftmax=sigsoftmax)
     result: Tensor = torch.ops.lmhead.linear_logsumexp(
-<<<<<<< HEAD
-        input.reshape(-1, input.shape[-1]), linear_weight, **_options(input, linear_bias, temperature, sigmoid_cap, options)
-=======
         input.reshape(input.shape[:-1].numel(), input.shape[-1]), linear_weight, **_options(input, linear_bias, temperature, sigmoid_cap, options)
->>>>>>> kernels
     )
     return result.reshape(input.shape[:-1])
 
@@ -85,11 +81,7 @@ def linear_entropy(
     Differentiable in ``input``, ``linear_weight`` and ``linear_bias``; ``temperature`` must not require a gradient.
     """
     result: Tensor = torch.ops.lmhead.linear_logsumexp_and_entropy(
-<<<<<<< HEAD
-        input.reshape(-1, input.shape[-1]), linear_weight, **_options(input, linear_bias, temperature, sigmoid_cap, options)
-=======
         input.reshape(input.shape[:-1].numel(), input.shape[-1]), linear_weight, **_options(input, linear_bias, temperature, sigmoid_cap, options)
->>>>>>> kernels
     )[1]
     return result.reshape(input.shape[:-1])
 
@@ -114,11 +106,7 @@ def target_logits(
         )
     flat = target.reshape(-1, *target.shape[input.dim() - 1 :])
     result: Tensor = torch.ops.lmhead.target_logits(
-<<<<<<< HEAD
-        input.reshape(-1, input.shape[-1]), linear_weight, flat, **_options(input, linear_bias, temperature, sigmoid_cap, options)
-=======
         input.reshape(input.shape[:-1].numel(), input.shape[-1]), linear_weight, flat, **_options(input, linear_bias, temperature, sigmoid_cap, options)
->>>>>>> kernels
     )
     return result.reshape(target.shape)
 

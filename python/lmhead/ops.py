@@ -47,11 +47,7 @@ _SHAPE = "[linear_cross_entropy] {} must have the shape {} that goes with input,
 def _check_target(input: Tensor, linear_weight: Tensor, target: Tensor) -> None:
     """Refuses what flattening would hide: a batch of another shape that happens to have as many tokens."""
     shape = input.shape[:-1]
-<<<<<<< HEAD
-    if target.is_floating_point():
-=======
     if target.is_floating_point() and target.dim() == input.dim():
->>>>>>> kernels
         shape = shape + linear_weight.shape[:1]  # class probabilities
     if input.dim() == 0 or target.shape != shape:
         raise ValueError(_SHAPE.format("target", tuple(shape), tuple(target.shape)))
@@ -87,11 +83,7 @@ def _call(
     return operation(
         input.reshape(input.shape[:-1].numel(), input.shape[-1]),
         linear_weight,
-<<<<<<< HEAD
-        target.reshape(-1, target.shape[-1]) if target.is_floating_point() else target.reshape(-1),
-=======
         target.reshape(-1, linear_weight.shape[0]) if target.dim() == input.dim() else target.reshape(-1),
->>>>>>> kernels
         bias=linear_bias,
         class_weight=weight,
         token_weight=_of_tokens(token_weight, "token_weight", input),
