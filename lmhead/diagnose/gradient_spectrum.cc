@@ -157,8 +157,8 @@ Json GradientSpectrum::result() const {
   const std::int64_t hidden_size = map_.weight.size(1), vocab_size = map_.weight.size(0);
   const GradientEnergies found =
       sketch_ ? sketch_->result(hidden_size) : exact_gradient_energies(map_, sample_, hidden_size);
-  // Rows of G sum to zero, unless a soft-cap bends them.
-  const std::int64_t rank = std::min(tokens_, map_.logit_softcap > 0 ? vocab_size : vocab_size - 1);
+  // Rows of G sum to zero, unless a soft-cap or another map bends the logits.
+  const std::int64_t rank = std::min(tokens_, bends_logits(map_.transform) ? vocab_size : vocab_size - 1);
   // Eigenvalues that are all there are leave nothing open but rounding, which is no part of the total.
   const EnergyCurve curve = sketch_ ? EnergyCurve(found.energies, found.total, rank)
                                     : EnergyCurve(found.energies, 0, std::int64_t(found.energies.size()));

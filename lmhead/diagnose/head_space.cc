@@ -78,8 +78,9 @@ HeadSpace::HeadSpace(const LinearMap& map, const HeadSpaceOptions& options) : op
           weight.defined() ? weight.sizes() : at::IntArrayRef{});
   require(!map.bias.defined() || (map.bias.dim() == 1 && map.bias.size(0) == weight.size(0)), kWho, "bias must be [",
           weight.size(0), "], got ", map.bias.defined() ? map.bias.sizes() : at::IntArrayRef{});
-  require(!options.center_weight || map.logit_softcap == 0, kWho,
-          "center_weight must be off where logits are soft-capped: rows of their gradient do not sum to zero");
+  require(!options.center_weight || !bends_logits(map.transform), kWho,
+          "center_weight must be off where a soft-cap or another map bends the logits: rows of their gradient do not "
+          "sum to zero");
   hidden_size_ = weight.size(1);
   map_.weight = weight.detach();
   if (map.bias.defined()) map_.bias = map.bias.detach();

@@ -8,13 +8,9 @@
 
 #include <algorithm>
 
-namespace lmhead {
+#include "lmhead/kernels/plain_logits.h"
 
-at::Tensor logits_of_product(const at::Tensor& product, const LinearMap& map) {
-  at::Tensor logits = map.logit_scale == 1 ? product : product * map.logit_scale;
-  if (map.logit_softcap > 0) logits = (logits / map.logit_softcap).tanh() * map.logit_softcap;
-  return logits;
-}
+namespace lmhead {
 
 LogitGradient::LogitGradient(const LinearMap& map, const at::Tensor& hidden, const at::Tensor& targets)
     : map_(map),
@@ -26,7 +22,7 @@ LogitGradient::LogitGradient(const LinearMap& map, const at::Tensor& hidden, con
   if (map.bias.defined()) map_.bias = map.bias.detach().to(type_);
   const std::int64_t vocab_size = map_.weight.size(0), step = tile_columns();
   for (std::int64_t first = 0; first < vocab_size; first += step) {
-    const at::Tensor logits = logits_of_product(product(first, std::min(step, vocab_size - first)), map_);
+    const at::Tensor logits = logits_of_product(product(first, std::min(step, vocab_size - first)), map_.transform);
     const at::Tensor part = at::logsumexp(logits, 1, /*keepdim=*/true);
     logsumexp_ = logsumexp_.defined() ? at::logaddexp(logsumexp_, part) : part;
   }
@@ -41,14 +37,12 @@ at::Tensor LogitGradient::product(std::int64_t first, std::int64_t count) const 
 
 at::Tensor LogitGradient::tile(std::int64_t first, std::int64_t count) const {
   at::NoGradGuard no_grad;
-  const at::Tensor logits = logits_of_product(product(first, count), map_);
-  at::Tensor gradient = (logits - logsumexp_).exp();
+  const at::Tensor logits = logits_of_product(product(first, count), map_.transform);
   const at::Tensor inside = targets_.ge(first).logical_and(targets_.lt(first + count));
-  const at::Tensor column = (targets_ - first).clamp(0, count - 1);
-  gradient.scatter_add_(1, column.unsqueeze(1), inside.to(type_).neg().unsqueeze(1));
-  if (map_.logit_scale != 1) gradient = gradient * map_.logit_scale;
-  if (map_.logit_softcap > 0) gradient = gradient * (1 - (logits / map_.logit_softcap).square());
-  return gradient;
+  return plain_logit_gradient(logits, map_.transform,
+                              {.shift = logsumexp_,
+                               .targets = (targets_ - first).clamp(0, count - 1),
+                               .target = inside.to(type_).unsqueeze(1)});
 }
 
 std::int64_t LogitGradient::tile_columns() const {

@@ -9,9 +9,6 @@
 
 namespace lmhead {
 
-/// What the map makes of products hidden W^T + b: scale and soft-cap.
-at::Tensor logits_of_product(const at::Tensor& product, const LinearMap& map);
-
 /// Rows d_t = d loss_t / d product_t of `hidden` [n, D] with `targets` [n]: p - y, times the slope of scale
 /// and soft-cap. Computed in float64 where the weight is float64, else in float32. Memory: a tile, n x
 /// tile_columns().

@@ -20,6 +20,7 @@
 #include "lmhead/diagnose/logit_gradient.h"
 #include "lmhead/diagnose/token_rows.h"
 #include "lmhead/diagnose/token_sample.h"
+#include "lmhead/kernels/plain_logits.h"
 
 namespace lmhead {
 
@@ -34,7 +35,7 @@ namespace {
 constexpr std::array<const char*, 3> kDirections = {"gradient", "backpropagation", "projection"};
 
 at::Tensor losses(const at::Tensor& product, const LinearMap& map, const at::Tensor& targets) {
-  const at::Tensor logits = logits_of_product(product, map);
+  const at::Tensor logits = logits_of_product(product, map.transform);
   return at::logsumexp(logits, 1) - logits.gather(1, targets.unsqueeze(1)).squeeze(1);
 }
 

@@ -38,7 +38,7 @@ at::Tensor centered_head(const HeadPass& pass, const at::Tensor&) {
 /// W^T p_t = g_t + w_{y_t} costs nothing where g_t is W^T (p_t - y_t) exactly.
 bool is_plain(const HeadPass& pass) {
   return pass.feature_gradient.defined() && pass.loss.z_loss == 0 && pass.loss.label_smoothing == 0 &&
-         pass.map->logit_scale == 1 && pass.map->logit_softcap == 0;
+         !changes_logits(pass.map->transform);
 }
 
 at::Tensor fisher(const HeadPass& pass, const at::Tensor&) {

@@ -1,11 +1,12 @@
 #include "lmhead/heads/head_pass.h"
 
 #include <ATen/TensorOperators.h>
+#include <ATen/ops/full_like.h>
 #include <ATen/ops/logsumexp.h>
 
 #include <algorithm>
 
-#include "lmhead/kernels/linear_cross_entropy.h"
+#include "lmhead/kernels/plain_logits.h"
 
 namespace lmhead {
 namespace {
@@ -25,15 +26,13 @@ void for_each_logit_block(const HeadPass& pass, const std::function<void(std::in
 }
 
 at::Tensor logit_gradient(const HeadPass& pass, std::int64_t first, const at::Tensor& logits) {
-  const double smoothing = pass.loss.label_smoothing, cap = pass.map->logit_softcap;
+  const double smoothing = pass.loss.label_smoothing;
   const at::Tensor logsumexp = at::logsumexp(logits, 1, /*keepdim=*/true);
-  at::Tensor gradient = (logits - logsumexp).exp_();
-  if (pass.loss.z_loss != 0) gradient.mul_(1 + 2 * pass.loss.z_loss * logsumexp);
-  if (smoothing != 0) gradient.sub_(smoothing / double(logits.size(1)));
-  const at::Tensor target = pass.targets.narrow(0, first, logits.size(0)).unsqueeze(1);
-  gradient.scatter_add_(1, target, at::Tensor(logsumexp.new_full(target.sizes(), smoothing - 1)));
-  if (cap > 0) gradient.mul_(1 - (logits / cap).square());
-  return pass.map->logit_scale == 1 ? gradient : gradient.mul_(pass.map->logit_scale);
+  LogitGradientTerms terms{.shift = logsumexp, .targets = pass.targets.narrow(0, first, logits.size(0))};
+  if (pass.loss.z_loss != 0) terms.factor = 1 + 2 * pass.loss.z_loss * logsumexp;
+  if (smoothing != 0) terms.smoothing = at::full_like(logsumexp, smoothing / double(logits.size(1)));
+  terms.target = at::full_like(logsumexp, 1 - smoothing);
+  return plain_logit_gradient(logits, pass.map->transform, terms);
 }
 
 }  // namespace lmhead

@@ -26,8 +26,9 @@ struct LinearHeadOptions : HeadOptions {
 class LinearHead : public MappedHead {
  public:
   LinearHead(const LinearHeadOptions& options, const HeadContext& context)
-      : MappedHead(context.hidden_size, context.vocab_size), softcap_(options.logit_softcap) {
-    if (options.mup_base_width) scale_ = double(*options.mup_base_width) / double(context.hidden_size);
+      : MappedHead(context.hidden_size, context.vocab_size) {
+    transform_.softcap = options.logit_softcap;
+    if (options.mup_base_width) transform_.scale = double(*options.mup_base_width) / double(context.hidden_size);
     owns_weight_ = !context.tied_embedding;
     require(owns_weight_ || !options.initializer_range, "head",
             "head.initializer_range must be null where model.tie_word_embeddings is true: the embedding has its own");
@@ -45,11 +46,10 @@ class LinearHead : public MappedHead {
       : MappedHead(map.weight.size(1), map.weight.size(0)),
         weight_(fixed(ParameterKind::kHead, map.weight)),
         bias_(map.bias.defined() ? fixed(ParameterKind::kBias, map.bias) : nullptr),
-        scale_(map.logit_scale),
-        softcap_(map.logit_softcap) {}
+        transform_(map.transform) {}
 
   std::optional<LinearMap> linear_map() const override {
-    return LinearMap{weight_->value.detach(), bias_ ? bias_->value.detach() : at::Tensor(), scale_, softcap_};
+    return LinearMap{weight_->value.detach(), bias_ ? bias_->value.detach() : at::Tensor(), transform_};
   }
   ParameterPtr own_matrix() const override { return owns_weight_ ? weight_ : nullptr; }
   double flops_per_token(std::int64_t) const override { return 6 * double(vocab_size()) * double(hidden_size()); }
@@ -60,7 +60,7 @@ class LinearHead : public MappedHead {
   }
   at::Tensor map_features(const HeadInput& input) const override { return input.hidden; }
   LinearMap working_map() const override {
-    return {weight_->working, bias_ ? bias_->working : at::Tensor(), scale_, softcap_};
+    return {weight_->working, bias_ ? bias_->working : at::Tensor(), transform_};
   }
   TrainingLoss compute_training_loss(const HeadInput& input, const at::Tensor& targets, const LossOptions& options,
                                      TokenStatistics* statistics) const override {
@@ -73,7 +73,7 @@ class LinearHead : public MappedHead {
 
   ParameterPtr weight_, bias_;
   bool owns_weight_ = false;  // else it is the embedding's, or was made elsewhere
-  double scale_ = 1, softcap_;
+  LogitTransform transform_;
 };
 
 }  // namespace

@@ -2,6 +2,7 @@
 #include "lmhead/kernels/block_operations.h"
 
 #include <ATen/core/LegacyTypeDispatch.h>
+#include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/zeros.h>
@@ -11,7 +12,7 @@
 #include <type_traits>
 
 #include "lmhead/base/error.h"
-#include "lmhead/kernels/gradient_of_gradient.h"
+#include "lmhead/kernels/plain_derivatives.h"
 #include "lmhead/kernels/readable_tensor.h"
 #include "lmhead/kernels/threads.h"
 #include "lmhead/kernels/tile_sizes.h"
@@ -105,44 +106,54 @@ struct RmsNormFunction : torch::autograd::Function<RmsNormFunction> {
       });
     });
     context->save_for_backward({given_input, weight, inverse});
+    context->saved_data["eps"] = eps;
+    context->saved_data["type"] = static_cast<std::int64_t>(type);
     return output;
   }
 
   static variable_list backward(AutogradContext* context, const variable_list& upstreams) {
     const auto saved = context->get_saved_variables();
     if (!upstreams[0].defined()) return variable_list(4);
-    at::Tensor d_input, d_weight;
-    {
-      at::AutoDispatchBelowADInplaceOrView guard;
-      const at::Tensor input = saved[0].contiguous(), d_output = upstreams[0].contiguous(), inverse = saved[2];
-      const at::Tensor gain = saved[1].to(inverse.scalar_type()).contiguous();
-      const std::int64_t width = input.size(-1), rows = inverse.size(0);
-      if (context->needs_input_grad(0)) d_input = at::empty_like(input);
-      // One partial sum a thread, added up in the order of the threads: the same bits for the same thread count.
-      at::Tensor sums;
-      if (context->needs_input_grad(1)) sums = at::zeros({at::get_num_threads(), width}, inverse.options());
-      with_types(input.scalar_type(), d_output.scalar_type(), [&](auto in, auto out) {
-        using In = decltype(in);
-        using Out = decltype(out);
-        using Wide = WideOf<In>;
-        const auto backward = norm_kernels<In, Out>().backward;
-        const Out* upstream = values<Out>(d_output);
-        const In* from = values<In>(input);
-        const Wide *gains = values<Wide>(gain), *inverses = values<Wide>(inverse);
-        In* to = d_input.defined() ? mutable_values<In>(d_input) : nullptr;
-        at::parallel_for(0, rows, rows_per_thread(width), [&](std::int64_t begin, std::int64_t end) {
-          Wide* sum = sums.defined() ? mutable_values<Wide>(sums) + at::get_thread_num() * width : nullptr;
-          for (std::int64_t row = begin; row < end; ++row)
-            backward(upstream + row * width, from + row * width, gains, inverses[row], width,
-                     to ? to + row * width : nullptr, sum);
+    const auto plain = [eps = context->saved_data["eps"].toDouble(),
+                        type = static_cast<at::ScalarType>(context->saved_data["type"].toInt())](
+                           const variable_list& inputs) -> variable_list {
+      return {plain_rms_norm(inputs[0], inputs[1], eps, type)};
+    };
+    // Under create_graph every gradient that can be asked for later is there.
+    const auto wants = [&](std::size_t index) {
+      return at::GradMode::is_enabled() ? saved[index].requires_grad() : context->needs_input_grad(index);
+    };
+    variable_list gradients =
+        differentiable_gradients(plain, {saved[0], saved[1]}, {upstreams[0]}, [&]() -> variable_list {
+          at::Tensor d_input, d_weight;
+          const at::Tensor input = saved[0].contiguous(), d_output = upstreams[0].contiguous(), inverse = saved[2];
+          const at::Tensor gain = saved[1].to(inverse.scalar_type()).contiguous();
+          const std::int64_t width = input.size(-1), rows = inverse.size(0);
+          if (wants(0)) d_input = at::empty_like(input);
+          // One partial sum a thread, added up in the order of the threads: the same bits for the same thread count.
+          at::Tensor sums;
+          if (wants(1)) sums = at::zeros({at::get_num_threads(), width}, inverse.options());
+          with_types(input.scalar_type(), d_output.scalar_type(), [&](auto in, auto out) {
+            using In = decltype(in);
+            using Out = decltype(out);
+            using Wide = WideOf<In>;
+            const auto backward = norm_kernels<In, Out>().backward;
+            const Out* upstream = values<Out>(d_output);
+            const In* from = values<In>(input);
+            const Wide *gains = values<Wide>(gain), *inverses = values<Wide>(inverse);
+            In* to = d_input.defined() ? mutable_values<In>(d_input) : nullptr;
+            at::parallel_for(0, rows, rows_per_thread(width), [&](std::int64_t begin, std::int64_t end) {
+              Wide* sum = sums.defined() ? mutable_values<Wide>(sums) + at::get_thread_num() * width : nullptr;
+              for (std::int64_t row = begin; row < end; ++row)
+                backward(upstream + row * width, from + row * width, gains, inverses[row], width,
+                         to ? to + row * width : nullptr, sum);
+            });
+          });
+          if (sums.defined()) d_weight = sums.sum(0).to(saved[1].scalar_type());
+          return {d_input, d_weight};
         });
-      });
-      if (sums.defined()) d_weight = sums.sum(0).to(saved[1].scalar_type());
-    }
-    const std::vector<at::Tensor> origins{saved[0], saved[1], upstreams[0]};
-    if (d_input.defined()) d_input = refuse_gradient_of_gradient("rms_norm", d_input, origins);
-    if (d_weight.defined()) d_weight = refuse_gradient_of_gradient("rms_norm", d_weight, origins);
-    return {d_input, d_weight, at::Tensor(), at::Tensor()};
+    gradients.resize(4);
+    return gradients;
   }
 };
 
@@ -171,12 +182,11 @@ struct SwigluFunction : torch::autograd::Function<SwigluFunction> {
   static variable_list backward(AutogradContext* context, const variable_list& upstreams) {
     const at::Tensor given = context->get_saved_variables()[0];
     if (!upstreams[0].defined()) return variable_list(1);
-    at::Tensor d_gate_up;
-    {
-      at::AutoDispatchBelowADInplaceOrView guard;
+    const auto plain = [](const variable_list& inputs) -> variable_list { return {plain_swiglu(inputs[0])}; };
+    return differentiable_gradients(plain, {given}, {upstreams[0]}, [&]() -> variable_list {
       const at::Tensor gate_up = given.contiguous(), d_output = upstreams[0].contiguous();
       const std::int64_t rows = gate_up.size(0), width = gate_up.size(1) / 2;
-      d_gate_up = at::empty_like(gate_up);
+      const at::Tensor d_gate_up = at::empty_like(gate_up);
       with_type(gate_up.scalar_type(), [&](auto type) {
         using T = decltype(type);
         const auto backward = block_kernels<T>().swiglu_backward;
@@ -190,8 +200,8 @@ struct SwigluFunction : torch::autograd::Function<SwigluFunction> {
           }
         });
       });
-    }
-    return {refuse_gradient_of_gradient("swiglu", d_gate_up, {given, upstreams[0]})};
+      return {d_gate_up};
+    });
   }
 };
 
@@ -249,13 +259,15 @@ at::Tensor rms_norm(const at::Tensor& input, const at::Tensor& weight, double ep
           "weight must be [D] for input [..., D], got ", weight.sizes(), " for ", input.sizes());
   const bool is_double = input.scalar_type() == at::kDouble;
   const bool pair_known = is_double ? type == at::kDouble : type == at::kFloat || type == at::kBFloat16;
-  if (!has_kernel(input) || !has_kernel(weight) || !pair_known) return plain_rms_norm(input, weight, eps, type);
+  if (!has_kernel(input) || !has_kernel(weight) || !pair_known || needs_plain_derivatives({input, weight}))
+    return plain_rms_norm(input, weight, eps, type);
   return RmsNormFunction::apply(input, weight, eps, type);
 }
 
 at::Tensor swiglu(const at::Tensor& gate_up) {
   require(gate_up.dim() == 2 && gate_up.size(1) % 2 == 0, "swiglu", "gate_up must be [N, 2 F], got ", gate_up.sizes());
-  return has_kernel(gate_up) ? SwigluFunction::apply(gate_up) : plain_swiglu(gate_up);
+  const bool plain = !has_kernel(gate_up) || needs_plain_derivatives({gate_up});
+  return plain ? plain_swiglu(gate_up) : SwigluFunction::apply(gate_up);
 }
 
 at::Tensor rotary(const at::Tensor& projected, const at::Tensor& cosine, const at::Tensor& sine, std::int64_t heads) {
@@ -265,7 +277,8 @@ at::Tensor rotary(const at::Tensor& projected, const at::Tensor& cosine, const a
               2 * cosine.size(1) <= projected.size(3),
           "rotary", "cosine and sine must be [", projected.size(1), ", at most ", projected.size(3) / 2, "], got ",
           cosine.sizes(), " and ", sine.sizes());
-  const bool plain = !has_kernel(projected) || cosine.requires_grad() || sine.requires_grad();
+  const bool plain = !has_kernel(projected) || cosine.requires_grad() || sine.requires_grad() ||
+                     needs_plain_derivatives({projected, cosine, sine});
   return plain ? plain_rotary(projected, cosine, sine, heads) : RotaryFunction::apply(projected, cosine, sine, heads);
 }
 

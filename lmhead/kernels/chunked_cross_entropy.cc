@@ -1,13 +1,10 @@
-// linear_cross_entropy by ATen operations over chunks of rows, for devices and types without a kernel of their own.
+#include "lmhead/kernels/chunked_cross_entropy.h"
+
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/linear.h>
-#include <ATen/ops/logsumexp.h>
 #include <ATen/ops/mm.h>
 #include <ATen/ops/ones.h>
-#include <ATen/ops/ones_like.h>
-#include <ATen/ops/tanh.h>
 #include <ATen/ops/where.h>
 #include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
@@ -15,40 +12,74 @@
 #include <algorithm>
 #include <vector>
 
-#include "lmhead/kernels/cross_entropy_rows.h"
+#include "lmhead/kernels/plain_logits.h"
 #include "lmhead/kernels/tile_sizes.h"
+#include "lmhead/kernels/token_statistics.h"
 
 namespace lmhead {
 namespace {
 
-/// Row weights of the whole batch, each [N] in the type of the loss.
+/// Some rows of the batch and what weighs them; [n, 1] each in the type of the loss, where nothing else is said.
 struct Rows {
-  at::Tensor kept, target, class_weight, token_weight, denominator;
-  at::Tensor all_class_weight;  // [V] or undefined
-  at::Tensor class_weight_sum;  // 0-dim
-  at::ScalarType type;
+  at::Tensor hidden;         // [n, D], zeros where the target is ignored: what stands there must not reach anything
+  at::Tensor kept;           // bool
+  at::Tensor targets;        // [n] ids, 0 where ignored; undefined for class probabilities
+  at::Tensor target_weight;  // class weight of the target, 0 where ignored
+  at::Tensor token_weight;   // 0 where ignored
+  at::Tensor temperature;    // or undefined
+  at::Tensor class_weight;   // [V], or class weight times probability [n, V], or undefined
+  at::Tensor weight_sum;     // of class_weight over the vocabulary; [] where the same for all rows
+
+  Rows narrow(std::int64_t begin, std::int64_t size) const {
+    Rows part = *this;
+    for (at::Tensor Rows::* field : {&Rows::hidden, &Rows::kept, &Rows::targets, &Rows::target_weight,
+                                     &Rows::token_weight, &Rows::temperature, &Rows::class_weight, &Rows::weight_sum}) {
+      at::Tensor& values = part.*field;
+      const bool of_rows = values.defined() && (field == &Rows::targets || values.dim() == 2);
+      if (of_rows) values = values.narrow(0, begin, size);
+    }
+    return part;
+  }
 };
 
-Rows prepare(const CrossEntropyArguments& arguments) {
+Rows rows_of(const CrossEntropyArguments& arguments) {
   const LinearCrossEntropyOptions& options = arguments.options;
-  Rows rows;
-  rows.type = loss_type(arguments.hidden.scalar_type());
-  const auto of_type = arguments.hidden.options().dtype(rows.type);
-  rows.kept = arguments.targets.ne(options.ignore_index);
-  rows.target = at::where(rows.kept, arguments.targets, at::zeros_like(arguments.targets));
+  const at::Tensor& hidden = arguments.hidden;
+  const at::ScalarType type = loss_type(hidden.scalar_type());
   const std::int64_t vocab_size = arguments.map.weight.size(0);
-  rows.class_weight_sum = at::ones({}, of_type) * vocab_size;
-  rows.class_weight = rows.kept.to(rows.type);
-  if (options.class_weight.defined()) {
-    rows.all_class_weight = options.class_weight.detach().to(rows.type);
-    rows.class_weight_sum = rows.all_class_weight.sum();
-    rows.class_weight = rows.class_weight * rows.all_class_weight.index_select(0, rows.target);
+  const auto ones = [&](at::IntArrayRef sizes) { return at::ones(sizes, hidden.options().dtype(type)); };
+  Rows rows;
+  if (options.class_weight.defined()) rows.class_weight = options.class_weight.to(type);
+  rows.token_weight =
+      options.token_weight.defined() ? options.token_weight.to(type).unsqueeze(1) : ones({hidden.size(0), 1});
+  if (options.temperature.defined()) rows.temperature = options.temperature.to(type).unsqueeze(1);
+  if (arguments.has_probabilities()) {
+    const double smoothing = options.label_smoothing;
+    at::Tensor share = arguments.targets.to(type);
+    if (smoothing != 0) share = share * (1 - smoothing) + smoothing / static_cast<double>(vocab_size);
+    rows.hidden = hidden;
+    rows.kept = ones({hidden.size(0), 1}).to(at::kBool);
+    rows.target_weight = ones({hidden.size(0), 1});
+    rows.class_weight = rows.class_weight.defined() ? share * rows.class_weight : share;
+    rows.weight_sum = rows.class_weight.sum({1}, /*keepdim=*/true);
+    return rows;
   }
-  rows.denominator = options.reduction == Reduction::kMean ? rows.class_weight.sum() : at::ones({}, of_type);
-  rows.token_weight = rows.kept.to(rows.type);
-  if (options.token_weight.defined())
-    rows.token_weight = at::where(rows.kept, options.token_weight.detach().to(rows.type), rows.token_weight);
+  const at::Tensor kept = arguments.targets.ne(options.ignore_index);
+  rows.kept = kept.unsqueeze(1);
+  rows.hidden = at::where(rows.kept, hidden, at::zeros_like(hidden));
+  rows.targets = at::where(kept, arguments.targets, at::zeros_like(arguments.targets));
+  rows.target_weight = rows.kept.to(type);
+  if (rows.class_weight.defined())
+    rows.target_weight = rows.target_weight * rows.class_weight.index_select(0, rows.targets).unsqueeze(1);
+  rows.token_weight = at::where(rows.kept, rows.token_weight, at::zeros_like(rows.token_weight));
+  rows.weight_sum = rows.class_weight.defined() ? rows.class_weight.sum() : ones({}) * vocab_size;
   return rows;
+}
+
+/// What the sum of losses is divided by.
+at::Tensor denominator_of(const Rows& rows, const LinearCrossEntropyOptions& options) {
+  if (options.reduction == Reduction::kMean) return rows.target_weight.sum();
+  return at::ones({}, rows.token_weight.options());
 }
 
 /// Calls `work(begin, rows)` for chunks whose logits have at most 64 Mi elements.
@@ -61,76 +92,86 @@ void for_each_chunk(const CrossEntropyArguments& arguments, const Work& work) {
   for (std::int64_t begin = 0; begin < size; begin += rows) work(begin, std::min(rows, size - begin));
 }
 
-at::Tensor chunk_logits(const CrossEntropyArguments& arguments, std::int64_t begin, std::int64_t rows,
-                        at::ScalarType type) {
-  LinearMap map = arguments.map;
-  map.weight = map.weight.detach();
-  if (map.bias.defined()) map.bias = map.bias.detach();
-  return linear_logits(arguments.hidden.detach().narrow(0, begin, rows), map).to(type);
+/// The arguments without history: what is formed in chunks has its derivatives from the formulae here.
+CrossEntropyArguments detached(const CrossEntropyArguments& arguments) {
+  CrossEntropyArguments result = arguments;
+  for (at::Tensor* tensor : {&result.hidden, &result.targets, &result.map.weight, &result.map.bias,
+                             &result.options.class_weight, &result.options.token_weight, &result.options.temperature})
+    if (tensor->defined()) *tensor = tensor->detach();
+  return result;
 }
 
-/// Adds the gradients of a chunk of rows whose loss has the factors `upstream` [rows].
-void add_gradients(const CrossEntropyArguments& arguments, const Rows& rows, std::int64_t begin, at::Tensor logits,
-                   const at::Tensor& row_sums, const at::Tensor& upstream, const WantedGradients& wanted,
-                   CrossEntropyGradients& sums) {
+/// The gradient with respect to the products of rows of `logits` whose losses are multiplied by `upstream` [n, 1]; the
+/// logsumexp of logits / temperature is `shift` + `lse`, both [n, 1].
+at::Tensor gradient_of_rows(const CrossEntropyArguments& arguments, const Rows& rows, const at::Tensor& logits,
+                            const at::Tensor& shift, const at::Tensor& lse, const at::Tensor& upstream) {
   const LinearCrossEntropyOptions& options = arguments.options;
-  const std::int64_t size = logits.size(0);
   const double smoothing = options.label_smoothing, classes = static_cast<double>(logits.size(1));
-  const auto part = [&](const at::Tensor& whole) { return whole.narrow(0, begin, size); };
-  const at::Tensor target = (1 - smoothing) * part(rows.class_weight);
-  const at::Tensor max = row_sums.select(1, 0), lse = row_sums.select(1, 1);
-  const at::Tensor probability =
-      target + smoothing / classes * rows.class_weight_sum + 2 * options.z_loss * lse.to(rows.type);
-  // The same exponentials as in the sum, so that their rounding cancels in p.
-  at::Tensor gradient =
-      (logits - max.to(rows.type).unsqueeze(1)).exp() * (probability * (max - lse).exp().to(rows.type)).unsqueeze(1);
-  if (smoothing != 0) {
-    const double share = smoothing / classes;
-    gradient = rows.all_class_weight.defined() ? gradient - share * rows.all_class_weight : gradient - share;
+  at::Tensor scale = upstream * rows.token_weight;
+  scale = at::where(rows.kept, scale, at::zeros_like(scale));
+  LogitGradientTerms terms{.shift = shift, .class_weight = rows.class_weight, .temperature = rows.temperature};
+  at::Tensor probability;
+  if (arguments.has_probabilities()) {
+    probability = rows.weight_sum;
+    terms.smoothing = scale;
+  } else {
+    terms.targets = rows.targets;
+    terms.target = scale * (1 - smoothing) * rows.target_weight;
+    probability = (1 - smoothing) * rows.target_weight + smoothing / classes * rows.weight_sum;
+    if (smoothing != 0) terms.smoothing = scale * (smoothing / classes);
   }
-  gradient.scatter_add_(1, part(rows.target).unsqueeze(1), at::Tensor(-target.unsqueeze(1)));
-  const at::Tensor scale = upstream * part(rows.token_weight) * arguments.map.logit_scale;
-  gradient = at::where(part(rows.kept).unsqueeze(1), gradient * scale.unsqueeze(1), at::zeros_like(gradient));
-  if (arguments.map.logit_softcap > 0) gradient = gradient * (1 - (logits / arguments.map.logit_softcap).square());
-  if (wanted.bias) sums.bias += gradient.sum(0);
-  gradient = gradient.to(arguments.hidden.scalar_type());
-  if (wanted.hidden) sums.hidden.narrow(0, begin, size).copy_(at::mm(gradient, arguments.map.weight.detach()));
-  if (wanted.weight) sums.weight += at::mm(gradient.t(), arguments.hidden.detach().narrow(0, begin, size));
+  if (options.z_loss != 0) probability = probability + 2 * options.z_loss * (shift + lse);
+  terms.factor = scale * probability * (-lse).exp();
+  return plain_logit_gradient(logits, arguments.map.transform, terms);
 }
 
-CrossEntropyGradients empty_sums(const CrossEntropyArguments& arguments, at::ScalarType type,
-                                 const WantedGradients& wanted) {
-  CrossEntropyGradients sums;
-  const auto zeros = [&](const at::Tensor& like, at::ScalarType as) {
-    return at::zeros(like.sizes(), like.options().dtype(as));
+struct GradientSums {
+  CrossEntropyGradients sums;  // the weight's and the bias's in the type of the loss
+
+  GradientSums(const CrossEntropyArguments& arguments, const WantedGradients& wanted) {
+    const at::ScalarType type = loss_type(arguments.hidden.scalar_type());
+    if (wanted.hidden) sums.hidden = at::zeros_like(arguments.hidden, at::MemoryFormat::Contiguous);
+    if (wanted.weight) sums.weight = zeros(arguments.map.weight, type);
+    if (wanted.bias) sums.bias = zeros(arguments.map.bias, type);
+  }
+  /// Adds a chunk's, whose `gradient` is with respect to its products.
+  void add(const CrossEntropyArguments& arguments, const Rows& rows, std::int64_t begin, at::Tensor gradient) {
+    if (sums.bias.defined()) sums.bias += gradient.sum(0);
+    gradient = gradient.to(arguments.hidden.scalar_type());
+    if (sums.hidden.defined())
+      sums.hidden.narrow(0, begin, gradient.size(0)).copy_(at::mm(gradient, arguments.map.weight));
+    if (sums.weight.defined()) sums.weight += at::mm(gradient.t(), rows.hidden);
+  }
+  CrossEntropyGradients in_own_types(const CrossEntropyArguments& arguments) const {
+    CrossEntropyGradients result = sums;
+    if (result.weight.defined()) result.weight = result.weight.to(arguments.map.weight.scalar_type());
+    if (result.bias.defined()) result.bias = result.bias.to(arguments.map.bias.scalar_type());
+    return result;
+  }
+
+ private:
+  static at::Tensor zeros(const at::Tensor& like, at::ScalarType type) {
+    return at::zeros(like.sizes(), like.options().dtype(type));
+  }
+};
+
+/// Losses [n, 1] before the token weights; `logits` less their maximum, `lse` around it, `logsumexp` whole.
+at::Tensor losses_of(const CrossEntropyArguments& arguments, const Rows& rows, const at::Tensor& logits,
+                     const at::Tensor& lse, const at::Tensor& logsumexp) {
+  const LinearCrossEntropyOptions& options = arguments.options;
+  const auto weighted = [&] {
+    const at::Tensor surprise = lse - logits;
+    return (rows.class_weight.defined() ? surprise * rows.class_weight : surprise).sum({1}, /*keepdim=*/true);
   };
-  if (wanted.hidden) sums.hidden = zeros(arguments.hidden, arguments.hidden.scalar_type());
-  if (wanted.weight) sums.weight = zeros(arguments.map.weight, type);
-  if (wanted.bias) sums.bias = zeros(arguments.map.bias, type);
-  return sums;
-}
-
-CrossEntropyGradients in_own_types(const CrossEntropyArguments& arguments, CrossEntropyGradients sums) {
-  if (sums.weight.defined()) sums.weight = sums.weight.to(arguments.map.weight.scalar_type());
-  if (sums.bias.defined()) sums.bias = sums.bias.to(arguments.map.bias.scalar_type());
-  return sums;
-}
-
-/// Statistics of a chunk of rows; zeros where the target is ignored.
-TokenStatistics chunk_statistics(const CrossEntropyArguments& arguments, const Rows& rows, std::int64_t begin,
-                                 std::int64_t size, bool with_gradient) {
-  LinearMap map = arguments.map;
-  map.weight = map.weight.detach();
-  if (map.bias.defined()) map.bias = map.bias.detach();
-  TokenStatistics statistics = plain_token_statistics(arguments.hidden.detach().narrow(0, begin, size), map,
-                                                      rows.target.narrow(0, begin, size), with_gradient);
-  const at::Tensor kept = rows.kept.narrow(0, begin, size);
-  for (auto column : kTokenStatistics) {
-    at::Tensor& values = statistics.*column;
-    if (!values.defined()) continue;
-    values = at::where(values.dim() == 2 ? kept.unsqueeze(1) : kept, values, at::zeros_like(values));
+  at::Tensor loss;
+  if (arguments.has_probabilities()) {
+    loss = weighted();
+  } else {
+    loss = (1 - options.label_smoothing) * rows.target_weight * (lse - logits.gather(1, rows.targets.unsqueeze(1)));
+    if (options.label_smoothing != 0)
+      loss = loss + options.label_smoothing / static_cast<double>(logits.size(1)) * weighted();
   }
-  return statistics;
+  return options.z_loss == 0 ? loss : loss + options.z_loss * logsumexp.square();
 }
 
 TokenStatistics joined(const std::vector<TokenStatistics>& parts) {
@@ -145,56 +186,59 @@ TokenStatistics joined(const std::vector<TokenStatistics>& parts) {
 
 }  // namespace
 
-CrossEntropyForward chunked_forward(const CrossEntropyArguments& arguments, const WantedGradients& wanted,
+CrossEntropyForward chunked_forward(const CrossEntropyArguments& given, const WantedGradients& wanted,
                                     WantedStatistics statistics) {
+  const CrossEntropyArguments arguments = detached(given);
   const LinearCrossEntropyOptions& options = arguments.options;
-  const Rows rows = prepare(arguments);
-  const auto of_type = arguments.hidden.options().dtype(rows.type);
-  at::Tensor losses = at::zeros({arguments.hidden.size(0)}, of_type);
+  const at::ScalarType type = loss_type(arguments.hidden.scalar_type());
+  const Rows all = rows_of(arguments);
+  const at::Tensor denominator = denominator_of(all, options);
+  at::Tensor losses = at::zeros_like(all.token_weight);
   CrossEntropyForward result;
-  result.row_sums = at::zeros({arguments.hidden.size(0), 2}, of_type.dtype(at::kDouble));
-  result.gradients = empty_sums(arguments, rows.type, wanted);
+  result.row_sums = at::zeros({losses.size(0), 2}, losses.options().dtype(at::kDouble));
+  GradientSums gradients(arguments, wanted);
   std::vector<TokenStatistics> of_chunks;
   for_each_chunk(arguments, [&](std::int64_t begin, std::int64_t size) {
-    const at::Tensor logits = chunk_logits(arguments, begin, size, rows.type);
-    const auto part = [&](const at::Tensor& whole) { return whole.narrow(0, begin, size); };
+    const Rows rows = all.narrow(begin, size);
+    const at::Tensor logits = wide_linear_logits(rows.hidden, arguments.map);
+    const at::Tensor cooled = rows.temperature.defined() ? logits / rows.temperature : logits;
     // Around the maximum, because logits near 1e4 leave a float32 logsumexp no digits behind the point.
-    const at::Tensor max = logits.amax({1}, true), lse = (logits - max).logsumexp({1}, true);
-    at::Tensor loss = (1 - options.label_smoothing) * part(rows.class_weight) *
-                      ((max - logits.gather(1, part(rows.target).unsqueeze(1))) + lse).squeeze(1);
-    if (options.label_smoothing != 0) {
-      const at::Tensor surprise = lse - (logits - max);
-      loss = loss + options.label_smoothing / static_cast<double>(logits.size(1)) *
-                        (rows.all_class_weight.defined() ? surprise * rows.all_class_weight : surprise).sum(1);
-    }
-    const at::Tensor shift = max.to(at::kDouble);
-    const at::Tensor sums = at::cat(std::vector<at::Tensor>{shift, shift + lse.to(at::kDouble)}, 1);
-    if (options.z_loss != 0) loss = loss + options.z_loss * sums.select(1, 1).to(rows.type).square();
-    loss = at::where(part(rows.kept), loss * part(rows.token_weight), at::zeros_like(loss));
-    losses.narrow(0, begin, size).copy_(loss);
-    result.row_sums.narrow(0, begin, size).copy_(at::where(part(rows.kept).unsqueeze(1), sums, at::zeros_like(sums)));
+    const at::Tensor max = cooled.amax({1}, true), around = cooled - max, lse = around.logsumexp({1}, true);
+    const at::Tensor wide_max = max.to(at::kDouble), logsumexp = wide_max + lse.to(at::kDouble);
+    const at::Tensor loss = losses_of(arguments, rows, around, lse, logsumexp.to(type)) * rows.token_weight;
+    losses.narrow(0, begin, size).copy_(at::where(rows.kept, loss, at::zeros_like(loss)));
+    const at::Tensor sums = at::cat(std::vector<at::Tensor>{wide_max, logsumexp}, 1);
+    result.row_sums.narrow(0, begin, size).copy_(at::where(rows.kept, sums, at::zeros_like(sums)));
     if (statistics != WantedStatistics::kNone)
-      of_chunks.push_back(chunk_statistics(arguments, rows, begin, size, statistics == WantedStatistics::kAll));
+      of_chunks.push_back(kept_statistics(
+          statistics_of_logits(logits, arguments.map, rows.targets, statistics == WantedStatistics::kAll),
+          rows.kept.squeeze(1)));
     if (wanted.any())
-      add_gradients(arguments, rows, begin, logits, sums, at::ones_like(loss) / rows.denominator, wanted,
-                    result.gradients);
+      gradients.add(arguments, rows, begin, gradient_of_rows(arguments, rows, logits, max, lse, 1 / denominator));
   });
-  result.gradients = in_own_types(arguments, result.gradients);
+  result.gradients = gradients.in_own_types(arguments);
   if (!of_chunks.empty()) result.statistics = joined(of_chunks);
-  result.loss = options.reduction == Reduction::kNone ? losses : losses.sum() / rows.denominator;
+  losses = losses.squeeze(1);
+  result.loss = options.reduction == Reduction::kNone ? losses : losses.sum() / denominator;
   return result;
 }
 
-CrossEntropyGradients chunked_backward(const CrossEntropyArguments& arguments, const at::Tensor& upstream,
+CrossEntropyGradients chunked_backward(const CrossEntropyArguments& given, const at::Tensor& upstream,
                                        const at::Tensor& row_sums, const WantedGradients& wanted) {
-  const Rows rows = prepare(arguments);
-  CrossEntropyGradients sums = empty_sums(arguments, rows.type, wanted);
-  const at::Tensor above = (upstream.detach().to(rows.type) / rows.denominator).expand({arguments.hidden.size(0)});
+  const CrossEntropyArguments arguments = detached(given);
+  const at::ScalarType type = loss_type(arguments.hidden.scalar_type());
+  const Rows all = rows_of(arguments);
+  const at::Tensor above = (upstream.detach().to(type) / denominator_of(all, arguments.options)).reshape({-1, 1});
+  GradientSums gradients(arguments, wanted);
   for_each_chunk(arguments, [&](std::int64_t begin, std::int64_t size) {
-    add_gradients(arguments, rows, begin, chunk_logits(arguments, begin, size, rows.type),
-                  row_sums.narrow(0, begin, size), above.narrow(0, begin, size), wanted, sums);
+    const Rows rows = all.narrow(begin, size);
+    const at::Tensor sums = row_sums.narrow(0, begin, size);
+    const at::Tensor max = sums.narrow(1, 0, 1).to(type), lse = sums.narrow(1, 1, 1) - sums.narrow(1, 0, 1);
+    gradients.add(arguments, rows, begin,
+                  gradient_of_rows(arguments, rows, wide_linear_logits(rows.hidden, arguments.map), max, lse.to(type),
+                                   above.size(0) == 1 ? above : above.narrow(0, begin, size)));
   });
-  return in_own_types(arguments, sums);
+  return gradients.in_own_types(arguments);
 }
 
 }  // namespace lmhead

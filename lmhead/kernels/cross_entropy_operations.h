@@ -1,29 +1,26 @@
 // The private dispatcher operations behind linear_cross_entropy: one forward pass, one recomputing backward pass.
 #pragma once
 
-#include <ATen/core/Tensor.h>
-
 #include <array>
-#include <optional>
-#include <tuple>
+
+#include "lmhead/kernels/cross_entropy_arguments.h"
 
 namespace lmhead {
 
-using OptionalTensor = std::optional<at::Tensor>;
-inline OptionalTensor optional_of(const at::Tensor& tensor) {
-  return tensor.defined() ? OptionalTensor(tensor) : std::nullopt;
-}
-
-/// What of the options is no tensor, in the two lists that the private operations take.
+/// What of the arguments is no tensor, in the two lists that the private operations take.
 struct CrossEntropySettings {
   std::array<std::int64_t, 2> choices;  // reduction, ignore_index
-  std::array<double, 4> numbers;        // label_smoothing, z_loss, logit_scale, logit_softcap
+  std::array<double, 8> numbers;        // label_smoothing, z_loss, and those of the transform
 };
-/// What every operation takes.
-struct CrossEntropyTensors {
-  at::Tensor hidden, weight, targets;
-  OptionalTensor bias, class_weight, token_weight;
-};
+CrossEntropySettings settings_of(const CrossEntropyArguments& arguments);
+/// Writes them into `arguments`.
+void apply_settings(const CrossEntropySettings& settings, CrossEntropyArguments& arguments);
+
+/// The tensors of the arguments, the optional ones undefined where missing.
+using CrossEntropyTensors = std::array<at::Tensor, 7>;
+CrossEntropyTensors tensors_of(const CrossEntropyArguments& arguments);
+CrossEntropyArguments arguments_of(const CrossEntropyTensors& tensors, const CrossEntropySettings& settings);
+
 /// For hidden, weight and bias.
 using Wanted = std::array<bool, 3>;
 
@@ -35,12 +32,14 @@ struct CrossEntropyForwardResults {
   at::Tensor token_gradients;  // [N, D], the sixth; empty where not wanted
 };
 
+/// The first five figures of TokenStatistics as rows of one tensor.
+at::Tensor scores_of(const TokenStatistics& statistics);
+
 /// Calls lmhead::_linear_cross_entropy_forward and _backward through the dispatcher.
-CrossEntropyForwardResults call_cross_entropy_forward(const CrossEntropyTensors& tensors,
-                                                      const CrossEntropySettings& settings, Wanted wanted,
+CrossEntropyForwardResults call_cross_entropy_forward(const CrossEntropyArguments& arguments, Wanted wanted = {},
                                                       double filter_threshold = 0, bool statistics = false);
-std::array<at::Tensor, 3> call_cross_entropy_backward(const at::Tensor& upstream, const CrossEntropyTensors& tensors,
-                                                      const at::Tensor& row_sums, const CrossEntropySettings& settings,
-                                                      Wanted wanted);
+std::array<at::Tensor, 3> call_cross_entropy_backward(const at::Tensor& upstream,
+                                                      const CrossEntropyArguments& arguments,
+                                                      const at::Tensor& row_sums, Wanted wanted);
 
 }  // namespace lmhead

@@ -58,7 +58,7 @@ void LeftOutTile<T, Wide>::add_targets(const vector::LogitKernels<T, Wide>& kern
     if (column < 0 || column >= columns) continue;
     T& entry = gradients[row * columns + column];
     Wide whole;
-    kernels.load(&entry, nullptr, 1, 1, 0, &whole);
+    kernels.load(&entry, nullptr, 1, {}, &whole);
     // Like its neighbours a small p may stay, so that the tile keeps its rank; a soft-cap's slope hides what p is.
     const double target = factors[row].target, rest = static_cast<double>(whole) + target;
     const bool stays = !has_slope && std::abs(rest) <= limit * std::abs(target);
@@ -82,7 +82,7 @@ double LeftOutTile<T, Wide>::add(const vector::LogitKernels<T, Wide>& kernels,
   Wide* product = of_rows + rows;
   const auto loaded = [&](std::int64_t row) -> const Wide* {
     if constexpr (std::is_same_v<T, Wide>) return gradients + row * columns;
-    kernels.load(gradients + row * columns, nullptr, columns, 1, 0, line);
+    kernels.load(gradients + row * columns, nullptr, columns, {}, line);
     return line;
   };
 

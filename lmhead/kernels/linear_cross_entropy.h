@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "lmhead/kernels/linear_map.h"
+#include "lmhead/kernels/plain_logits.h"
 
 namespace lmhead {
 
@@ -22,17 +23,23 @@ struct LinearCrossEntropyOptions {
   double z_loss = 0;                       // adds z_loss * logsumexp^2 to every token's loss
   at::Tensor class_weight = {};            // [V] or undefined
   at::Tensor token_weight = {};            // [N] or undefined; multiplies losses, not the divisor of the mean
+  at::Tensor temperature = {};             // [N] or undefined; divides each token's logits, after every map
   LinearCrossEntropyMode mode = LinearCrossEntropyMode::kAuto;
 };
 
-/// Loss of `targets` [N] under the logits that `map` gives for `hidden` [N, D]; 0-dim, or [N] for reduction none;
-/// float32, or float64 for float64 features.
+/// Loss of `targets` under the logits that `map` gives for `hidden` [N, D]; 0-dim, or [N] for reduction none; float32,
+/// or float64 for float64 features. Targets are ids, int64 [N], or class probabilities q, a floating [N, V], read as
+/// they lie where they have the loss's type; the mean then divides by N and ignore_index means nothing.
 ///
 /// With w the class weights, s the label smoothing and z the logits, a token's loss is
-///   token_weight ((1 - s) w_y (lse(z) - z_y) + s / V sum_c w_c (lse(z) - z_c) + z_loss lse(z)^2).
+///   token_weight ((1 - s) w_y (lse(z) - z_y) + s / V sum_c w_c (lse(z) - z_c) + z_loss lse(z)^2),
+/// where sum_c q_c w_c (lse(z) - z_c) stands for w_y (lse(z) - z_y) if there are class probabilities.
 /// On the CPU float32, float64 and bfloat16 are tiled: products of bfloat16 accumulate in float32 and each tile's
 /// product is rounded to bfloat16, everything else is float32 or wider. Other devices and types take chunks of rows
-/// through ATen. Gradients: hidden, weight, bias. Throws where shapes, types or targets do not fit.
+/// through ATen. Gradients: hidden, weight, bias; forward mode, transforms of torch.func and second derivatives are
+/// those of the plain composition, at its cost.
+/// float16 always takes the small mode, because the factor of loss scaling must
+/// come before anything is rounded. Throws where shapes, types or targets do not fit.
 /// The same thread count gives the same bits.
 at::Tensor linear_cross_entropy(const at::Tensor& hidden, const LinearMap& map, const at::Tensor& targets,
                                 const LinearCrossEntropyOptions& options = {});
@@ -74,9 +81,6 @@ at::Tensor plain_linear_cross_entropy(const at::Tensor& hidden, const LinearMap&
 at::Tensor plain_cross_entropy(const at::Tensor& logits, const at::Tensor& targets,
                                const LinearCrossEntropyOptions& options = {});
 
-/// The logits themselves, [N, V], by plain composition.
-at::Tensor linear_logits(const at::Tensor& hidden, const LinearMap& map);
-
 /// What diagnostics need of every token, from a streaming pass; nothing of size N x V exists beyond a block of logits.
 struct TokenStatistics {
   at::Tensor log_probability;        // [N] float32 (float64 for float64 input): log p of the target
@@ -87,7 +91,8 @@ struct TokenStatistics {
   at::Tensor hidden_gradient;        // [N, D] W^T (p - y), before any division by N
 };
 /// The loss with its gradients as above, and the statistics of the same pass: p - y is that of plain cross-entropy,
-/// whatever the options add to the loss, and rows whose target is ignored hold zeros. Costs no further product where
+/// whatever the options add to the loss, and rows whose target is ignored hold zeros.
+/// Targets are ids. Costs no further product where
 /// the options add nothing and the gradient of `hidden` is formed in the forward pass (fast mode), else one or two. No
 /// gradients for the statistics.
 struct CrossEntropyWithStatistics {
@@ -99,7 +104,7 @@ CrossEntropyWithStatistics linear_cross_entropy_with_statistics(const at::Tensor
                                                                 const LinearCrossEntropyOptions& options = {});
 
 /// Every target must lie in [0, V). No gradients are formed for the statistics themselves. Without `with_gradient` the
-/// last two are left undefined, which saves half of the products.
+/// last two are left undefined, which saves half of the products. Memory: as linear_cross_entropy.
 TokenStatistics token_statistics(const at::Tensor& hidden, const LinearMap& map, const at::Tensor& targets,
                                  bool with_gradient = true);
 /// The same by plain composition.

@@ -3,14 +3,15 @@
 
 #include <ATen/core/Tensor.h>
 
+#include "lmhead/kernels/logit_transform.h"
+
 namespace lmhead {
 
-/// logits = softcap(logit_scale * (hidden weight^T + bias)), softcap(z) = c tanh(z / c) for c = `logit_softcap` > 0.
+/// logits = transform(hidden weight^T + bias).
 struct LinearMap {
-  at::Tensor weight;         // [V, D]
-  at::Tensor bias;           // [V] or undefined
-  double logit_scale = 1;    // muP: base width / width
-  double logit_softcap = 0;  // 0: none
+  at::Tensor weight;              // [V, D]
+  at::Tensor bias;                // [V] or undefined
+  LogitTransform transform = {};  // its first two numbers are muP's scale and the soft-cap
 };
 
 }  // namespace lmhead

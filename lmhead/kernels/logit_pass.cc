@@ -14,9 +14,9 @@
 #include <vector>
 
 #include "lmhead/kernels/left_out_tile.h"
+#include "lmhead/kernels/logit_tiling.h"
 #include "lmhead/kernels/threads.h"
 #include "lmhead/kernels/tile_products.h"
-#include "lmhead/kernels/tile_sizes.h"
 #include "lmhead/kernels/vector/row_kernels.h"
 
 namespace lmhead {
@@ -24,42 +24,6 @@ namespace {
 
 using vector::Bfloat16;
 using vector::LineSums;
-
-std::int64_t divide_up(std::int64_t value, std::int64_t by) { return (value + by - 1) / by; }
-
-LogitTiling tiling_of(const LogitPass& pass, bool keeps_logits) {
-  LogitTiling tiling{.size = pass.hidden.size(0), .width = pass.hidden.size(1), .vocab_size = pass.map.weight.size(0)};
-  tiling.workers = at::in_parallel_region() ? 1 : at::get_num_threads();
-  const at::ScalarType type = pass.hidden.scalar_type();
-  tiling.rows = keeps_logits ? rows_per_kept_block(tiling.vocab_size, type) : tile_sizes::kRowsPerBlock;
-  const bool packs = type == at::kBFloat16;
-  // A block of all rows has narrower tiles where tiles are all that is kept of it.
-  const std::int64_t columns = !packs         ? tile_sizes::kColumnsPerTile
-                               : keeps_logits ? tile_sizes::kColumnsPerBfloat16Tile
-                                              : tile_sizes::kColumnsPerBfloat16Tile / 2;
-  if (packs && pass.wants_weight) {
-    // One block leaves no products to add up, and takes no more memory than a small one and their float32 sums.
-    const std::int64_t row = 2 * (keeps_logits ? tiling.vocab_size : tiling.workers * columns);
-    const std::int64_t sums = tiling.vocab_size * tiling.width * std::int64_t{sizeof(float)};
-    if (tiling.size * row <= tile_sizes::kBlockBytes + sums) tiling.rows = std::max(tiling.rows, tiling.size);
-  }
-  const bool shares_rows = tiling.workers > 1 && tiling.vocab_size <= tile_sizes::kSharedRowsVocabularyLimit &&
-                           tiling.vocab_size * tiling.width <= tile_sizes::kSharedRowsWeightLimit;
-  tiling.slots = shares_rows ? tiling.workers : 1;
-  // Blocks of about the same size, as many for each slot.
-  const std::int64_t rounds = std::max<std::int64_t>(1, divide_up(tiling.size, tiling.slots * tiling.rows));
-  tiling.rows = std::max<std::int64_t>(1, divide_up(tiling.size, tiling.slots * rounds));
-  tiling.blocks = divide_up(tiling.size, tiling.rows);
-
-  tiling.tiles = divide_up(tiling.vocab_size, columns);
-  if (!shares_rows) tiling.tiles = divide_up(tiling.tiles, tiling.workers) * tiling.workers;
-  tiling.columns =
-      divide_up(divide_up(tiling.vocab_size, tiling.tiles), tile_sizes::kColumnMultiple) * tile_sizes::kColumnMultiple;
-  if (!packs && tiling.columns % tile_sizes::kCrowdedStride == 0) tiling.columns += tile_sizes::kColumnMultiple;
-  tiling.columns = std::min(tiling.columns, tiling.vocab_size);
-  tiling.tiles = divide_up(tiling.vocab_size, tiling.columns);
-  return tiling;
-}
 
 template <class T>
 class Runner {
@@ -86,7 +50,15 @@ class Runner {
     return {index * tiling_.rows, std::min(tiling_.rows, tiling_.size - index * tiling_.rows), slot, first};
   }
 
-  Wide* finished_line(T* stored, std::int64_t tile, std::int64_t worker, bool finished_in_place);
+  Wide* finished_line(T* stored, std::int64_t row, std::int64_t tile, std::int64_t worker, bool finished_in_place);
+  const Wide* weights_of(std::int64_t row, std::int64_t tile, std::int64_t worker);
+  vector::LineTransform transform_of(std::int64_t row) const {
+    return {pass_.map.transform, pass_.inverse_temperature.empty() ? 1 : pass_.inverse_temperature[row]};
+  }
+  /// The target's column in the tile, or a number that no column has.
+  std::int64_t target_of(std::int64_t row, std::int64_t tile) const {
+    return pass_.targets ? pass_.targets[row] - tiling_.tile_begin(tile) : -1;
+  }
   void sum_tile(const Block& block, std::int64_t tile, std::int64_t worker);
   void combine_row(const Block& block, std::int64_t row);
   void form_tile(const Block& block, std::int64_t tile, std::int64_t worker);
@@ -103,10 +75,10 @@ class Runner {
   bool sums_, gradients_, keeps_, needs_finish_;
   LogitTiling tiling_;
   std::unique_ptr<TileProducts<T>> products_;
-  at::Tensor bias_, class_weight_;
+  at::Tensor bias_, class_weight_, class_probabilities_;
   std::vector<double> tile_weight_;  // class weight in all of each tile
 
-  at::Tensor logits_, lines_;                    // scratch
+  at::Tensor logits_, lines_, weight_lines_;     // scratch
   at::Tensor bias_sums_;                         // [slots, V]
   std::vector<LineSums> line_sums_;              // [slots, tiles, rows]
   std::vector<double> target_logits_, squares_;  // [slots, rows], [slots, tiles, rows]
@@ -121,13 +93,17 @@ Runner<T>::Runner(LogitPass& pass)
       sums_(static_cast<bool>(pass.on_row)),
       gradients_(pass.wants_hidden || pass.wants_weight || pass.wants_bias || pass.wants_squares),
       keeps_(sums_ && gradients_),
-      needs_finish_(pass.map.bias.defined() || pass.map.logit_scale != 1 || pass.map.logit_softcap > 0),
+      needs_finish_(pass.map.bias.defined() || changes_logits(pass.map.transform) || !pass.inverse_temperature.empty()),
       tiling_(tiling_of(pass, keeps_)) {
   products_ =
       make_tile_products<T>(pass, tiling_, tiling_.blocks != 1 || tiling_.slots > 1 || pass.filter_threshold > 0);
   const at::ScalarType wide = c10::CppTypeToScalarType<Wide>::value;
   if (pass.map.bias.defined()) bias_ = pass.map.bias.detach().to(wide).contiguous();
   if (pass.class_weight.defined()) class_weight_ = pass.class_weight.detach().to(wide).contiguous();
+  if (pass.class_probabilities.defined()) {
+    class_probabilities_ = pass.class_probabilities.detach().to(wide).contiguous();
+    weight_lines_ = at::empty({tiling_.workers, tiling_.columns}, wide);
+  }
   for (std::int64_t tile = 0; tile < tiling_.tiles; ++tile) {
     if (!class_weight_.defined()) {
       tile_weight_.push_back(static_cast<double>(tiling_.tile_columns(tile)));
@@ -152,9 +128,10 @@ Runner<T>::Runner(LogitPass& pass)
   skipped_.resize(tiling_.workers), skipped_squares_.resize(tiling_.workers), scratch_.resize(tiling_.workers);
 }
 
-/// The line with bias, scale and soft-cap applied: `stored` itself where types agree, else the worker's scratch.
+/// The line with bias, transform and temperature applied: `stored` itself where types agree, else the worker's scratch.
 template <class T>
-WideOf<T>* Runner<T>::finished_line(T* stored, std::int64_t tile, std::int64_t worker, bool finished_in_place) {
+WideOf<T>* Runner<T>::finished_line(T* stored, std::int64_t row, std::int64_t tile, std::int64_t worker,
+                                    bool finished_in_place) {
   Wide* line;
   if constexpr (kSameType) {
     line = stored;
@@ -163,7 +140,23 @@ WideOf<T>* Runner<T>::finished_line(T* stored, std::int64_t tile, std::int64_t w
     line = lines_.template mutable_data_ptr<Wide>() + worker * tiling_.columns;
   }
   const Wide* bias = bias_.defined() ? bias_.template const_data_ptr<Wide>() + tiling_.tile_begin(tile) : nullptr;
-  kernels_.load(stored, bias, tiling_.tile_columns(tile), pass_.map.logit_scale, pass_.map.logit_softcap, line);
+  kernels_.load(stored, bias, tiling_.tile_columns(tile), transform_of(row), line);
+  return line;
+}
+
+/// What weighs the tile's classes in this row; null: nothing does.
+template <class T>
+const WideOf<T>* Runner<T>::weights_of(std::int64_t row, std::int64_t tile, std::int64_t worker) {
+  const std::int64_t begin = tiling_.tile_begin(tile), columns = tiling_.tile_columns(tile);
+  const Wide* weights = class_weight_.defined() ? class_weight_.template const_data_ptr<Wide>() + begin : nullptr;
+  if (!class_probabilities_.defined()) return weights;
+  const Wide* given = class_probabilities_.template const_data_ptr<Wide>() + row * tiling_.vocab_size + begin;
+  if (!weights && pass_.label_smoothing == 0) return given;
+  Wide* line = weight_lines_.template mutable_data_ptr<Wide>() + worker * tiling_.columns;
+  const Wide share = static_cast<Wide>(1 - pass_.label_smoothing);
+  const Wide rest = static_cast<Wide>(pass_.label_smoothing / static_cast<double>(tiling_.vocab_size));
+  for (std::int64_t column = 0; column < columns; ++column)
+    line[column] = (share * given[column] + rest) * (weights ? weights[column] : Wide(1));
   return line;
 }
 
@@ -172,15 +165,15 @@ void Runner<T>::sum_tile(const Block& block, std::int64_t tile, std::int64_t wor
   const at::Tensor logits = logits_of(block, tile, worker);
   products_->form_logits(block, tile, worker, logits);
   T* stored = stored_in(logits);
-  const std::int64_t begin = tiling_.tile_begin(tile), columns = tiling_.tile_columns(tile);
-  const Wide* weights = class_weight_.defined() ? class_weight_.template const_data_ptr<Wide>() + begin : nullptr;
-  for (std::int64_t row = 0; row < block.rows; ++row) {
-    const Wide* line = finished_line(stored + row * columns, tile, worker, false);
-    line_sums_[rows_offset(block, tile) + row] =
-        kernels_.sums(line, columns, weights, pass_.wants_weighted, pass_.wants_more);
-    const std::int64_t target = pass_.targets[block.begin + row] - begin;
+  const std::int64_t columns = tiling_.tile_columns(tile);
+  for (std::int64_t index = 0; index < block.rows; ++index) {
+    const std::int64_t row = block.begin + index;
+    const Wide* line = finished_line(stored + index * columns, row, tile, worker, false);
+    line_sums_[rows_offset(block, tile) + index] =
+        kernels_.sums(line, columns, weights_of(row, tile, worker), pass_.wants_weighted, pass_.wants_more);
+    const std::int64_t target = target_of(row, tile);
     if (target >= 0 && target < columns)
-      target_logits_[block.slot * tiling_.rows + row] = static_cast<double>(line[target]);
+      target_logits_[block.slot * tiling_.rows + index] = static_cast<double>(line[target]);
   }
 }
 
@@ -207,11 +200,12 @@ void Runner<T>::combine_row(const Block& block, std::int64_t row) {
     for (std::int64_t tile = 0; tile < tiling_.tiles; ++tile) {
       const LineSums& part = sums[tile * tiling_.rows];
       const double shift = std::isinf(part.max) && part.max < 0 ? 0 : part.max;
-      outcome.weighted += (outcome.logsumexp - shift) * tile_weight_[tile] - part.weighted;
+      const double weight = class_probabilities_.defined() ? part.weight : tile_weight_[tile];
+      outcome.weighted += (outcome.logsumexp - shift) * weight - part.weighted;
     }
   }
   outcome.entropy = std::log(sum) - entropy / sum;
-  outcome.correct = arg_max == pass_.targets[block.begin + row];
+  outcome.correct = pass_.targets && arg_max == pass_.targets[block.begin + row];
   pass_.factors[block.begin + row] = pass_.on_row(block.begin + row, outcome);
 }
 
@@ -219,17 +213,17 @@ void Runner<T>::combine_row(const Block& block, std::int64_t row) {
 template <class T>
 bool Runner<T>::form_gradient(const Block& block, std::int64_t tile, std::int64_t worker, T* stored) {
   const std::int64_t begin = tiling_.tile_begin(tile), columns = tiling_.tile_columns(tile);
-  const Wide* weights = class_weight_.defined() ? class_weight_.template const_data_ptr<Wide>() + begin : nullptr;
-  const double cap = pass_.map.logit_softcap;
   const bool filters = pass_.filter_threshold > 0;
   bool matters = !filters;
-  for (std::int64_t row = 0; row < block.rows; ++row) {
-    const RowFactors& factors = pass_.factors[block.begin + row];
-    Wide* line = finished_line(stored + row * columns, tile, worker, sums_);
-    const std::int64_t target = pass_.targets[block.begin + row] - begin;
-    const double probability = factors.probability * std::exp(factors.max - factors.logsumexp);
-    kernels_.gradient(line, columns, {factors.max, probability, factors.smoothing, factors.target, target, cap},
-                      weights);
+  for (std::int64_t index = 0; index < block.rows; ++index) {
+    const std::int64_t row = block.begin + index, target = target_of(row, tile);
+    const RowFactors& factors = pass_.factors[row];
+    Wide* line = finished_line(stored + index * columns, row, tile, worker, sums_);
+    const double share = std::exp(factors.max - factors.logsumexp);
+    kernels_.gradient(
+        line, columns,
+        {factors.max, factors.probability * share, factors.smoothing, factors.target, target, factors.moment * share},
+        weights_of(row, tile, worker), transform_of(row));
     if (filters && !matters) {
       // The target's own entry never counts: a tile that is left out adds it all the same.
       const bool has_target = target >= 0 && target < columns;
@@ -238,11 +232,11 @@ bool Runner<T>::form_gradient(const Block& block, std::int64_t tile, std::int64_
       matters = !(static_cast<double>(kernels_.magnitude(line, columns)) <= limit);
       if (has_target) line[target] = of_target;
     }
-    if (pass_.wants_squares) squares_[rows_offset(block, tile) + row] = kernels_.dot(line, line, columns);
+    if (pass_.wants_squares) squares_[rows_offset(block, tile) + index] = kernels_.dot(line, line, columns);
     if (pass_.wants_bias)
       kernels_.add_to_double(line, columns,
                              bias_sums_.template mutable_data_ptr<double>() + block.slot * tiling_.vocab_size + begin);
-    if constexpr (!kSameType) kernels_.store(line, columns, stored + row * columns);
+    if constexpr (!kSameType) kernels_.store(line, columns, stored + index * columns);
   }
   return matters;
 }
@@ -273,7 +267,7 @@ double Runner<T>::leave_out(const Block& block, std::int64_t tile, std::int64_t 
       .factors = pass_.factors.data() + block.begin,
       .limit = pass_.filter_threshold,
       .first_id = begin,
-      .has_slope = pass_.map.logit_softcap > 0,
+      .has_slope = bends_logits(pass_.map.transform),
       .weight = static_cast<const T*>(pass_.map.weight.const_data_ptr()) + begin * width,
       .hidden = static_cast<const T*>(pass_.hidden.const_data_ptr()) + block.begin * width,
       .d_hidden = pass_.wants_hidden ? products_->begun_hidden_sum(block, worker) : nullptr,
@@ -373,11 +367,6 @@ void Runner<T>::run() {
 }
 
 }  // namespace
-
-std::int64_t rows_per_kept_block(std::int64_t vocab_size, at::ScalarType type) {
-  const std::int64_t bytes = static_cast<std::int64_t>(c10::elementSize(type)) * std::max<std::int64_t>(vocab_size, 1);
-  return std::clamp<std::int64_t>(tile_sizes::kBlockBytes / bytes, 1, tile_sizes::kRowsPerBlock);
-}
 
 void LogitPass::run() {
   const auto run_as = [&](auto zero) { Runner<decltype(zero)>(*this).run(); };

@@ -24,18 +24,21 @@ struct RowOutcome {
   bool correct;     // the target is the first index of the largest logit; where asked for
 };
 
-/// The gradient of a row with respect to its product `hidden weight^T`, before the soft-cap's derivative:
-/// probability * p - target * onehot - smoothing * class_weight.
+/// The gradient of a row with respect to its product `hidden weight^T`, before the slope of the transform's map:
+/// probability * p - target * onehot - smoothing * class_weight, or p (probability + moment * (logit - max)).
 struct RowFactors {
   double max = 0, logsumexp = 0;  // of the row's logits
-  double probability = 0, target = 0, smoothing = 0;
+  double probability = 0, target = 0, smoothing = 0, moment = 0;
 };
 
 struct LogitPass {
-  at::Tensor hidden;            // [n, D] contiguous, on the CPU: float32, float64 or bfloat16
-  LinearMap map;                // weight [V, D] contiguous, of the type of `hidden`; bias [V] of any floating type
-  const std::int64_t* targets;  // [n], each in [0, V)
-  at::Tensor class_weight;      // [V] or undefined
+  at::Tensor hidden;  // [n, D] contiguous, on the CPU: float32, float64 or bfloat16
+  LinearMap map;      // weight [V, D] contiguous, of the type of `hidden`; bias [V] of any floating type
+  const std::int64_t* targets = nullptr;    // [n], each in [0, V); null: rows have none
+  std::vector<double> inverse_temperature;  // [n] or empty: what logits are multiplied by after the transform
+  at::Tensor class_weight;                  // [V] or undefined
+  at::Tensor class_probabilities;           // [n, V] or undefined: multiply class_weight in each row, once
+  double label_smoothing = 0;               // this share of them has been spread over all classes
 
   /// Called once a row, from any thread, and gives the row's factors; empty: `factors` are known already.
   std::function<RowFactors(std::int64_t row, const RowOutcome& outcome)> on_row;
@@ -60,8 +63,5 @@ struct LogitPass {
   /// and the float32 sums [V, D] that one block does without.
   void run();
 };
-
-/// Rows of kept logits that fit into the block of tile_sizes.h, 512 at most.
-std::int64_t rows_per_kept_block(std::int64_t vocab_size, at::ScalarType type);
 
 }  // namespace lmhead

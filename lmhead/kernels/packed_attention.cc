@@ -1,14 +1,20 @@
 // Narrow heads as a differentiable CPU kernel, a thread a sequence and key head; the plain way for all others.
 #include "lmhead/kernels/packed_attention.h"
 
+#include <ATen/TensorOperators.h>
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/matmul.h>
+#include <ATen/ops/ones.h>
 #include <ATen/ops/scaled_dot_product_attention.h>
+#include <ATen/ops/softmax.h>
 #include <ATen/ops/zeros_like.h>
 #include <torch/csrc/autograd/custom_function.h>
 
+#include <limits>
+
 #include "lmhead/base/error.h"
-#include "lmhead/kernels/gradient_of_gradient.h"
+#include "lmhead/kernels/plain_derivatives.h"
 #include "lmhead/kernels/readable_tensor.h"
 #include "lmhead/kernels/threads.h"
 #include "lmhead/kernels/tile_sizes.h"
@@ -72,6 +78,30 @@ vector::AttentionHead<T> head_at(const Shape& s, const HeadPlace& place, const a
   return {first + place.query, first + place.key, first + place.value, place.stride, s.length, s.width, T(scale)};
 }
 
+/// `attend(query, key, value)`, each [B, H, T, d], of the three parts.
+template <class Attend>
+at::Tensor attention_by_parts(const at::Tensor& projected, std::int64_t heads, const Attend& attend) {
+  const std::int64_t key_heads = (projected.size(2) - heads) / 2;
+  const auto parts = projected.split_with_sizes({heads, key_heads, key_heads}, 2);
+  const auto spread = [&](const at::Tensor& part) {
+    return part.repeat_interleave(heads / key_heads, 2).transpose(1, 2);
+  };
+  return attend(parts[0].transpose(1, 2), spread(parts[1]), spread(parts[2]))
+      .transpose(1, 2)
+      .reshape({projected.size(0) * projected.size(1), heads * projected.size(3)});
+}
+
+/// The composition whose derivatives of every kind exist, at T x T numbers a head; ATen's fused kernels have one.
+at::Tensor differentiable_attention(const at::Tensor& projected, std::int64_t heads, double scale) {
+  return attention_by_parts(
+      projected, heads, [&](const at::Tensor& query, const at::Tensor& key, const at::Tensor& value) {
+        const std::int64_t length = query.size(2);
+        const at::Tensor later = at::ones({length, length}, query.options().dtype(at::kBool)).triu(1);
+        const at::Tensor scores = at::matmul(query * scale, key.transpose(2, 3));
+        return at::matmul(at::softmax(scores.masked_fill(later, -std::numeric_limits<double>::infinity()), 3), value);
+      });
+}
+
 struct PackedAttentionFunction : torch::autograd::Function<PackedAttentionFunction> {
   static at::Tensor forward(AutogradContext* context, const at::Tensor& given, std::int64_t heads, double scale) {
     at::AutoDispatchBelowADInplaceOrView guard;
@@ -99,12 +129,14 @@ struct PackedAttentionFunction : torch::autograd::Function<PackedAttentionFuncti
     if (!upstreams[0].defined()) return variable_list(3);
     const auto saved = context->get_saved_variables();
     const double scale = context->saved_data["scale"].toDouble();
-    at::Tensor d_projected;
-    {
-      at::AutoDispatchBelowADInplaceOrView guard;
+    const auto plain = [scale,
+                        heads = context->saved_data["heads"].toInt()](const variable_list& inputs) -> variable_list {
+      return {differentiable_attention(inputs[0], heads, scale)};
+    };
+    variable_list gradients = differentiable_gradients(plain, {saved[0]}, {upstreams[0]}, [&]() -> variable_list {
       const at::Tensor projected = saved[0].contiguous(), d_output = upstreams[0].contiguous();
       const Shape s(projected, context->saved_data["heads"].toInt());
-      d_projected = at::zeros_like(projected);
+      const at::Tensor d_projected = at::zeros_like(projected);
       with_type(projected.scalar_type(), [&](auto type) {
         using T = decltype(type);
         for_each_key_head<T>(s, projected, [&](std::int64_t sequence, std::int64_t key_head, T* workspace) {
@@ -120,9 +152,10 @@ struct PackedAttentionFunction : torch::autograd::Function<PackedAttentionFuncti
           }
         });
       });
-    }
-    return {refuse_gradient_of_gradient("packed_causal_attention", d_projected, {saved[0], upstreams[0]}), at::Tensor(),
-            at::Tensor()};
+      return {d_projected};
+    });
+    gradients.resize(3);
+    return gradients;
   }
 };
 
@@ -138,6 +171,7 @@ at::Tensor packed_causal_attention(const at::Tensor& projected, std::int64_t hea
               heads % ((projected.size(2) - heads) / 2) == 0,
           "packed_causal_attention", "projected must be [B, T, H + 2 K, head_dim] with K a divisor of H = ", heads,
           ", got ", projected.sizes());
+  if (needs_plain_derivatives({projected})) return differentiable_attention(projected, heads, scale);
   if (!has_kernel(projected)) return plain_packed_causal_attention(projected, heads, scale);
   // Casting and computing in float32 is faster than bfloat16 products of this size.
   const bool casts = projected.scalar_type() == at::kBFloat16;
@@ -146,15 +180,10 @@ at::Tensor packed_causal_attention(const at::Tensor& projected, std::int64_t hea
 }
 
 at::Tensor plain_packed_causal_attention(const at::Tensor& projected, std::int64_t heads, double scale) {
-  const std::int64_t key_heads = (projected.size(2) - heads) / 2;
-  const auto parts = projected.split_with_sizes({heads, key_heads, key_heads}, 2);
-  const auto spread = [&](const at::Tensor& part) {
-    return part.repeat_interleave(heads / key_heads, 2).transpose(1, 2);
-  };
-  return at::scaled_dot_product_attention(parts[0].transpose(1, 2), spread(parts[1]), spread(parts[2]), {}, 0.0,
-                                          /*is_causal=*/true, scale)
-      .transpose(1, 2)
-      .reshape({projected.size(0) * projected.size(1), heads * projected.size(3)});
+  return attention_by_parts(
+      projected, heads, [&](const at::Tensor& query, const at::Tensor& key, const at::Tensor& value) {
+        return at::scaled_dot_product_attention(query, key, value, {}, 0.0, /*is_causal=*/true, scale);
+      });
 }
 
 }  // namespace lmhead

@@ -5,9 +5,14 @@
 
 namespace lmhead {
 
-/// True for values in the CPU's memory: no other device, no meta tensor, no tensor that Python traces.
+/// True for values in the CPU's memory: no other device, no meta tensor, none that Python traces, that a transform of
+/// torch.func wraps, or that stands for the negative of what lies in memory.
 inline bool is_readable(const at::Tensor& tensor) {
-  return tensor.is_cpu() && !tensor.is_meta() && !tensor.key_set().has(c10::DispatchKey::Python);
+  using c10::DispatchKey;
+  constexpr c10::DispatchKeySet kUnreadable({DispatchKey::Python, DispatchKey::FuncTorchBatched,
+                                             DispatchKey::FuncTorchGradWrapper, DispatchKey::Functionalize,
+                                             DispatchKey::ZeroTensor, DispatchKey::Negative});
+  return tensor.is_cpu() && !tensor.is_meta() && !tensor.key_set().has_any(kUnreadable);
 }
 
 /// The types that the CPU kernels of this folder read.

@@ -3,13 +3,13 @@
 
 #include <ATen/core/Tensor.h>
 
-#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <type_traits>
 #include <vector>
 
 #include "lmhead/kernels/logit_pass.h"
+#include "lmhead/kernels/logit_tiling.h"
 #include "lmhead/kernels/vector/row_kernels.h"
 
 namespace lmhead {
@@ -24,23 +24,6 @@ const vector::LogitKernels<T, WideOf<T>>& logit_kernels() {
   else if constexpr (std::is_same_v<T, float>) return vector::row_kernels().logits_float;
   else return vector::row_kernels().logits_bfloat16;
 }
-
-/// How a pass over [size, V] logits is cut.
-struct LogitTiling {
-  std::int64_t size, width, vocab_size;
-  std::int64_t workers, rows, columns, tiles, blocks;  // rows of a block and columns of a tile at most
-  std::int64_t slots;                                  // blocks at work at once, each with a weight gradient of its own
-
-  std::int64_t tile_begin(std::int64_t tile) const { return tile * columns; }
-  std::int64_t tile_columns(std::int64_t tile) const { return std::min(columns, vocab_size - tile * columns); }
-};
-
-/// A block of rows.
-struct LogitBlock {
-  std::int64_t begin, rows;
-  std::int64_t slot;
-  bool first;  // of those that add to the slot's weight gradient
-};
 
 /// What features and weight are multiplied by, and where products add up. One object serves all workers; a worker calls
 /// with its own number.

@@ -1,13 +1,19 @@
-// linear_cross_entropy on the CPU: the arithmetic of a row's loss around the streaming LogitPass.
+// The arithmetic of a row's loss around the streaming LogitPass.
+#include "lmhead/kernels/tiled_cross_entropy.h"
+
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/mv.h>
 #include <ATen/ops/zeros.h>
 
 #include <cmath>
+#include <numeric>
 #include <optional>
+#include <vector>
 
 #include "lmhead/base/error.h"
-#include "lmhead/kernels/cross_entropy_rows.h"
+#include "lmhead/kernels/logit_pass.h"
+#include "lmhead/kernels/plain_logits.h"
 #include "lmhead/kernels/readable_tensor.h"
 
 namespace lmhead {
@@ -19,18 +25,17 @@ constexpr const char* kWho = "linear_cross_entropy";
 class KeptRows {
  public:
   explicit KeptRows(const CrossEntropyArguments& arguments) : arguments_(arguments), options_(arguments.options) {
-    const at::Tensor targets = arguments.targets.contiguous();
-    const std::int64_t* ids = targets.const_data_ptr<std::int64_t>();
-    const std::int64_t size = targets.size(0);
     vocab_size_ = arguments.map.weight.size(0);
-    rows_.reserve(size), targets_.reserve(size);
-    for (std::int64_t row = 0; row < size; ++row) {
-      if (ids[row] == options_.ignore_index) continue;
-      require(ids[row] >= 0 && ids[row] < vocab_size_, kWho, "targets must be below ", vocab_size_, " or ignore_index ",
-              options_.ignore_index, ", got ", ids[row], " at row ", row);
-      rows_.push_back(row), targets_.push_back(ids[row]);
+    if (arguments.has_probabilities()) {
+      rows_.resize(arguments.targets.size(0));
+      std::iota(rows_.begin(), rows_.end(), 0);
+      sum_probabilities();
+    } else {
+      keep_counted_targets();
     }
-    if (options_.class_weight.defined()) {
+    if (arguments.has_probabilities()) {
+      class_weight_.assign(rows_.size(), 1.0);
+    } else if (options_.class_weight.defined()) {
       const at::Tensor weights = options_.class_weight.detach().to(at::kDouble).contiguous();
       const double* weight = weights.const_data_ptr<double>();
       for (std::int64_t id = 0; id < vocab_size_; ++id) class_weight_sum_ += weight[id];
@@ -39,12 +44,10 @@ class KeptRows {
       class_weight_sum_ = static_cast<double>(vocab_size_);
       class_weight_.assign(targets_.size(), 1.0);
     }
-    token_weight_.assign(targets_.size(), 1.0);
-    if (options_.token_weight.defined()) {
-      const at::Tensor weights = options_.token_weight.detach().to(at::kDouble).contiguous();
-      for (std::size_t row = 0; row < rows_.size(); ++row)
-        token_weight_[row] = weights.const_data_ptr<double>()[rows_[row]];
-    }
+    token_weight_ = numbers_of_rows(options_.token_weight);
+    if (token_weight_.empty()) token_weight_.assign(rows_.size(), 1.0);
+    inverse_temperature_ = numbers_of_rows(options_.temperature);
+    for (double& number : inverse_temperature_) number = 1 / number;
     for (double weight : class_weight_) total_weight_ += weight;
   }
 
@@ -64,15 +67,23 @@ class KeptRows {
 
   double loss(std::int64_t kept, const RowOutcome& outcome) const {
     const double smoothing = options_.label_smoothing;
-    double loss = (1 - smoothing) * class_weight_[kept] * (outcome.logsumexp - outcome.target_logit);
-    if (smoothing != 0) loss += smoothing / static_cast<double>(vocab_size_) * outcome.weighted;
+    double loss = outcome.weighted;
+    if (!arguments_.has_probabilities()) {
+      loss = (1 - smoothing) * class_weight_[kept] * (outcome.logsumexp - outcome.target_logit);
+      if (smoothing != 0) loss += smoothing / static_cast<double>(vocab_size_) * outcome.weighted;
+    }
     if (options_.z_loss != 0) loss += options_.z_loss * outcome.logsumexp * outcome.logsumexp;
     return loss * token_weight_[kept];
   }
   /// Factors of the gradient of `upstream` times the row's loss.
   RowFactors factors(std::int64_t kept, double max, double logsumexp, double upstream) const {
     const double smoothing = options_.label_smoothing, classes = static_cast<double>(vocab_size_);
-    const double scale = upstream * token_weight_[kept] * arguments_.map.logit_scale;
+    double scale = upstream * token_weight_[kept] * arguments_.map.transform.scale;
+    if (!inverse_temperature_.empty()) scale *= inverse_temperature_[kept];
+    if (arguments_.has_probabilities()) {
+      const double probability = probability_sum_[kept] + 2 * options_.z_loss * logsumexp;
+      return {max, logsumexp, scale * probability, 0, scale};
+    }
     const double target = (1 - smoothing) * class_weight_[kept];
     const double probability = target + smoothing * class_weight_sum_ / classes + 2 * options_.z_loss * logsumexp;
     return {max, logsumexp, scale * probability, scale * target, scale * smoothing / classes};
@@ -84,7 +95,13 @@ class KeptRows {
     pass.hidden = all() ? pass.hidden.contiguous() : pass.hidden.index_select(0, index());
     pass.map = arguments_.map;
     pass.map.weight = arguments_.map.weight.detach().contiguous();
-    pass.targets = targets_.data();
+    if (arguments_.has_probabilities()) {
+      pass.class_probabilities = arguments_.targets;
+      pass.label_smoothing = options_.label_smoothing;
+    } else {
+      pass.targets = targets_.data();
+    }
+    pass.inverse_temperature = inverse_temperature_;
     pass.class_weight = options_.class_weight;
     pass.wants_hidden = wanted.hidden, pass.wants_weight = wanted.weight, pass.wants_bias = wanted.bias;
     return pass;
@@ -98,6 +115,38 @@ class KeptRows {
   }
 
  private:
+  void keep_counted_targets() {
+    const at::Tensor targets = arguments_.targets.contiguous();
+    const std::int64_t* ids = targets.const_data_ptr<std::int64_t>();
+    const std::int64_t size = targets.size(0);
+    rows_.reserve(size), targets_.reserve(size);
+    for (std::int64_t row = 0; row < size; ++row) {
+      if (ids[row] == options_.ignore_index) continue;
+      require(ids[row] >= 0 && ids[row] < vocab_size_, kWho, "targets must be below ", vocab_size_, " or ignore_index ",
+              options_.ignore_index, ", got ", ids[row], " at row ", row);
+      rows_.push_back(row), targets_.push_back(ids[row]);
+    }
+  }
+  void sum_probabilities() {
+    const at::Tensor given = arguments_.targets.detach(), weights = options_.class_weight;
+    const double smoothing = options_.label_smoothing;
+    double uniform = 1;
+    at::Tensor sums = given.sum(1, /*keepdim=*/false, at::kDouble);
+    if (weights.defined()) {
+      uniform = weights.mean(at::kDouble).item<double>();
+      sums = at::mv(given, weights.detach().to(given.scalar_type())).to(at::kDouble);
+    }
+    sums = sums * (1 - smoothing) + smoothing * uniform;
+    probability_sum_.assign(sums.const_data_ptr<double>(), sums.const_data_ptr<double>() + sums.numel());
+  }
+  /// `given` [N] at the rows that are kept; empty where undefined.
+  std::vector<double> numbers_of_rows(const at::Tensor& given) const {
+    if (!given.defined()) return {};
+    const at::Tensor numbers = given.detach().to(at::kDouble).contiguous();
+    std::vector<double> result(rows_.size());
+    for (std::size_t row = 0; row < rows_.size(); ++row) result[row] = numbers.const_data_ptr<double>()[rows_[row]];
+    return result;
+  }
   at::Tensor index() const {
     at::Tensor index = at::empty({size()}, at::kLong);
     std::copy(rows_.begin(), rows_.end(), index.mutable_data_ptr<std::int64_t>());
@@ -109,14 +158,10 @@ class KeptRows {
   std::int64_t vocab_size_;
   std::vector<std::int64_t> rows_, targets_;
   std::vector<double> class_weight_, token_weight_;
+  std::vector<double> inverse_temperature_;  // or empty
+  std::vector<double> probability_sum_;      // of class weight times probability, where there are probabilities
   double class_weight_sum_ = 0, total_weight_ = 0;
 };
-
-/// Whether the gradient of a token's loss is p - y.
-bool is_plain(const LinearCrossEntropyOptions& options) {
-  return options.label_smoothing == 0 && options.z_loss == 0 && !options.class_weight.defined() &&
-         !options.token_weight.defined();
-}
 
 /// What rows say of themselves; different rows may be set from different threads.
 class RowStatistics {
@@ -143,6 +188,12 @@ class RowStatistics {
 
 }  // namespace
 
+bool is_plain_cross_entropy(const CrossEntropyArguments& arguments) {
+  const LinearCrossEntropyOptions& options = arguments.options;
+  return options.label_smoothing == 0 && options.z_loss == 0 && !options.class_weight.defined() &&
+         !options.token_weight.defined() && !options.temperature.defined() && !arguments.has_probabilities();
+}
+
 bool tiled_kernel_takes(const CrossEntropyArguments& arguments) {
   return arguments.hidden.is_cpu() && has_kernel_type(arguments.hidden);
 }
@@ -150,7 +201,7 @@ bool tiled_kernel_takes(const CrossEntropyArguments& arguments) {
 CrossEntropyForward tiled_forward(const CrossEntropyArguments& arguments, const WantedGradients& wanted,
                                   double filter_threshold, WantedStatistics statistics) {
   const KeptRows kept(arguments);
-  const std::int64_t size = arguments.targets.size(0);
+  const std::int64_t size = arguments.hidden.size(0);
   at::Tensor losses = at::zeros({size}, at::kDouble);
   CrossEntropyForward result;
   result.row_sums = at::zeros({size, 2}, at::kDouble);
@@ -160,8 +211,8 @@ CrossEntropyForward tiled_forward(const CrossEntropyArguments& arguments, const 
 
   LogitPass pass = kept.pass(wanted);
   pass.filter_threshold = filter_threshold;
-  pass.wants_weighted = arguments.options.label_smoothing != 0;
-  const bool shares_gradient = filter_threshold <= 0 && is_plain(arguments.options);
+  pass.wants_weighted = arguments.options.label_smoothing != 0 || arguments.has_probabilities();
+  const bool shares_gradient = filter_threshold <= 0 && is_plain_cross_entropy(arguments);
   std::optional<RowStatistics> of_rows;
   if (statistics == WantedStatistics::kScores || (statistics == WantedStatistics::kAll && shares_gradient)) {
     of_rows.emplace(kept.size());

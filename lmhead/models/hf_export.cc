@@ -57,8 +57,11 @@ void check_head(const LinearMap& head, const char* architecture) {
       !head.bias.defined(), "export", "head.bias must be false for ", architecture,
       ", whose logits have none, got true; train without it, or use the run itself, which lmhead measure and lmhead "
       "sample read as it is");
-  require(head.logit_softcap == 0, "export", "head.logit_softcap must be 0 for ", architecture,
-          ", which has none, got ", head.logit_softcap,
+  require(head.transform.softcap == 0, "export", "head.logit_softcap must be 0 for ", architecture,
+          ", which has none, got ", head.transform.softcap,
+          "; train without it, or use the run itself, which lmhead measure and lmhead sample read as it is");
+  require(!bends_logits(head.transform), "export", "logits must be linear for ", architecture,
+          ", which has no other map",
           "; train without it, or use the run itself, which lmhead measure and lmhead sample read as it is");
 }
 
@@ -132,7 +135,7 @@ std::string export_to_hf(const Decoder& decoder, const LinearMap& head, const fs
   const fs::path target = checked_target(folder);
   const HfClass& hf_class = hf_class_of(specification);
   check_head(head, hf_class.architecture);
-  const bool is_tied = head.logit_scale == 1 && head.weight.is_alias_of(decoder.embedding()->value);
+  const bool is_tied = head.transform.scale == 1 && head.weight.is_alias_of(decoder.embedding()->value);
 
   Json config = {{"architectures", {hf_class.architecture}}};
   config.update(hf_class.configuration(specification));
@@ -147,7 +150,7 @@ std::string export_to_hf(const Decoder& decoder, const LinearMap& head, const fs
   NamedTensors tensors = class_tensors(decoder, family);
   if (!is_tied)
     tensors.emplace_back(family.head_names.front(),
-                         head.logit_scale == 1 ? head.weight : head.weight * head.logit_scale);
+                         head.transform.scale == 1 ? head.weight : head.weight * head.transform.scale);
 
   Json generation = {{"do_sample", false}};
   if (options.end_token) generation["eos_token_id"] = *options.end_token;

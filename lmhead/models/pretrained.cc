@@ -43,7 +43,7 @@ LoadedModel load_pretrained(const fs::path& folder) {
           const std::vector<RowPart>& parts) { return checkpoint.parameter(name, kind, shape, parts); };
   loaded.decoder = std::make_shared<const Decoder>(model.decoder, source);
   loaded.head = make_linear_head(
-      {.weight = checkpoint.head(loaded.decoder->embedding()->value), .logit_softcap = model.logit_softcap});
+      {.weight = checkpoint.head(loaded.decoder->embedding()->value), .transform = {.softcap = model.logit_softcap}});
   checkpoint.check_all_used();
   return loaded;
 }

@@ -11,6 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lmhead.evaluate.scorer import Scorer
+    from lmhead.logsumexp import (
+        linear_entropy,
+        linear_logsumexp,
+        linear_multi_target_cross_entropy,
+        linear_token_log_probabilities,
+        target_logits,
+    )
     from lmhead.ops import LinearCrossEntropyLoss, filtered_linear_cross_entropy, linear_cross_entropy
     from lmhead.retention import GradientRetention, measure
 
@@ -21,6 +28,11 @@ _NATIVE = {
     "LinearCrossEntropyLoss": "ops",
     "filtered_linear_cross_entropy": "ops",
     "linear_cross_entropy": "ops",
+    "linear_entropy": "logsumexp",
+    "linear_logsumexp": "logsumexp",
+    "linear_multi_target_cross_entropy": "logsumexp",
+    "linear_token_log_probabilities": "logsumexp",
+    "target_logits": "logsumexp",
 }
 
 __all__ = [
@@ -29,7 +41,12 @@ __all__ = [
     "Scorer",
     "filtered_linear_cross_entropy",
     "linear_cross_entropy",
+    "linear_entropy",
+    "linear_logsumexp",
+    "linear_multi_target_cross_entropy",
+    "linear_token_log_probabilities",
     "measure",
+    "target_logits",
 ]
 
 

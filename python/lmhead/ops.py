@@ -44,10 +44,24 @@ torch.ops.load_library(str(library_path()))
 _SHAPE = "[linear_cross_entropy] {} must have the shape {} that goes with input, got {}"
 
 
-def _check_target(input: Tensor, target: Tensor) -> None:
+def _check_target(input: Tensor, linear_weight: Tensor, target: Tensor) -> None:
     """Refuses what flattening would hide: a batch of another shape that happens to have as many tokens."""
-    if input.dim() == 0 or target.shape != input.shape[:-1]:
-        raise ValueError(_SHAPE.format("target", tuple(input.shape[:-1]), tuple(target.shape)))
+    shape = input.shape[:-1]
+    if target.is_floating_point() and target.dim() == input.dim():
+        shape = shape + linear_weight.shape[:1]  # class probabilities
+    if input.dim() == 0 or target.shape != shape:
+        raise ValueError(_SHAPE.format("target", tuple(shape), tuple(target.shape)))
+
+
+def _of_tokens(values: Tensor | float | None, name: str, input: Tensor) -> Tensor | None:
+    """``[N]`` of one number a token or one for all."""
+    if values is None:
+        return None
+    if not isinstance(values, Tensor):
+        return torch.full(input.shape[:-1], float(values), device=input.device).reshape(-1)
+    if values.shape != input.shape[:-1]:
+        raise ValueError(_SHAPE.format(name, tuple(input.shape[:-1]), tuple(values.shape)))
+    return values.reshape(-1)
 
 
 def _call(
@@ -59,20 +73,22 @@ def _call(
     linear_bias: Tensor | None = None,
     weight: Tensor | None = None,
     token_weight: Tensor | None = None,
+    temperature: Tensor | float | None = None,
     ignore_index: int | None = None,
+    sigmoid_cap: tuple[float, float, float] | None = None,
     **options: Any,
 ) -> Any:
     """Calls a native operation, whose tokens are in one dimension and whose names are its own."""
-    _check_target(input, target)
-    if token_weight is not None and token_weight.shape != target.shape:
-        raise ValueError(_SHAPE.format("token_weight", tuple(target.shape), tuple(token_weight.shape)))
+    _check_target(input, linear_weight, target)
     return operation(
-        input.reshape(target.numel(), input.shape[-1]),
+        input.reshape(input.shape[:-1].numel(), input.shape[-1]),
         linear_weight,
-        target.reshape(-1),
+        target.reshape(-1, linear_weight.shape[0]) if target.dim() == input.dim() else target.reshape(-1),
         bias=linear_bias,
         class_weight=weight,
-        token_weight=None if token_weight is None else token_weight.reshape(-1),
+        token_weight=_of_tokens(token_weight, "token_weight", input),
+        temperature=_of_tokens(temperature, "temperature", input),
+        sigmoid_cap=sigmoid_cap or [],
         ignore_index=-100 if ignore_index is None else ignore_index,
         **options,
     )
@@ -90,21 +106,24 @@ def linear_cross_entropy(
     ignore_index: int | None = None,
     label_smoothing: float = 0.0,
     z_loss: float = 0.0,
+    temperature: Tensor | float | None = None,
     logit_scale: float = 1.0,
     logit_softcap: float = 0.0,
+    sigmoid_cap: tuple[float, float, float] | None = None,
+    sigsoftmax: bool = False,
     mode: str = "auto",
 ) -> Tensor:
     r"""Cross-entropy of the logits of a linear map, without ever holding the logits.
 
-    With :math:`z = \mathrm{softcap}(s (W h + b))`, :math:`\mathrm{softcap}(z) = c \tanh(z / c)` for
-    ``logit_softcap`` c > 0, class weights :math:`w` and label smoothing :math:`\epsilon`, a token's loss is
+    With :math:`z = f(s (W h + b)) / T`, where f is the identity or one of the maps below, class weights :math:`w` and label
+    smoothing :math:`\epsilon`, a token's loss is
 
     .. math:: a_t \Big( (1 - \epsilon) w_y (\mathrm{lse}(z) - z_y)
               + \tfrac{\epsilon}{V} \sum_c w_c (\mathrm{lse}(z) - z_c) + \lambda\, \mathrm{lse}(z)^2 \Big)
 
     The sum is divided by the class weights of the counted targets for reduction ``'mean'``. Arguments that
-    :func:`torch.nn.functional.linear_cross_entropy` has too mean the same here; its class probabilities as targets and
-    its targets of several dimensions for one feature vector are refused.
+    :func:`torch.nn.functional.linear_cross_entropy` has too mean the same here, class probabilities as targets among them;
+    its targets of several dimensions for one feature vector are refused (see ``lmhead.linear_multi_target_cross_entropy``).
 
     Memory beyond the gradients, with R = 512 rows: R V logits but at most 128 MiB in mode ``'fast'``, R
     x 1,024 logits a thread in mode ``'small'``, and R D numbers a thread in both. Tokens whose target is ignored cost
@@ -115,7 +134,8 @@ def linear_cross_entropy(
             chunks of rows through ATen (not yet run on a GPU). Under autocast, input, linear_weight and so the products
             are of the autocast type.
         linear_weight: W, ``[V, D]``, of the type of ``input``.
-        target: class indices, int64, ``[...]``.
+        target: class indices, int64, ``[...]``; or class probabilities q, floating ``[..., V]``: then
+            :math:`\sum_c q_c w_c (\mathrm{lse}(z) - z_c)` stands for what the target costs, and the mean divides by the tokens.
         linear_bias: b, ``[V]``.
         weight: class weights w, ``[V]``; the mean divides by the class weights of the counted targets.
         token_weight: a, ``[...]``; multiplies losses, not the divisor of the mean.
@@ -124,14 +144,18 @@ def linear_cross_entropy(
         label_smoothing: :math:`\epsilon` in [0, 1].
         z_loss: :math:`\lambda`.
         logit_scale: s, for example base width / width under muP.
-        logit_softcap: c; 0 means none.
+        temperature: T, ``[...]`` or one for all; divides logits after every map.
+        logit_softcap: c of :math:`f(z) = c \tanh(z / c)`; 0 means none.
+        sigmoid_cap: A, b, c of :math:`f(z) = A \sigma((z + b) / c)`.
+        sigsoftmax: :math:`f(z) = 2 z - \mathrm{softplus}(z)`, whose softmax is proportional to :math:`e^z \sigma(z)`.
         mode: ``'fast'`` forms the gradients in the forward pass (three matrix products, a block of logits of at most
             128 MiB), ``'small'`` recomputes logits in the backward pass (four products, one tile of logits a thread),
-            ``'auto'`` chooses by shape; ``reduction='none'`` always recomputes.
+            ``'auto'`` chooses by shape; ``reduction='none'`` and float16 always recompute.
 
     Returns:
         The loss: 0-dim, or of the shape of ``target`` for reduction ``'none'``; float32, or float64 for float64 input.
-        Gradients flow to ``input``, ``linear_weight`` and ``linear_bias``; differentiating twice raises an error.
+        Gradients flow to ``input``, ``linear_weight`` and ``linear_bias``. Forward mode, the transforms of ``torch.func`` and
+        second derivatives are right too, at the cost and memory of the plain composition.
     """
     loss: Tensor = _call(
         torch.ops.lmhead.linear_cross_entropy,
@@ -145,11 +169,14 @@ def linear_cross_entropy(
         ignore_index=ignore_index,
         label_smoothing=label_smoothing,
         z_loss=z_loss,
+        temperature=temperature,
         logit_scale=logit_scale,
         logit_softcap=logit_softcap,
+        sigmoid_cap=sigmoid_cap,
+        sigsoftmax=sigsoftmax,
         mode=mode,
     )
-    return loss.reshape(target.shape) if reduction == "none" else loss
+    return loss.reshape(input.shape[:-1]) if reduction == "none" else loss
 
 
 class TokenStatistics(NamedTuple):
@@ -213,9 +240,9 @@ def filtered_linear_cross_entropy(
     of what is missing of them, E, in the gradient of the products ``input @ linear_weight.T``: the gradients err by ``E @ linear_weight``
     and ``E.T @ input``. It bites where the vocabulary is ordered by frequency. On the CPU only; ``reduction`` is ``'mean'`` or ``'sum'``.
     """
-    _check_target(input, target)
+    _check_target(input, linear_weight, target)
     loss, report = torch.ops.lmhead.filtered_linear_cross_entropy(
-        input.reshape(target.numel(), input.shape[-1]),
+        input.reshape(input.shape[:-1].numel(), input.shape[-1]),
         linear_weight,
         target.reshape(-1),
         threshold,

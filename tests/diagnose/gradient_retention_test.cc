@@ -58,16 +58,16 @@ TEST(GradientRetention, EqualsTheDefinitionsAcrossShapes) {
 TEST(GradientRetention, EqualsTheDefinitionsWithBiasScaleAndSoftcap) {
   oracle::Problem problem = oracle::problem(40, 9, 60);
   problem.map.bias = oracle::normal("bias", {60});
-  problem.map.logit_scale = 0.7;
+  problem.map.transform.scale = 0.7;
   expect_definitions(problem, 1e-11);
-  problem.map.logit_softcap = 1.5;
+  problem.map.transform.softcap = 1.5;
   expect_definitions(problem, 1e-11);
 }
 
 TEST(GradientRetention, TakesTheGradientBeforeScaleAndSoftcap) {
   oracle::Problem problem = oracle::problem(1, 3, 6);
-  problem.map.logit_scale = 0.7;
-  problem.map.logit_softcap = 1.5;
+  problem.map.transform.scale = 0.7;
+  problem.map.transform.softcap = 1.5;
   const at::Tensor gradient = oracle::logit_gradient(problem);
   const double step = 1e-6;
   for (std::int64_t index = 0; index < 6; ++index) {  // a bias moves the product and nothing else
@@ -191,7 +191,7 @@ TEST(GradientRetention, CenteringIgnoresACommonRowAndNothingElse) {
   EXPECT_GT(std::abs(measure(problem).destroyed_ratio - plain.destroyed_ratio), 1e-6);
   EXPECT_TRUE(to_json(before).contains("centered"));
 
-  problem.map.logit_softcap = 5;
+  problem.map.transform.softcap = 5;
   EXPECT_THROW(measure(problem, centered), Error);
 }
 

@@ -24,7 +24,7 @@ Json measure(const oracle::Problem& problem, const at::Tensor& documents = {}, s
 TEST(GradientSpectrum, EqualsTheSingularValuesOfTheMaterialisedGradient) {
   oracle::Problem problem = oracle::problem(70, 5, 8300);  // two tiles of the vocabulary
   for (const bool softcapped : {false, true}) {
-    if (softcapped) problem.map.logit_softcap = 2;
+    if (softcapped) problem.map.transform.softcap = 2;
     const at::Tensor gradient = oracle::logit_gradient(problem), values = at::linalg_svdvals(gradient);
     const at::Tensor energy = values.square() / values.square().sum();
     const Json result = measure(problem);

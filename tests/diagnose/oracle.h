@@ -52,10 +52,10 @@ inline at::Tensor logit_gradient(const Problem& problem) {
   const LinearMap& map = problem.map;
   at::Tensor product = at::matmul(problem.hidden, map.weight.t());
   if (map.bias.defined()) product = product + map.bias;
-  at::Tensor logits = product * map.logit_scale, slope = logits.new_full(logits.sizes(), map.logit_scale);
-  if (map.logit_softcap > 0) {
-    logits = (logits / map.logit_softcap).tanh() * map.logit_softcap;
-    slope = slope / (product * map.logit_scale / map.logit_softcap).cosh().square();
+  at::Tensor logits = product * map.transform.scale, slope = logits.new_full(logits.sizes(), map.transform.scale);
+  if (map.transform.softcap > 0) {
+    logits = (logits / map.transform.softcap).tanh() * map.transform.softcap;
+    slope = slope / (product * map.transform.scale / map.transform.softcap).cosh().square();
   }
   return (logits.softmax(1) - at::one_hot(problem.targets, map.weight.size(0)).to(at::kDouble)) * slope;
 }

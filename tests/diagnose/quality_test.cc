@@ -12,7 +12,7 @@ namespace {
 TEST(Quality, EqualsTheDefinitions) {
   oracle::Problem problem = oracle::problem(60, 7, 30);
   problem.map.bias = oracle::normal("bias", {30});
-  problem.map.logit_softcap = 3;
+  problem.map.transform.softcap = 3;
   DiagnosticSet set(problem.map, {"quality"});
   set.update({problem.hidden.narrow(0, 0, 20), problem.targets.narrow(0, 0, 20), {}, {}, 31.0});
   set.update({problem.hidden.narrow(0, 20, 40), problem.targets.narrow(0, 20, 40), {}, {}, 59.0});

@@ -5,7 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "lmhead/diagnose/diagnostic.h"
-#include "lmhead/diagnose/logit_gradient.h"
+#include "lmhead/kernels/plain_logits.h"
 #include "tests/diagnose/oracle.h"
 
 namespace lmhead {
@@ -34,7 +34,8 @@ void expect_definitions(const oracle::Problem& problem) {
   for (const auto& [name, direction] : directions)
     for (std::size_t index = 0; index < sizes.size(); ++index) {
       const at::Tensor moved = product - direction * (sizes[index] * length / direction.norm().item<double>());
-      const double loss = plain_cross_entropy(logits_of_product(moved, problem.map), problem.targets).item<double>();
+      const double loss =
+          plain_cross_entropy(logits_of_product(moved, problem.map.transform), problem.targets).item<double>();
       EXPECT_NEAR(result["loss_after"][name][index].get<double>(), loss, 1e-10) << name << ' ' << sizes[index];
     }
   EXPECT_NEAR(result["loss"].get<double>(),
@@ -48,8 +49,8 @@ TEST(UpdateDirection, EqualsTheDefinitions) {
   expect_definitions(problem);
   problem.map.weight = at::matmul(oracle::normal("tall", {70, 3}), oracle::normal("wide", {3, 6})) / 3;
   problem.map.bias = oracle::normal("bias", {70});
-  problem.map.logit_scale = 0.8;
-  problem.map.logit_softcap = 4;
+  problem.map.transform.scale = 0.8;
+  problem.map.transform.softcap = 4;
   expect_definitions(problem);
   expect_definitions(oracle::problem(1100, 4, 30));  // two blocks of rows
 }

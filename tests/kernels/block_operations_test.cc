@@ -138,19 +138,11 @@ TEST(Rotary, IsAsExactAsPlainAndLeavesTheRestAlone) {
   }
 }
 
-TEST(BlockOperations, RefuseWhatDoesNotFitAndASecondDifferentiationByName) {
+TEST(BlockOperations, RefuseWhatDoesNotFit) {
   EXPECT_THROW(rms_norm(at::ones({2, 3}), at::ones({4}), 1e-5, at::kFloat), Error);
   EXPECT_THROW(swiglu(at::ones({2, 3})), Error);
   EXPECT_THROW(rotary(at::ones({1, 2, 3, 4}), at::ones({2, 3}), at::ones({2, 3}), 1), Error);
   EXPECT_THROW(rotary(at::ones({1, 2, 3, 4}), at::ones({2, 2}), at::ones({2, 2}), 4), Error);
-  const at::Tensor input = at::randn({2, 8}).requires_grad_();
-  swiglu(input).sum().backward({}, true, /*create_graph=*/true);
-  try {
-    input.grad().square().sum().backward();
-    FAIL() << "nothing was thrown";
-  } catch (const std::exception& error) {
-    EXPECT_NE(std::string(error.what()).find("[swiglu]"), std::string::npos) << error.what();
-  }
 }
 
 TEST(BlockOperations, TakeEmptyBatches) {

@@ -48,13 +48,19 @@ inline at::Tensor laid_out(const at::Tensor& tensor, at::ScalarType type, Layout
 struct Problem {
   at::Tensor hidden, weight, bias, targets, upstream;
   at::Tensor inputs;  // [N] where hidden is weight[inputs], so that the weight's gradient has two parts
-  double logit_scale = 1, logit_softcap = 0;
+  LogitTransform transform;
   LinearCrossEntropyOptions options;
   Layout layout = Layout::kContiguous;
 
   /// Whether no target counts: then the mean is 0 / 0.
-  bool counts_nothing() const { return targets.ne(options.ignore_index).sum().item<std::int64_t>() == 0; }
-  LinearMap map() const { return {weight, bias, logit_scale, logit_softcap}; }
+  bool counts_nothing() const {
+    if (has_probabilities()) return targets.size(0) == 0;
+    return targets.ne(options.ignore_index).sum().item<std::int64_t>() == 0;
+  }
+  bool has_probabilities() const { return targets.dim() == 2; }
+  /// Whether linear_cross_entropy_with_statistics takes it.
+  bool has_statistics() const { return !has_probabilities() && !options.temperature.defined(); }
+  LinearMap map() const { return {weight, bias, transform}; }
 };
 
 struct Outcome {
@@ -73,7 +79,7 @@ Outcome run(const Problem& problem, at::ScalarType type, const Function& functio
   const auto leaf = [&](const at::Tensor& tensor) {
     return tensor.defined() ? laid_out(tensor, type, problem.layout).detach().requires_grad_() : tensor;
   };
-  const LinearMap map{leaf(problem.weight), leaf(problem.bias), problem.logit_scale, problem.logit_softcap};
+  const LinearMap map{leaf(problem.weight), leaf(problem.bias), problem.transform};
   const bool tied = problem.inputs.defined();
   const at::Tensor hidden = tied ? map.weight.index_select(0, problem.inputs) : leaf(problem.hidden);
   const at::Tensor loss = function(hidden, map, problem.targets, problem.options);
@@ -98,14 +104,18 @@ inline Scales scales_of(const Problem& problem) {
   at::Tensor products = problem.hidden.matmul(problem.weight.t());
   if (problem.bias.defined()) products = products + problem.bias;
   // A logit is rounded in proportion to its size, and that error of the exponent is a relative error of p.
-  const double logits = problem.logit_scale * (products.numel() ? largest(products) : 0);
+  const at::Tensor& temperature = options.temperature;
+  const double heat = temperature.defined() && temperature.numel() > 0 ? 1 / temperature.min().item<double>() : 1;
+  const double logits = problem.transform.scale * heat * (products.numel() ? largest(products) : 0);
   const double conditioning = std::max(1.0, logits / 8);
+  const SigmoidCap& cap = problem.transform.sigmoid_cap;
+  const double steepest = cap.height > 0 ? cap.height / (4 * cap.width) : problem.transform.sigsoftmax ? 2 : 1;
   // A row of p - y is a difference of two vectors of about norm one each.
   const double rows = options.reduction == Reduction::kSum    ? std::sqrt(size)
                       : options.reduction == Reduction::kMean ? 1 / std::sqrt(size)
                                                               : std::sqrt(size) * largest(problem.upstream);
   const double factor = options.reduction == Reduction::kNone ? 1 : largest(problem.upstream);
-  const double gradient = rows * factor * problem.logit_scale * conditioning;
+  const double gradient = rows * factor * problem.transform.scale * steepest * heat * conditioning;
   const double weight_scale = problem.weight.norm().item<double>() / std::sqrt(problem.weight.size(0));
   const double hidden_scale = problem.hidden.norm().item<double>() / std::sqrt(size);
   const double losses = options.reduction == Reduction::kMean  ? 1
@@ -131,6 +141,17 @@ inline void expect_agreement(const Problem& problem, at::ScalarType type, const 
         run(problem, at::kDouble, plain_linear_cross_entropy), scales_of(problem), type, what);
 }
 
+inline LogitTransform draw_transform(RandomStream& random) {
+  LogitTransform transform;
+  if (random.uniform() < 0.3) transform.scale = 0.5 + random.uniform();
+  const double map = random.uniform();
+  if (map < 0.25) transform.softcap = 2 + 10 * random.uniform();
+  else if (map < 0.35)
+    transform.sigmoid_cap = {5 + 20 * random.uniform(), 4 * random.normal(), 1 + 5 * random.uniform()};
+  else if (map < 0.45) transform.sigsoftmax = true;
+  return transform;
+}
+
 /// Draws every option and the data for a shape.
 inline Problem draw(std::int64_t size, std::int64_t vocab_size, std::int64_t width, at::ScalarType type,
                     RandomStream& random) {
@@ -142,16 +163,20 @@ inline Problem draw(std::int64_t size, std::int64_t vocab_size, std::int64_t wid
   problem.targets = ids(size, vocab_size, random);
   problem.layout = static_cast<Layout>(random.below(3));
   if (chance(0.4)) problem.bias = rounded(normal({vocab_size}, random));
-  if (chance(0.3)) problem.logit_scale = 0.5 + random.uniform();
-  if (chance(0.3)) problem.logit_softcap = 2 + 10 * random.uniform();
+  problem.transform = draw_transform(random);
   LinearCrossEntropyOptions& options = problem.options;
   if (chance(0.4)) options.label_smoothing = 0.3 * random.uniform();
   if (chance(0.3)) options.z_loss = 1e-2 * random.uniform();
   if (chance(0.3)) options.class_weight = rounded(normal({vocab_size}, random)).abs() + 0.125;
   if (chance(0.3)) options.token_weight = normal({size}, random).to(at::kFloat).to(at::kDouble);
+  if (chance(0.15)) options.temperature = (normal({size}, random).abs() + 0.5).to(at::kFloat).to(at::kDouble);
   if (chance(0.5)) options.ignore_index = size > 1 ? problem.targets[0].item<std::int64_t>() : -1;
   if (size > 1 && problem.counts_nothing()) options.ignore_index = -1;
   options.mode = static_cast<LinearCrossEntropyMode>(random.below(3));
+  if (chance(0.15)) {  // class probabilities, not all of which need to sum to one
+    problem.targets = rounded(normal({size, vocab_size}, random).abs() / static_cast<double>(vocab_size));
+    options.ignore_index = -100;
+  }
   const double kind = random.uniform();
   options.reduction = kind < 0.4 ? Reduction::kMean : kind < 0.6 ? Reduction::kSum : Reduction::kNone;
   problem.upstream = options.reduction == Reduction::kNone ? normal({size}, random) : normal({}, random);
@@ -169,6 +194,7 @@ inline void make_extreme(Problem& problem, at::ScalarType type, RandomStream& ra
           rounded(problem.weight * (1e4 / problem.hidden.matmul(problem.weight.t()).abs().max().clamp_min(1e-3)));
       return;
     case 1:  // classes that cannot be, none of them a target (nor may smoothing want them)
+      if (problem.has_probabilities()) return;
       problem.bias = rounded(normal({vocab_size}, random));
       problem.bias.masked_fill_(normal({vocab_size}, random).gt(random.normal()),
                                 -std::numeric_limits<double>::infinity());
@@ -181,6 +207,7 @@ inline void make_extreme(Problem& problem, at::ScalarType type, RandomStream& ra
       problem.hidden = problem.weight.index_select(0, problem.inputs);
       return;
     case 3:
+      if (problem.has_probabilities()) return;
       problem.options.ignore_index = -100;
       problem.targets.fill_(-100);
       return;
@@ -195,7 +222,9 @@ inline std::string describe(const Problem& problem, at::ScalarType type) {
   text << "N " << problem.hidden.size(0) << " V " << problem.weight.size(0) << " D " << problem.hidden.size(1) << " "
        << type << " reduction " << static_cast<int>(options.reduction) << " mode " << mode_name(options.mode)
        << " layout " << static_cast<int>(problem.layout) << " tied " << problem.inputs.defined() << " bias "
-       << problem.bias.defined() << " scale " << problem.logit_scale << " cap " << problem.logit_softcap
+       << problem.bias.defined() << " scale " << problem.transform.scale << " cap " << problem.transform.softcap
+       << " sigmoid cap " << problem.transform.sigmoid_cap.height << " sigsoftmax " << problem.transform.sigsoftmax
+       << " temperature " << options.temperature.defined() << " probabilities " << problem.has_probabilities()
        << " smoothing " << options.label_smoothing << " z " << options.z_loss << " class weight "
        << options.class_weight.defined() << " token weight " << options.token_weight.defined() << " ignore "
        << options.ignore_index;

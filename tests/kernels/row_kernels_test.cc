@@ -3,9 +3,12 @@
 #include <c10/util/BFloat16.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 #include <limits>
+#include <string>
 #include <vector>
 
 namespace lmhead::vector {
@@ -15,8 +18,8 @@ constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 /// exp(z) for every z, through the gradient of a row whose largest logit is 0 and which has no target.
 std::vector<float> exponentials(std::vector<float> line) {
-  row_kernels().logits_float.gradient(line.data(), static_cast<std::int64_t>(line.size()), {0, 1, 0, 0, -1, 0},
-                                      nullptr);
+  row_kernels().logits_float.gradient(line.data(), static_cast<std::int64_t>(line.size()), {0, 1, 0, 0, -1}, nullptr,
+                                      {});
   return line;
 }
 
@@ -44,7 +47,8 @@ TEST(RowKernels, SoftcapIsWithinAFewUnitsInTheLastPlace) {
   std::vector<float> line, capped;
   for (float z = -60; z < 60; z += 0.0173f) line.push_back(z);
   capped.resize(line.size());
-  row_kernels().logits_float.load(line.data(), nullptr, static_cast<std::int64_t>(line.size()), 1, 7, capped.data());
+  row_kernels().logits_float.load(line.data(), nullptr, static_cast<std::int64_t>(line.size()), {{.softcap = 7}},
+                                  capped.data());
   for (std::size_t i = 0; i < line.size(); ++i) {
     const double exact = 7 * std::tanh(static_cast<double>(line[i]) / 7);
     ASSERT_LE(std::abs(capped[i] - exact), 4 * 1.2e-7 * std::abs(exact)) << line[i];
@@ -60,6 +64,49 @@ TEST(RowKernels, SumsTakeTheFirstLargestLogitAndLeaveForbiddenOnesOut) {
   EXPECT_EQ(sums.arg_max, 20);
   EXPECT_NEAR(sums.sum, 2 + std::exp(-1), 1e-6);
   EXPECT_NEAR(sums.entropy, -std::exp(-1), 1e-6);
+}
+
+TEST(RowKernels, TheSigmoidCapIsWithinAFewUnitsInTheLastPlace) {
+  std::vector<float> line, capped;
+  for (float z = -60; z < 60; z += 0.0173f) line.push_back(z);
+  capped.resize(line.size());
+  const LineTransform transform{{.sigmoid_cap = {23, 5, 7.5}}};
+  row_kernels().logits_float.load(line.data(), nullptr, static_cast<std::int64_t>(line.size()), transform,
+                                  capped.data());
+  for (std::size_t i = 0; i < line.size(); ++i) {
+    const double exact = 23 / (1 + std::exp(-(static_cast<double>(line[i]) + 5) / 7.5));
+    ASSERT_LE(std::abs(capped[i] - exact), 8 * 1.2e-7 * exact) << line[i];
+  }
+}
+
+TEST(RowKernels, SigsoftmaxAndItsSlopeAreExactAtBothEnds) {
+  std::vector<float> line{-1e4f, -kInfinity, 1e4f};
+  for (float z = -80; z < 80; z += 0.0173f) line.push_back(z);
+  const auto size = static_cast<std::int64_t>(line.size());
+  const LineTransform transform{{.sigsoftmax = true}};
+  std::vector<float> logits(line.size());
+  row_kernels().logits_float.load(line.data(), nullptr, size, transform, logits.data());
+  EXPECT_EQ(logits[0], -2e4f);
+  EXPECT_EQ(logits[1], -kInfinity);
+  EXPECT_EQ(logits[2], 1e4f);
+  for (std::size_t i = 3; i < line.size(); ++i) {
+    const double z = line[i], exact = 2 * z - (std::max(z, 0.0) + std::log1p(std::exp(-std::abs(z))));
+    ASSERT_LE(std::abs(logits[i] - exact), 2.4e-7 * (1 + std::abs(exact))) << z;
+  }
+  // With smoothing -1 and no probability, the gradient of a row is the slope itself.
+  std::vector<float> slopes = logits;
+  row_kernels().logits_float.gradient(slopes.data(), size, {0, 0, -1, 0, -1}, nullptr, transform);
+  for (std::size_t i = 3; i < line.size(); ++i) {
+    const double exact = 2 - 1 / (1 + std::exp(-static_cast<double>(line[i])));
+    ASSERT_LE(std::abs(slopes[i] - exact), 1e-6 * exact) << line[i];
+  }
+}
+
+TEST(RowKernels, AreThoseOfTheInstructionSetThatATenNames) {
+  const char* named = std::getenv("ATEN_CPU_CAPABILITY");
+  if (!named) GTEST_SKIP() << "nothing is named";
+  const std::string name = row_kernels().name;
+  EXPECT_EQ(name, std::string(named) == "default" ? "baseline" : named);
 }
 
 TEST(RowKernels, Bfloat16IsRoundedAsATenRoundsIt) {

@@ -75,7 +75,7 @@ TEST_F(HfExport, AScaleIsMultipliedIntoAMatrixThatIsNoLongerTied) {
   options.tie_word_embeddings = true;
   const CausalModel model = random_model(options);
   LinearMap map = *model.head->linear_map();
-  map.logit_scale = 0.25;
+  map.transform.scale = 0.25;
   export_to_hf(model.decoder, map, folder_);
   const LoadedModel back = load_pretrained(folder_);
   EXPECT_FALSE(is_tied(back));
@@ -86,9 +86,9 @@ TEST_F(HfExport, AScaleIsMultipliedIntoAMatrixThatIsNoLongerTied) {
 TEST_F(HfExport, HeadsThatNoClassHasAreRefusedByName) {
   const CausalModel model = random_model(tiny_options());
   LinearMap map = *model.head->linear_map();
-  map.logit_softcap = 30;
+  map.transform.softcap = 30;
   EXPECT_NE(error_of([&] { export_to_hf(model.decoder, map, folder_); }).find("head.logit_softcap"), std::string::npos);
-  map.logit_softcap = 0;
+  map.transform.softcap = 0;
   map.bias = map.weight.select(1, 0);
   EXPECT_NE(error_of([&] { export_to_hf(model.decoder, map, folder_); }).find("head.bias"), std::string::npos);
   EXPECT_FALSE(fs::exists(folder_));

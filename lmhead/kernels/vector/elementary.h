@@ -92,4 +92,20 @@ inline float hyperbolic_tangent(float x) {
 }
 inline double hyperbolic_tangent(double x) { return std::tanh(x); }
 
+/// log(1 + x) for 0 <= x <= 1, within 1e-7: twice the inverse hyperbolic tangent of x / (2 + x).
+inline float log_of_one_and(float x) {
+  const float s = x / (2.f + x), square = s * s;
+  float p = 2.f / 13.f;
+  p = p * square + 2.f / 11.f;
+  p = p * square + 2.f / 9.f;
+  p = p * square + 2.f / 7.f;
+  p = p * square + 2.f / 5.f;
+  p = p * square + 2.f / 3.f;
+  return s * (p * square + 2.f);
+}
+inline double log_of_one_and(double x) { return std::log1p(x); }
+
+inline float square_root(float x) { return __builtin_sqrtf(x); }
+inline double square_root(double x) { return __builtin_sqrt(x); }
+
 }  // namespace lmhead::vector::LMHEAD_VECTOR_LEVEL

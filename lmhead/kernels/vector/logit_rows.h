@@ -6,8 +6,9 @@
 namespace lmhead::vector::LMHEAD_VECTOR_LEVEL {
 
 template <class T, class Wide>
-void load_logits(const T* stored, const Wide* bias, std::int64_t size, double scale, double softcap, Wide* line) {
-  const Wide factor = static_cast<Wide>(scale);
+void load_logits(const T* stored, const Wide* bias, std::int64_t size, const LineTransform& how, Wide* line) {
+  const LogitTransform& transform = how.transform;
+  const Wide factor = static_cast<Wide>(transform.scale);
   if (bias) {
 #pragma omp simd
     for (std::int64_t i = 0; i < size; ++i) line[i] = (load(stored[i]) + bias[i]) * factor;
@@ -15,10 +16,27 @@ void load_logits(const T* stored, const Wide* bias, std::int64_t size, double sc
 #pragma omp simd
     for (std::int64_t i = 0; i < size; ++i) line[i] = load(stored[i]) * factor;
   }
-  if (softcap > 0) {
-    const Wide cap = static_cast<Wide>(softcap);
+  if (transform.softcap > 0) {
+    const Wide cap = static_cast<Wide>(transform.softcap);
 #pragma omp simd
     for (std::int64_t i = 0; i < size; ++i) line[i] = hyperbolic_tangent(line[i] / cap) * cap;
+  } else if (transform.sigmoid_cap.height > 0) {
+    const Wide height = static_cast<Wide>(transform.sigmoid_cap.height);
+    const Wide shift = static_cast<Wide>(transform.sigmoid_cap.shift);
+    const Wide width = static_cast<Wide>(transform.sigmoid_cap.width);
+#pragma omp simd
+    for (std::int64_t i = 0; i < size; ++i) line[i] = height / (Wide(1) + exponential(-((line[i] + shift) / width)));
+  } else if (transform.sigsoftmax) {
+#pragma omp simd
+    for (std::int64_t i = 0; i < size; ++i) {  // 2 z - softplus(z), written so that neither end overflows
+      const Wide z = line[i], magnitude = z < 0 ? -z : z;
+      line[i] = z + (z < 0 ? z : Wide(0)) - log_of_one_and(exponential(-magnitude));
+    }
+  }
+  if (how.inverse_temperature != 1) {
+    const Wide inverse = static_cast<Wide>(how.inverse_temperature);
+#pragma omp simd
+    for (std::int64_t i = 0; i < size; ++i) line[i] *= inverse;
   }
 }
 
@@ -35,8 +53,8 @@ LineSums logit_sums(const Wide* line, std::int64_t size, const Wide* class_weigh
 #pragma omp simd reduction(max : max)
   for (std::int64_t i = 0; i < size; ++i) max = line[i] > max ? line[i] : max;
   const Wide shift = max == lowest ? Wide(0) : max;
-  Wide sum = 0, weighted_sum = 0, entropy = 0;
-  LineSums sums{static_cast<double>(max), 0, 0, 0, 0};
+  Wide sum = 0, weighted_sum = 0, weight = 0, entropy = 0;
+  LineSums sums{static_cast<double>(max), 0, 0, 0, 0, 0};
   if (!more) {
 #pragma omp simd reduction(+ : sum)
     for (std::int64_t i = 0; i < size; ++i) sum += exponential(line[i] - shift);
@@ -50,55 +68,113 @@ LineSums logit_sums(const Wide* line, std::int64_t size, const Wide* class_weigh
     while (sums.arg_max + 1 < size && line[sums.arg_max] != max) ++sums.arg_max;
   }
   if (weighted && class_weight) {
-#pragma omp simd reduction(+ : weighted_sum)
-    for (std::int64_t i = 0; i < size; ++i) weighted_sum += class_weight[i] * (line[i] - shift);
+#pragma omp simd reduction(+ : weighted_sum, weight)
+    for (std::int64_t i = 0; i < size; ++i) {
+      weighted_sum += class_weight[i] * (line[i] - shift);
+      weight += class_weight[i];
+    }
   } else if (weighted) {
 #pragma omp simd reduction(+ : weighted_sum)
     for (std::int64_t i = 0; i < size; ++i) weighted_sum += line[i] - shift;
   }
   sums.sum = sum;
   sums.weighted = weighted_sum;
+  sums.weight = weight;
   sums.entropy = entropy;
   return sums;
 }
 
+/// Slopes of the maps, from the logits that they gave times `inverse_temperature`.
 template <class Wide>
-void logit_gradient(Wide* line, std::int64_t size, const LineGradient& factors, const Wide* class_weight) {
+struct NoSlope {
+  Wide operator()(Wide) const { return 1; }
+  Wide of_target(Wide) const { return 1; }
+};
+template <class Wide>
+struct SoftcapSlope {
+  Wide cap, inverse_cap;
+  Wide operator()(Wide logit) const {
+    const Wide share = logit * inverse_cap;
+    return 1 - share * share;
+  }
+  Wide of_target(Wide logit) const {
+    const Wide share = logit / cap;
+    return 1 - share * share;
+  }
+};
+template <class Wide>
+struct SigmoidCapSlope {
+  Wide inverse_height, steepness;  // A / c
+  Wide operator()(Wide logit) const {
+    const Wide share = logit * inverse_height;
+    return share * (1 - share) * steepness;
+  }
+  Wide of_target(Wide logit) const { return (*this)(logit); }
+};
+template <class Wide>
+struct SigsoftmaxSlope {
+  Wide temperature;
+  // With t = e^z: e^logit = t^2 / (1 + t), and so sigma(z) = 2 / (1 + sqrt(1 + 4 e^-logit)).
+  Wide operator()(Wide logit) const { return 2 - 2 / (1 + square_root(1 + 4 * exponential(-(logit * temperature)))); }
+  Wide of_target(Wide logit) const { return (*this)(logit); }
+};
+
+template <class Wide, class Slope>
+void sloped_gradient(Wide* line, std::int64_t size, const LineGradient& factors, const Wide* class_weight,
+                     const Slope& slope) {
   // The same exponentials as in the sum, so that their rounding cancels in p.
   const Wide shift = static_cast<Wide>(factors.shift);
   const Wide probability = static_cast<Wide>(factors.probability), smoothing = static_cast<Wide>(factors.smoothing);
   const std::int64_t target = factors.target_index;
   const bool holds_target = target >= 0 && target < size;
   Wide target_gradient = 0;
-  if (holds_target) {  // subtracted before the slope is applied, so that p = 1 gives exactly 0
-    target_gradient = probability * exponential(line[target] - shift) - static_cast<Wide>(factors.target) -
-                      (class_weight ? smoothing * class_weight[target] : smoothing);
-    if (factors.softcap > 0) {
-      const Wide share = line[target] / static_cast<Wide>(factors.softcap);
-      target_gradient *= 1 - share * share;
-    }
-  }
-  if (factors.softcap > 0) {
-    const Wide inverse_cap = static_cast<Wide>(1 / factors.softcap);
+  if (holds_target)  // subtracted before the slope is applied, so that p = 1 gives exactly 0
+    target_gradient = (probability * exponential(line[target] - shift) - static_cast<Wide>(factors.target) -
+                       (class_weight ? smoothing * class_weight[target] : smoothing)) *
+                      slope.of_target(line[target]);
+  if (factors.moment != 0) {
+    const Wide moment = static_cast<Wide>(factors.moment);
 #pragma omp simd
     for (std::int64_t i = 0; i < size; ++i) {
-      const Wide share = line[i] * inverse_cap;
-      const Wide gradient =
-          probability * exponential(line[i] - shift) - (class_weight ? smoothing * class_weight[i] : smoothing);
-      line[i] = gradient * (1 - share * share);
+      const Wide difference = line[i] - shift, e = exponential(difference);
+      const Wide gradient = e > 0 ? e * (probability + moment * difference) : e;  // 0 * -infinity would be NaN
+      line[i] = gradient * slope(line[i]);
     }
-  } else if (factors.smoothing == 0) {
+    return;
+  }
+  if (factors.smoothing == 0) {
 #pragma omp simd
-    for (std::int64_t i = 0; i < size; ++i) line[i] = probability * exponential(line[i] - shift);
+    for (std::int64_t i = 0; i < size; ++i) line[i] = probability * exponential(line[i] - shift) * slope(line[i]);
   } else if (class_weight) {
 #pragma omp simd
     for (std::int64_t i = 0; i < size; ++i)
-      line[i] = probability * exponential(line[i] - shift) - smoothing * class_weight[i];
+      line[i] = (probability * exponential(line[i] - shift) - smoothing * class_weight[i]) * slope(line[i]);
   } else {
 #pragma omp simd
-    for (std::int64_t i = 0; i < size; ++i) line[i] = probability * exponential(line[i] - shift) - smoothing;
+    for (std::int64_t i = 0; i < size; ++i)
+      line[i] = (probability * exponential(line[i] - shift) - smoothing) * slope(line[i]);
   }
   if (holds_target) line[target] = target_gradient;
+}
+
+template <class Wide>
+void logit_gradient(Wide* line, std::int64_t size, const LineGradient& factors, const Wide* class_weight,
+                    const LineTransform& how) {
+  const LogitTransform& transform = how.transform;
+  const double temperature = 1 / how.inverse_temperature;
+  if (transform.softcap > 0)
+    return sloped_gradient(line, size, factors, class_weight,
+                           SoftcapSlope<Wide>{static_cast<Wide>(transform.softcap * how.inverse_temperature),
+                                              static_cast<Wide>(1 / (transform.softcap * how.inverse_temperature))});
+  if (transform.sigmoid_cap.height > 0) {
+    const SigmoidCap& cap = transform.sigmoid_cap;
+    return sloped_gradient(
+        line, size, factors, class_weight,
+        SigmoidCapSlope<Wide>{static_cast<Wide>(temperature / cap.height), static_cast<Wide>(cap.height / cap.width)});
+  }
+  if (transform.sigsoftmax)
+    return sloped_gradient(line, size, factors, class_weight, SigsoftmaxSlope<Wide>{static_cast<Wide>(temperature)});
+  sloped_gradient(line, size, factors, class_weight, NoSlope<Wide>{});
 }
 
 template <class Wide>

@@ -5,6 +5,8 @@
 
 #include <cstdint>
 
+#include "lmhead/kernels/logit_transform.h"
+
 namespace lmhead::vector {
 
 /// The upper half of a float32; same layout as c10::BFloat16.
@@ -19,10 +21,17 @@ struct LineSums {
   double weighted;       // of class_weight (z - shift); on request
   double entropy;        // of exp(z - shift) (z - shift); on request
   std::int64_t arg_max;  // first index of max; on request, else 0
+  double weight;         // of class_weight; on request, where there are any
 };
 
 struct LineMoments {
   double sum, square_sum;
+};
+
+/// How products turn into a piece of a row of logits: transform(product + bias) / temperature.
+struct LineTransform {
+  LogitTransform transform = {};
+  double inverse_temperature = 1;
 };
 
 /// How a piece of a row of logits turns into the gradient of the row's loss.
@@ -32,20 +41,21 @@ struct LineGradient {
   double smoothing;    // factor of class_weight, subtracted
   double target;       // subtracted at `target_index`, where that lies in the piece
   std::int64_t target_index;
-  double softcap;  // 0: none; else the result is multiplied by 1 - (z / softcap)^2
+  double moment = 0;  // factor of exp(z - shift) (z - shift); goes without the former two
 };
 
 /// Operations on logits that are stored as T and computed as Wide (float for bfloat16 and float, else double).
 template <class T, class Wide>
 struct LogitKernels {
-  /// line = softcap(scale * (stored + bias)); `bias` may be null; softcap 0: none. `line` may be `stored`.
-  void (*load)(const T* stored, const Wide* bias, std::int64_t size, double scale, double softcap, Wide* line);
+  /// The logits of products that are `stored`; `bias` may be null. `line` may be `stored`.
+  void (*load)(const T* stored, const Wide* bias, std::int64_t size, const LineTransform& transform, Wide* line);
   void (*store)(const Wide* line, std::int64_t size, T* stored);
   /// `weighted` asks for that sum (over `class_weight`, or ones where it is null), `more` for entropy and arg_max.
   LineSums (*sums)(const Wide* line, std::int64_t size, const Wide* class_weight, bool weighted, bool more);
-  /// In place: logits to (probability * exp(z - shift) - target * onehot - smoothing * class_weight) * (softcap
-  /// derivative).
-  void (*gradient)(Wide* line, std::int64_t size, const LineGradient& factors, const Wide* class_weight);
+  /// In place: logits to (probability * exp(z - shift) - target * onehot - smoothing * class_weight) times the slope of
+  /// the transform's map, without its scale and without the temperature.
+  void (*gradient)(Wide* line, std::int64_t size, const LineGradient& factors, const Wide* class_weight,
+                   const LineTransform& transform);
   double (*dot)(const Wide* left, const Wide* right, std::int64_t size);
   /// Both sums of the line, which is added to `total` on the way.
   LineMoments (*moments)(const Wide* line, std::int64_t size, Wide* total);

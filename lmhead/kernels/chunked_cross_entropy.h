@@ -1,0 +1,14 @@
+// linear_cross_entropy by ATen operations over chunks of rows, for devices and types without a kernel of their own.
+#pragma once
+
+#include "lmhead/kernels/cross_entropy_arguments.h"
+
+namespace lmhead {
+
+/// Memory: a chunk's logits, of at most 64 Mi elements. Not yet run on a GPU.
+CrossEntropyForward chunked_forward(const CrossEntropyArguments& arguments, const WantedGradients& wanted,
+                                    WantedStatistics statistics = WantedStatistics::kNone);
+CrossEntropyGradients chunked_backward(const CrossEntropyArguments& arguments, const at::Tensor& upstream,
+                                       const at::Tensor& row_sums, const WantedGradients& wanted);
+
+}  // namespace lmhead
