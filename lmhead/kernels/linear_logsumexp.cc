@@ -46,8 +46,9 @@ void check(const Arguments& arguments) {
           hidden.scalar_type(), " on ", hidden.device(), " as hidden is, got ", weight.scalar_type(), " on ",
           weight.device());
   const auto check_row = [&](const at::Tensor& row, std::int64_t length, const char* name) {
-    require(!row.defined() || (row.dim() == 1 && row.size(0) == length && at::isFloatingType(row.scalar_type()) &&
-                               row.device() == hidden.device()),
+    if (!row.defined()) return;
+    require(row.dim() == 1 && row.size(0) == length && at::isFloatingType(row.scalar_type()) &&
+                row.device() == hidden.device(),
             kWho, name, " must be a floating [", length, "] on ", hidden.device(), ", got ", row.scalar_type(), " ",
             row.sizes(), " on ", row.device());
   };

@@ -58,7 +58,8 @@ def _of_tokens(values: Tensor | float | None, name: str, input: Tensor) -> Tenso
     if values is None:
         return None
     if not isinstance(values, Tensor):
-        return torch.full(input.shape[:-1], float(values), device=input.device).reshape(-1)
+        dtype = torch.promote_types(input.dtype, torch.float32)
+        return torch.full(input.shape[:-1], float(values), dtype=dtype, device=input.device).reshape(-1)
     if values.shape != input.shape[:-1]:
         raise ValueError(_SHAPE.format(name, tuple(input.shape[:-1]), tuple(values.shape)))
     return values.reshape(-1)

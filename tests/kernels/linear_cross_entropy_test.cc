@@ -330,6 +330,7 @@ TEST(LinearCrossEntropyWithStatistics, ChangesNoBitOfALossInAnyType) {
     for (const std::int64_t vocab_size : {1, 17, 1000, 1025, 9000}) {
       Problem problem = draw(300, vocab_size, 33, type, random);
       problem.options = {};
+      if (problem.has_probabilities()) problem.targets = ids(300, vocab_size, random);
       problem.upstream = normal({}, random);
       const auto both = [&](const auto&... arguments) {
         return linear_cross_entropy_with_statistics(arguments...).loss;
