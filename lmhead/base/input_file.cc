@@ -1,6 +1,7 @@
 #include "lmhead/base/input_file.h"
 
 #include <fcntl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -21,6 +22,15 @@ const char* kind_of(mode_t mode) {
   return "a device";
 }
 
+/// Raises how many files this process may have open to what the system allows it: a data set may have more shards than
+/// the usual 1024.
+bool may_open_more() {
+  rlimit limit{};
+  if (::getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur == limit.rlim_max) return false;
+  limit.rlim_cur = limit.rlim_max;
+  return ::setrlimit(RLIMIT_NOFILE, &limit) == 0;
+}
+
 [[noreturn]] void fail_unreadable(const std::filesystem::path& path, int error) {
   fail("files", path.string(), " must be readable, got: ", std::strerror(error));
 }
@@ -29,7 +39,9 @@ const char* kind_of(mode_t mode) {
 
 InputFile::InputFile(std::filesystem::path path) : path_(std::move(path)) {
   // Without O_NONBLOCK the open itself waits for a pipe's other end.
-  descriptor_ = ::open(path_.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+  constexpr int kFlags = O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY;
+  descriptor_ = ::open(path_.c_str(), kFlags);
+  if (descriptor_ < 0 && errno == EMFILE && may_open_more()) descriptor_ = ::open(path_.c_str(), kFlags);
   const int error = errno;
   struct stat status{};
   // A socket cannot be opened at all, and the reason that the system gives names no socket.
@@ -43,25 +55,41 @@ InputFile::InputFile(std::filesystem::path path) : path_(std::move(path)) {
     throw;
   }
   size_ = std::uintmax_t(status.st_size);
+  modified_ = std::int64_t(status.st_mtim.tv_sec) * 1'000'000'000 + status.st_mtim.tv_nsec;
 }
 
 InputFile::~InputFile() { ::close(descriptor_); }
 
-std::string InputFile::read(std::uintmax_t most) const {
-  require(size_ <= most, "files", path_.string(), " must have at most ", most, " bytes, got ", size_);
+std::string InputFile::read(std::uintmax_t most, std::uintmax_t begin) const {
+  require(size_ <= begin || size_ - begin <= most, "files", path_.string(), " must have at most ", most, " bytes, got ",
+          size_ - begin);
   std::string content;
-  content.reserve(size_);
+  content.reserve(size_ > begin ? size_ - begin : 0);
   char buffer[1 << 16];
-  while (true) {
-    const ssize_t count = ::pread(descriptor_, buffer, sizeof buffer, off_t(content.size()));
-    if (count < 0 && errno == EINTR) continue;
-    if (count < 0) fail_unreadable(path_, errno);
-    if (count == 0) return content;
+  while (const std::size_t count = read_some(begin + content.size(), buffer, sizeof buffer)) {
     // It may have grown, and files of /proc have no size.
-    require(std::uintmax_t(count) <= most - content.size(), "files", path_.string(), " must have at most ", most,
-            " bytes, got more");
-    content.append(buffer, std::size_t(count));
+    require(count <= most - content.size(), "files", path_.string(), " must have at most ", most, " bytes, got more");
+    content.append(buffer, count);
   }
+  return content;
+}
+
+void InputFile::read_at(std::uintmax_t begin, void* bytes, std::size_t size) const {
+  auto* out = static_cast<char*>(bytes);
+  for (std::size_t done = 0; done < size;) {
+    const std::size_t count = read_some(begin + done, out + done, size - done);
+    require(count > 0, "files", path_.string(), " must keep the ", size_, " bytes that it had when it was opened, got ",
+            begin + done, " at most: it was cut short since");
+    done += count;
+  }
+}
+
+std::size_t InputFile::read_some(std::uintmax_t begin, void* bytes, std::size_t size) const {
+  ssize_t count;
+  do count = ::pread(descriptor_, bytes, size, off_t(begin));
+  while (count < 0 && errno == EINTR);
+  if (count < 0) fail_unreadable(path_, errno);
+  return std::size_t(count);
 }
 
 }  // namespace lmhead

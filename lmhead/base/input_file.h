@@ -1,6 +1,7 @@
 // Files that are opened to be read: regular ones alone, without ever waiting.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <filesystem>
 #include <string>
@@ -21,13 +22,22 @@ class InputFile {
   int descriptor() const { return descriptor_; }
   /// Bytes when it was opened.
   std::uintmax_t size() const { return size_; }
-  /// Everything from the start. Throws where that is more than `most` bytes, before they are read.
-  std::string read(std::uintmax_t most) const;
+  /// When its content was last changed, as of then: nanoseconds since 1970.
+  std::int64_t modified() const { return modified_; }
+  /// Everything from byte `begin` on. Throws where that is more than `most` bytes, before they are read.
+  std::string read(std::uintmax_t most, std::uintmax_t begin = 0) const;
+  /// The `size` bytes from `begin` on, which lie within `size()`. Throws where the file has become shorter since it was
+  /// opened: bytes of a mapping would then be a signal. Calls from several threads are safe.
+  void read_at(std::uintmax_t begin, void* bytes, std::size_t size) const;
 
  private:
+  /// Up to `size` bytes from `begin` on, and how many they are: 0 at the end.
+  std::size_t read_some(std::uintmax_t begin, void* bytes, std::size_t size) const;
+
   std::filesystem::path path_;
   int descriptor_ = -1;
   std::uintmax_t size_ = 0;
+  std::int64_t modified_ = 0;
 };
 
 }  // namespace lmhead

@@ -72,7 +72,14 @@ Request parse_command_line(int argument_count, char** arguments) {
           "give one table")
       ->required();
   measure_app->add_option("--text", measure.texts, "text files, each a document; a line of a .jsonl file is one too");
-  measure_app->add_option("--tokens", measure.tokens, "file of token ids instead")->excludes("--text");
+  CLI::Option* tokens =
+      measure_app->add_option("--tokens", measure.tokens, "file of token ids instead")->excludes("--text");
+  measure_app
+      ->add_option("--token-type", measure.token_type,
+                   "how they are stored where neither a header nor a dataset.json says it: uint16 or uint32 (default: "
+                   "by the vocabulary)")
+      ->check(CLI::IsMember({"auto", "uint16", "uint32"}))
+      ->needs(tokens);
   measure_app->add_option("--max-tokens", measure.max_tokens, "tokens to score (default: all)")
       ->check(CLI::PositiveNumber);
   measure_app

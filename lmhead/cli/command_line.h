@@ -34,6 +34,7 @@ struct MeasureRequest {
   std::vector<std::string> models;  // folders, runs, .safetensors files, names on the hub
   std::vector<std::string> texts;
   std::string tokens;                // a file of ids; this or texts, or neither where every model is a file of features
+  std::string token_type = "auto";   // how they are stored
   std::int64_t max_tokens = 0;       // 0: all
   std::int64_t sequence_length = 0;  // 0: the model's own, at most 1024
   std::int64_t sample_tokens = 0;    // 0: the default of the diagnostics that keep a sample

@@ -12,6 +12,7 @@
 #include "lmhead/cli/printable_json.h"
 #include "lmhead/cli/progress.h"
 #include "lmhead/cli/python_program.h"
+#include "lmhead/data/token_file.h"
 #include "lmhead/measure/load_model.h"
 #include "lmhead/measure/measurement.h"
 
@@ -95,7 +96,8 @@ Json measure_all(const MeasureRequest& request) {
     std::optional<MeasuredTokens> tokens;
     if (model.decoder && !request.texts.empty()) tokens = texts.tokens(model);
     if (model.decoder && !request.tokens.empty())
-      tokens = open_measured_tokens(request.tokens, model.head->vocab_size(), model.text.end_of_document);
+      tokens = open_measured_tokens(request.tokens, model.head->vocab_size(), model.text.end_of_document,
+                                    token_type_named(request.token_type));
     const std::string prefix =
         entries.size() > 1 ? "[" + std::to_string(index + 1) + "/" + std::to_string(entries.size()) + "] " : "";
     TokenProgress progress(prefix + model.name + "  ");

@@ -6,6 +6,7 @@
 #include "lmhead/data/dataset.h"
 #include "lmhead/data/spamlang.h"
 #include "lmhead/data/token_batches.h"
+#include "lmhead/data/token_file.h"
 
 namespace lmhead {
 
@@ -45,7 +46,8 @@ std::unique_ptr<BatchSource> open_batches(const DataOptions& options, std::uint6
     return std::make_unique<SpamlangBatches>(options, seed);
   }
   require(options.kind == "tokens", "data", "kind must be one of tokens, spamlang, got \"", options.kind, "\"");
-  return std::make_unique<TokenBatches>(open_dataset(options.path, vocab_size), options, seed);
+  return std::make_unique<TokenBatches>(open_dataset(options.path, vocab_size, token_type_named(options.token_type)),
+                                        options, seed);
 }
 
 }  // namespace lmhead

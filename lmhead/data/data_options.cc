@@ -13,6 +13,10 @@ void DataOptions::visit_fields(FieldVisitor& visitor) {
                 "token ids from files, or the synthetic language in which each sequence repeats one symbol",
                 {"tokens", "spamlang"});
   visitor.field("path", path, "folder of the dataset, for kind tokens");
+  visitor.field("token_type", token_type,
+                "how ids are stored in files that say it neither in a header nor in a dataset.json; auto: uint32 where "
+                "the vocabulary is larger than 65,536, else uint16",
+                {"auto", "uint16", "uint32"});
   visitor.field("sequence_length", sequence_length, "tokens in a sequence", between(1, 1 << 24));
   visitor.field("batch_size", batch_size, "sequences in a step", between(1, 1 << 24));
   visitor.field("micro_batches", micro_batches,

@@ -19,6 +19,7 @@ struct SpamlangOptions {
 struct DataOptions {
   std::string kind = "tokens";
   std::string path;
+  std::string token_type = "auto";
   std::int64_t sequence_length = 128;
   std::int64_t batch_size = 16;
   std::int64_t micro_batches = 1;

@@ -32,12 +32,14 @@ struct Dataset {
 
 /// Opens a folder that holds one of
 ///  - dataset.json and the files that it names (docs/files.md);
-///  - nanoGPT's train.bin and val.bin, headerless uint16;
-///  - llm.c's NAME_train.bin and NAME_val.bin, or shards NAME_train_000001.bin, read in the order of names.
+///  - nanoGPT's train.bin and val.bin, with llm.c's header or without one;
+///  - NAME_train.bin and NAME_val.bin, or shards NAME_train_000001.bin, read in the order of names.
 /// `vocab_size` is the model's, where it is known: it may exceed the dataset's, and it is needed where there
-/// is no sidecar. Throws, naming file and key, on a sidecar with a missing key, a wrong type or a
+/// is no sidecar. `told` is how ids are stored, where the user has said so; else sidecar, header and vocabulary say it
+/// (token_file.h). Throws, naming file and key, on a sidecar with a missing key, a wrong type or a
 /// contradiction, and on files whose sizes are not those of the token counts. Ids are checked when they are
 /// read, SHA-256 sums are not.
-Dataset open_dataset(const std::filesystem::path& folder, std::optional<std::int64_t> vocab_size = std::nullopt);
+Dataset open_dataset(const std::filesystem::path& folder, std::optional<std::int64_t> vocab_size = std::nullopt,
+                     std::optional<TokenType> told = std::nullopt);
 
 }  // namespace lmhead

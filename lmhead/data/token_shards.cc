@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <bit>
+#include <cstddef>
 #include <cstring>
+#include <string>
 #include <utility>
 
 #include "lmhead/base/error.h"
@@ -10,16 +12,17 @@
 namespace lmhead {
 namespace {
 
-static_assert(std::endian::native == std::endian::little, "token files are mapped as they are stored");
+static_assert(std::endian::native == std::endian::little, "ids are read as they are stored");
 
 constexpr std::size_t kLlmCHeaderBytes = 256 * sizeof(std::int32_t);
+constexpr std::int32_t kLlmCUint16 = 20240520, kLlmCUint32 = 20240801;
 
-std::size_t width_of(TokenType type) { return type == TokenType::kUint16 ? 2 : 4; }
-
-/// Copies ids and returns the position of the first that is not below the vocabulary size, or `count`.
+/// Widens `count` ids, which lie at the end of the memory of `out`, and returns the position of the first that is not
+/// below the vocabulary size, or `count`.
 template <class Stored>
-std::int64_t copy_checked(const std::byte* stored, std::int64_t count, std::int64_t vocab_size, std::int64_t* out) {
-  for (std::int64_t index = 0; index < count; ++index) {
+std::int64_t widen_checked(std::int64_t count, std::int64_t vocab_size, std::int64_t* out) {
+  const std::byte* stored = reinterpret_cast<std::byte*>(out) + std::size_t(count) * (sizeof *out - sizeof(Stored));
+  for (std::int64_t index = 0; index < count; ++index) {  // an id is read before anything is written where it lies
     Stored id;
     std::memcpy(&id, stored + std::size_t(index) * sizeof id, sizeof id);
     out[index] = std::int64_t(id);
@@ -29,32 +32,40 @@ std::int64_t copy_checked(const std::byte* stored, std::int64_t count, std::int6
 
 }  // namespace
 
-TokenShard TokenShard::open_headerless(const std::filesystem::path& path, TokenType type, std::int64_t vocab_size) {
-  auto file = MappedFile::open(path);
-  const std::size_t width = width_of(type);
-  require(file->size() > 0, "data", path.string(), " must hold at least one token, got an empty file");
-  require(file->size() % width == 0, "data", path.string(), " must hold whole ids of ", width, " bytes, got ",
-          file->size(), " bytes: the file is cut short or is of another type");
-  const auto size = std::int64_t(file->size() / width);
-  return TokenShard(path, std::move(file), 0, type, size, vocab_size);
+const char* to_string(TokenType type) { return type == TokenType::kUint16 ? "uint16" : "uint32"; }
+
+bool opens_like_llm_c(const InputFile& file) {
+  std::int32_t magic = 0;
+  if (file.size() < sizeof magic) return false;
+  file.read_at(0, &magic, sizeof magic);
+  return magic == kLlmCUint16 || magic == kLlmCUint32;
 }
 
-TokenShard TokenShard::open_llm_c(const std::filesystem::path& path, std::int64_t vocab_size) {
-  auto file = MappedFile::open(path);
-  require(file->size() >= kLlmCHeaderBytes, "data", path.string(), " must open with llm.c's header of ",
-          kLlmCHeaderBytes, " bytes, got ", file->size(), " bytes");
+TokenShard TokenShard::open_headerless(std::shared_ptr<const InputFile> file, TokenType type, std::int64_t vocab_size) {
+  const std::size_t width = width_of(type);
+  require(file->size() > 0, "data", file->path().string(), " must hold at least one token, got an empty file");
+  require(file->size() % width == 0, "data", file->path().string(), " must hold whole ids of ", width, " bytes, got ",
+          file->size(), " bytes: the file is cut short or is of another type");
+  const auto size = std::int64_t(file->size() / width);
+  return TokenShard(std::move(file), 0, type, size, vocab_size);
+}
+
+TokenShard TokenShard::open_llm_c(std::shared_ptr<const InputFile> file, std::int64_t vocab_size) {
+  const std::string path = file->path().string();
+  require(file->size() >= kLlmCHeaderBytes, "data", path, " must open with llm.c's header of ", kLlmCHeaderBytes,
+          " bytes, got ", file->size(), " bytes");
   std::int32_t header[3];
-  std::memcpy(header, file->data(), sizeof header);
+  file->read_at(0, header, sizeof header);
   const auto [magic, version, count] = header;
-  const bool uint16 = magic == 20240520 && version == 1, uint32 = magic == 20240801 && version == 7;
-  require(uint16 || uint32, "data", path.string(),
+  const bool uint16 = magic == kLlmCUint16 && version == 1, uint32 = magic == kLlmCUint32 && version == 7;
+  require(uint16 || uint32, "data", path,
           " must open with llm.c's magic and version, 20240520 and 1 or 20240801 and 7, got ", magic, " and ", version);
-  require(count > 0, "data", path.string(), " must hold at least one token, got a count of ", count, " in its header");
+  require(count > 0, "data", path, " must hold at least one token, got a count of ", count, " in its header");
   const TokenType type = uint16 ? TokenType::kUint16 : TokenType::kUint32;
   const std::size_t wanted = kLlmCHeaderBytes + std::size_t(count) * width_of(type);
-  require(file->size() == wanted, "data", path.string(), " must have ", wanted, " bytes for the ", count,
+  require(file->size() == wanted, "data", path, " must have ", wanted, " bytes for the ", count,
           " tokens of its header, got ", file->size());
-  return TokenShard(path, std::move(file), kLlmCHeaderBytes, type, count, vocab_size);
+  return TokenShard(std::move(file), kLlmCHeaderBytes, type, count, vocab_size);
 }
 
 std::int64_t TokenShard::at(std::int64_t position) const {
@@ -64,16 +75,16 @@ std::int64_t TokenShard::at(std::int64_t position) const {
 }
 
 void TokenShard::copy(std::int64_t begin, std::int64_t count, std::int64_t* out) const {
-  require(begin >= 0 && count >= 0 && begin <= size_ && count <= size_ - begin, "data", "positions in ", path_.string(),
-          " must lie in [0, ", size_, "), got ", count, " from ", begin);
-  const std::byte* stored = file_->data() + header_ + std::size_t(begin) * width_of(type_);
-  const std::int64_t valid = type_ == TokenType::kUint16 ? copy_checked<std::uint16_t>(stored, count, vocab_size_, out)
-                                                         : copy_checked<std::uint32_t>(stored, count, vocab_size_, out);
-  require(valid == count, "data", path_.string(), ": the id at position ", begin + valid,
+  require(begin >= 0 && count >= 0 && begin <= size_ && count <= size_ - begin, "data", "positions in ",
+          path().string(), " must lie in [0, ", size_, "), got ", count, " from ", begin);
+  const std::size_t width = width_of(type_), bytes = std::size_t(count) * width;
+  file_->read_at(header_ + std::size_t(begin) * width,
+                 reinterpret_cast<std::byte*>(out) + (std::size_t(count) * sizeof *out - bytes), bytes);
+  const std::int64_t valid = type_ == TokenType::kUint16 ? widen_checked<std::uint16_t>(count, vocab_size_, out)
+                                                         : widen_checked<std::uint32_t>(count, vocab_size_, out);
+  require(valid == count, "data", path().string(), ": the id at position ", begin + valid,
           " must be below the vocabulary size ", vocab_size_, ", got ", valid < count ? out[valid] : 0);
 }
-
-std::string_view TokenShard::bytes() const { return {reinterpret_cast<const char*>(file_->data()), file_->size()}; }
 
 TokenSequence::TokenSequence(std::vector<TokenShard> shards) : shards_(std::move(shards)) {
   require(!shards_.empty(), "data", "a split must have at least one file, got none");

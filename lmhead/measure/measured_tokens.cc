@@ -4,14 +4,14 @@
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
-#include <cstring>
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <numeric>
 
 #include "lmhead/base/error.h"
-#include "lmhead/base/files.h"
-#include "lmhead/base/options.h"
+#include "lmhead/base/json.h"
+#include "lmhead/data/sidecar.h"
+#include "lmhead/data/token_file.h"
 
 namespace lmhead {
 namespace {
@@ -29,26 +29,8 @@ const Json& member(const Json& json, const char* key, const fs::path& file, bool
 }
 
 bool is_count(const Json& value) { return value.is_number_unsigned() && value.get<std::uint64_t>() <= (1ull << 60); }
-bool is_count_or_null(const Json& value) { return value.is_null() || is_count(value); }
 bool is_text(const Json& value) { return value.is_string(); }
 bool is_array(const Json& value) { return value.is_array(); }
-
-bool opens_like_llm_c(const fs::path& file) {
-  const auto mapped = MappedFile::open(file);
-  std::int32_t header[2];
-  if (mapped->size() < 1024) return false;
-  std::memcpy(header, mapped->data(), sizeof header);
-  return (header[0] == 20240520 && header[1] == 1) || (header[0] == 20240801 && header[1] == 7);
-}
-
-/// The split of the sidecar whose file this is, or null.
-const Json* split_of(const Json& sidecar, const std::string& name) {
-  const auto splits = sidecar.is_object() ? sidecar.find("splits") : sidecar.end();
-  if (!sidecar.is_object() || splits == sidecar.end() || !splits->is_object()) return nullptr;
-  for (const auto& split : *splits)
-    if (split.is_object() && split.value("file", Json()) == name) return &split;
-  return nullptr;
-}
 
 /// A tokenizer may know more ids than the head, as long as the text needs none of them.
 void require_known_ids(const TokenShard& shard, std::int64_t vocab_size, const std::string& tokenizer) {
@@ -66,39 +48,30 @@ void require_known_ids(const TokenShard& shard, std::int64_t vocab_size, const s
 }  // namespace
 
 MeasuredTokens open_measured_tokens(const fs::path& file, std::int64_t vocab_size,
-                                    std::optional<std::int64_t> end_of_document) {
-  if (opens_like_llm_c(file))
-    return {.ids = TokenShard::open_llm_c(file, vocab_size), .end_of_document = end_of_document};
-  const fs::path sidecar_file = file.parent_path() / "dataset.json";
-  const Json sidecar = fs::is_regular_file(sidecar_file) ? read_json(sidecar_file) : Json();
-  const Json* split = split_of(sidecar, file.filename().string());
-  if (!split) {
-    const TokenType type = vocab_size > 65536 ? TokenType::kUint32 : TokenType::kUint16;
-    return {.ids = TokenShard::open_headerless(file, type, vocab_size), .end_of_document = end_of_document};
-  }
-  const std::string type = member(sidecar, "token_type", sidecar_file, is_text, "a text").get<std::string>();
-  require(type == "uint16" || type == "uint32", kWho, sidecar_file.string(),
-          ": token_type must be \"uint16\" or \"uint32\", got \"", type, '"');
-  MeasuredTokens tokens{
-      .ids = TokenShard::open_headerless(file, type == "uint16" ? TokenType::kUint16 : TokenType::kUint32, vocab_size)};
-  const auto bytes = member(*split, "bytes", sidecar_file, is_count, "a count").get<double>();
-  if (bytes > 0) tokens.bytes_per_token = bytes / double(tokens.ids.size());
-  const Json& end = member(sidecar, "end_of_document", sidecar_file, is_count_or_null, "an id or null");
-  if (!end.is_null()) tokens.end_of_document = end.get<std::int64_t>();
-  return tokens;
+                                    std::optional<std::int64_t> end_of_document, std::optional<TokenType> told) {
+  constexpr const char* kOption = "--token-type";
+  if (const auto sidecar = find_sidecar(file.parent_path()))
+    for (const SidecarSplit* split : {&sidecar->train, &sidecar->validation})
+      if (split->file.filename() == file.filename())
+        return {.ids = open_split(*sidecar, *split, vocab_size, told, kOption),
+                .bytes_per_token =
+                    split->bytes > 0 ? std::optional(double(split->bytes) / double(split->tokens)) : std::nullopt,
+                .end_of_document = sidecar->end_of_document};
+  return {.ids = open_token_file({file, vocab_size, told, kOption}), .end_of_document = end_of_document};
 }
 
 MeasuredTokens open_tokenized_text(const fs::path& folder, std::int64_t vocab_size) {
   const fs::path file = folder / "tokens.json";
   const Json json = read_json(file);
-  const fs::path ids = folder / "tokens.bin";
+  const auto open = [&](const char* name, std::int64_t limit) {
+    return TokenShard::open_headerless(std::make_shared<const InputFile>(folder / name), TokenType::kUint32, limit);
+  };
   const auto known = member(json, "vocab_size", file, is_count, "a count").get<std::int64_t>();
   if (known > vocab_size)
-    require_known_ids(TokenShard::open_headerless(ids, TokenType::kUint32, known), vocab_size,
+    require_known_ids(open("tokens.bin", known), vocab_size,
                       member(json, "tokenizer", file, is_text, "a text").get<std::string>());
-  MeasuredTokens tokens{.ids = TokenShard::open_headerless(ids, TokenType::kUint32, vocab_size),
-                        .lengths = TokenShard::open_headerless(folder / "lengths.bin", TokenType::kUint32,
-                                                               std::numeric_limits<std::int64_t>::max())};
+  MeasuredTokens tokens{.ids = open("tokens.bin", vocab_size),
+                        .lengths = open("lengths.bin", std::numeric_limits<std::int64_t>::max())};
   for (const Json& count : member(json, "document_tokens", file, is_array, "a list")) {
     require(is_count(count), kWho, file.string(), ": document_tokens must be counts, got ", count.dump());
     tokens.document_tokens.push_back(count.get<std::int64_t>());

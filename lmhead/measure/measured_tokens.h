@@ -22,11 +22,12 @@ struct MeasuredTokens {
   std::optional<std::int64_t> end_of_document;
 };
 
-/// Opens a file of ids for a head of `vocab_size`: one of llm.c, one that a dataset.json beside it describes, or
-/// headerless uint16 (uint32 where vocab_size > 65,536). Without a sidecar documents end at `end_of_document`.
+/// Opens a file of ids for a head of `vocab_size` as training does: one that a dataset.json beside it describes, or any
+/// other (token_file.h), `told` being what the user says of it. Without a sidecar documents end at `end_of_document`.
 /// Ids are checked against the head when they are read, whatever vocabulary the dataset has.
 MeasuredTokens open_measured_tokens(const std::filesystem::path& file, std::int64_t vocab_size,
-                                    std::optional<std::int64_t> end_of_document);
+                                    std::optional<std::int64_t> end_of_document,
+                                    std::optional<TokenType> told = std::nullopt);
 
 /// Opens what `lmhead-tokenize` wrote (docs/files.md): uint32 ids, their lengths in bytes, and documents, which
 /// windows never cross. Throws where an id is not below the head's, naming the tokenizer.

@@ -5,6 +5,7 @@
 #include "lmhead/base/error.h"
 #include "lmhead/base/files.h"
 #include "lmhead/data/dataset.h"
+#include "lmhead/data/token_file.h"
 #include "lmhead/models/causal_model.h"
 #include "lmhead/models/safetensors.h"
 #include "lmhead/run/run.h"
@@ -59,7 +60,7 @@ ModelText text_of(const DataOptions& data, const TrainingState& state, std::int6
     return text;
   }
   try {
-    const Dataset dataset = open_dataset(data.path, vocab_size);
+    const Dataset dataset = open_dataset(data.path, vocab_size, token_type_named(data.token_type));
     if (dataset.tokenizer_hash != state.tokenizer_hash) return text;
     if (dataset.tokenizer && fs::exists(*dataset.tokenizer)) text.tokenizer = dataset.tokenizer;
     if (dataset.end_of_document) end_at(*dataset.end_of_document);

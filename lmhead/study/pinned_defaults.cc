@@ -5,7 +5,7 @@ namespace {
 
 constexpr const char* kPinned = R"({
   "data": {
-    "kind": "tokens", "path": "", "sequence_length": 128, "batch_size": 16, "micro_batches": 1,
+    "kind": "tokens", "path": "", "token_type": "auto", "sequence_length": 128, "batch_size": 16, "micro_batches": 1,
     "validation_tokens": 65536, "shift_windows": true, "seed": null,
     "spamlang": {"vocab_size": 1024, "shuffled_map": false}
   },

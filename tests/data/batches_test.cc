@@ -173,9 +173,11 @@ TEST(TokenBatches, NameTheIdThatTheModelHasNoOutputFor) {
   DataOptions options;
   options.path = folder.path();
   options.sequence_length = 99;
-  const auto source = open_batches(options, 1, 60);
-  EXPECT_ERROR(source->training_batch(0),
-               "train.bin: the id at position 60 must be below the vocabulary size 60, got 60");
+  EXPECT_ERROR(open_batches(options, 1, 60),
+               "train.bin: the id at position 60, read as uint16, must be below the vocabulary size 60, got 60: the "
+               "vocabulary is another one, or the ids are uint32, which data.token_type=uint32 says");
+  options.token_type = "uint32";
+  EXPECT_ERROR(open_batches(options, 1, 60), "data.token_type=uint16 says");
 }
 
 TEST(DataOptions, AreCompleteAndStrict) {

@@ -1,5 +1,8 @@
 #include "lmhead/data/dataset.h"
 
+#include <sys/stat.h>
+
+#include <functional>
 #include <nlohmann/json.hpp>
 
 #include "data_fixtures.h"
@@ -16,8 +19,8 @@ Json write_dataset(const ScratchFolder& folder) {
       "format": "lmhead-dataset", "version": 1, "vocab_size": 50, "token_type": "uint16", "tokenizer": null,
       "tokenizer_hash": "bytes", "end_of_document": 49, "content_hash": "c0ffee", "source": {},
       "splits": {
-        "train": {"file": "train.bin", "tokens": 40, "bytes": 100, "documents": 2, "sha256": "00"},
-        "validation": {"file": "validation.bin", "tokens": 20, "bytes": 30, "documents": 1, "sha256": "00"}}})");
+        "train": {"file": "train.bin", "tokens": 40, "bytes": 100, "documents": 2, "sha256": ""},
+        "validation": {"file": "validation.bin", "tokens": 20, "bytes": 30, "documents": 1, "sha256": ""}}})");
   write_text(folder / "dataset.json", json.dump());
   return json;
 }
@@ -90,6 +93,7 @@ TEST(Dataset, NamesFileAndKeyOfEverythingWrongInASidecar) {
       {"/splits/train/tokens", "0", "splits.train.tokens must be an integer from 1"},
       {"/splits/train/bytes", "-1", "splits.train.bytes must be an integer from 0"},
       {"/splits/validation/documents", "\"one\"", "splits.validation.documents must be an integer"},
+      {"/splits/validation/sha256", "\"00\"", "splits.validation.sha256 must be 64 hexadecimal digits, or empty"},
       {"/splits/validation/sha256", nullptr, "splits.validation.sha256 must be there"},
   };
   ScratchFolder folder;
@@ -167,6 +171,81 @@ TEST(Dataset, ReadsLlmCFoldersWithShardsInOrder) {
   EXPECT_EQ(dataset.train.tokens.size(), 15);
   EXPECT_EQ(train, counting(15));
   EXPECT_EQ(validation, counting(4, 3));
+}
+
+TEST(Dataset, ReadsNanoGptFoldersWithTheHeaderOfLlmC) {
+  ScratchFolder folder;
+  write_ids<std::uint16_t>(folder / "train.bin", counting(40), llm_c_header(20240520, 1, 40));
+  write_ids<std::uint32_t>(folder / "val.bin", {5, 70000, 7}, llm_c_header(20240801, 7, 3));
+  const Dataset dataset = open_dataset(folder.path(), 151936);
+  EXPECT_EQ(dataset.train.tokens.size(), 40);
+  ASSERT_EQ(dataset.validation.tokens.size(), 3);
+  std::vector<std::int64_t> ids(3);
+  dataset.validation.tokens.copy(0, 3, ids.data());
+  EXPECT_EQ(ids, (std::vector<std::int64_t>{5, 70000, 7}));
+  dataset.train.tokens.copy(0, 3, ids.data());
+  EXPECT_EQ(ids, counting(3));
+}
+
+TEST(Dataset, TakesTheTypeOfHeaderlessIdsFromTheVocabularyOrTheUser) {
+  ScratchFolder folder;
+  const std::vector<std::int64_t> large = {5, 70000, 7, 151935}, small = counting(40);
+  write_ids<std::uint32_t>(folder / "train.bin", large);
+  write_ids<std::uint32_t>(folder / "val.bin", large);
+  std::vector<std::int64_t> ids(4);
+  open_dataset(folder.path(), 151936).train.tokens.copy(0, 4, ids.data());
+  EXPECT_EQ(ids, large);
+  for (const char* name : {"train.bin", "val.bin"}) write_ids<std::uint32_t>(folder / name, small);
+  EXPECT_ERROR(open_dataset(folder.path(), 50),
+               "train.bin, read as uint16, must hold ids, got every second one 0 as uint32 has it: "
+               "data.token_type=uint32 reads it so, data.token_type=uint16 as it is");
+  EXPECT_EQ(open_dataset(folder.path(), 50, TokenType::kUint32).train.tokens.size(), 40);
+  EXPECT_EQ(open_dataset(folder.path(), 50, TokenType::kUint16).train.tokens.size(), 80);
+  for (const char* name : {"train.bin", "val.bin"}) write_ids<std::uint16_t>(folder / name, small);
+  EXPECT_ERROR(open_dataset(folder.path(), 151936), "data.token_type=uint16 says");
+  EXPECT_EQ(open_dataset(folder.path(), 151936, TokenType::kUint16).train.tokens.size(), 40);
+  EXPECT_ERROR(open_dataset(folder.path(), 20),
+               "train.bin: the id at position 20, read as uint16, must be below the vocabulary size 20, got 20");
+}
+
+TEST(Dataset, RefusesATypeThatHeaderOrSidecarContradicts) {
+  ScratchFolder folder;
+  write_dataset(folder);
+  EXPECT_ERROR(open_dataset(folder.path(), 50, TokenType::kUint32), "data.token_type must be uint16 as ");
+  EXPECT_EQ(open_dataset(folder.path(), 50, TokenType::kUint16).train.tokens.size(), 40);
+  std::filesystem::remove(folder / "dataset.json");
+  for (const char* name : {"train.bin", "val.bin"})
+    write_ids<std::uint16_t>(folder / name, counting(40), llm_c_header(20240520, 1, 40));
+  EXPECT_ERROR(open_dataset(folder.path(), 50, TokenType::kUint32), "data.token_type must be uint16 as the header of ");
+}
+
+TEST(Dataset, RefusesWhatIsNoFileWhateverTheLayout) {
+  const std::pair<std::function<void(const std::filesystem::path&)>, const char*> kinds[] = {
+      {[](const auto& path) { ::mkfifo(path.c_str(), 0600); }, "must be a file, got a pipe"},
+      {[](const auto& path) { std::filesystem::create_symlink("/dev/zero", path); }, "must be a file, got a device"},
+      {[](const auto& path) { std::filesystem::create_directory(path); }, "must be a file, got a folder"},
+      {[](const auto& path) { std::filesystem::create_symlink(path, path); }, "must be readable, got: Too many levels"},
+      {[](const auto& path) { std::filesystem::create_symlink("nowhere", path); }, "must be readable, got: No such"},
+      {[](const auto& path) { write_text(path, ""); }, "must hold at least one token, got an empty file"},
+      {[](const auto& path) { write_text(path, "odd"); }, "must hold whole ids of 2 bytes, got 3 bytes"},
+  };
+  for (const auto& [make, error] : kinds)
+    for (const char* name : {"train.bin", "val.bin", "tiny_train.bin", "validation.bin", "dataset.json"}) {
+      ScratchFolder folder;
+      write_dataset(folder);
+      const std::string file = name;
+      if (file == "val.bin" || file == "tiny_train.bin") {
+        std::filesystem::remove(folder / "dataset.json");
+        std::filesystem::rename(folder / "validation.bin", folder / (file == "val.bin" ? "val.bin" : "tiny_val.bin"));
+      }
+      if (file == "tiny_train.bin") std::filesystem::remove(folder / "train.bin");
+      std::filesystem::remove(folder / name);
+      make(folder / name);
+      const bool is_sidecar_text = file == "dataset.json" && std::filesystem::is_regular_file(folder / name);
+      const std::string found = error_of([&] { open_dataset(folder.path(), 50); });
+      EXPECT_NE(found.find(file), found.npos) << found;
+      EXPECT_NE(found.find(is_sidecar_text ? "must be valid JSON" : error), found.npos) << found;
+    }
 }
 
 TEST(Dataset, TheNameOfAFolderWithoutSidecarFollowsItsContent) {

@@ -122,6 +122,45 @@ TEST_F(Measurement, WindowsAcrossDocumentsStillKnowWhoseTheTargetIs) {
   EXPECT_EQ(read_all(tokens, {.sequence_length = 3}).scored, expected);
 }
 
+TEST_F(Measurement, OpensIdsAsTrainingDoes) {
+  const Ids ids = {5, 6, 7, 8, 9, 8, 7, 6, 5, 4, 3};
+  const auto wide = write_ids<std::uint32_t>("wide.bin", ids);
+  EXPECT_THROW(open_measured_tokens(wide, 10, {}), Error);  // every second id would be 0
+  EXPECT_EQ(open_measured_tokens(wide, 10, {}, TokenType::kUint32).ids.size(), 11);
+  EXPECT_EQ(open_measured_tokens(wide, 151936, {}).ids.size(), 11);
+  const auto narrow = write_ids<std::uint16_t>("narrow.bin", ids);
+  EXPECT_THROW(open_measured_tokens(narrow, 151936, {}), Error);
+  EXPECT_EQ(open_measured_tokens(narrow, 151936, {}, TokenType::kUint16).ids.size(), 11);
+}
+
+TEST_F(Measurement, ReadsASidecarAsStrictlyAsTrainingDoes) {
+  const auto file = write_ids<std::uint32_t>("ids.bin", {5, 6, 7, 8});
+  const auto split = [](const char* name) {
+    return Json{{"file", name}, {"tokens", 4}, {"bytes", 12}, {"documents", 1}, {"sha256", ""}};
+  };
+  Json sidecar = {{"format", "lmhead-dataset"},
+                  {"version", 1},
+                  {"vocab_size", 10},
+                  {"token_type", "uint32"},
+                  {"tokenizer", nullptr},
+                  {"tokenizer_hash", "bytes"},
+                  {"end_of_document", 9},
+                  {"splits", {{"train", split("ids.bin")}, {"validation", split("other.bin")}}},
+                  {"content_hash", "content"}};
+  write_file_atomic(folder_ / "dataset.json", sidecar.dump());
+  const MeasuredTokens tokens = open_measured_tokens(file, 100, 0);
+  EXPECT_EQ(tokens.ids.size(), 4);
+  EXPECT_EQ(tokens.end_of_document, 9);
+  EXPECT_EQ(tokens.bytes_per_token, 3);
+  EXPECT_THROW(open_measured_tokens(file, 100, 0, TokenType::kUint16), Error);
+  sidecar["splits"]["train"]["tokens"] = 5;
+  write_file_atomic(folder_ / "dataset.json", sidecar.dump());
+  EXPECT_THROW(open_measured_tokens(file, 100, 0), Error);
+  sidecar.erase("content_hash");
+  write_file_atomic(folder_ / "dataset.json", sidecar.dump());
+  EXPECT_THROW(open_measured_tokens(write_ids<std::uint16_t>("elsewhere.bin", {1, 2}), 100, 0), Error);
+}
+
 TEST_F(Measurement, MostTokensAreTheFirstOnes) {
   const MeasuredTokens tokens =
       open_measured_tokens(write_ids<std::uint16_t>("ids.bin", {1, 2, 3, 4, 5, 6, 7}), 10, {});
