@@ -1,9 +1,11 @@
 #include "lmhead/data/batches.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "lmhead/base/error.h"
 #include "lmhead/data/dataset.h"
+#include "lmhead/data/recorded_files.h"
 #include "lmhead/data/spamlang.h"
 #include "lmhead/data/token_batches.h"
 #include "lmhead/data/token_file.h"
@@ -46,8 +48,9 @@ std::unique_ptr<BatchSource> open_batches(const DataOptions& options, std::uint6
     return std::make_unique<SpamlangBatches>(options, seed);
   }
   require(options.kind == "tokens", "data", "kind must be one of tokens, spamlang, got \"", options.kind, "\"");
-  return std::make_unique<TokenBatches>(open_dataset(options.path, vocab_size, token_type_named(options.token_type)),
-                                        options, seed);
+  Dataset dataset = open_dataset(options.path, vocab_size, token_type_named(options.token_type));
+  if (const auto sidecar = find_sidecar(options.path)) require_recorded_files(*sidecar);
+  return std::make_unique<TokenBatches>(std::move(dataset), options, seed);
 }
 
 }  // namespace lmhead

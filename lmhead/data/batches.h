@@ -76,8 +76,8 @@ class BatchSource {
 };
 
 /// The source that the options ask for. `seed` is the run's, `vocab_size` the model's where it is known.
-/// Throws where the data cannot be read, a split is shorter than one sequence, or `vocab_size` is below the
-/// data's.
+/// Throws where the data cannot be read or is not what its sidecar records (recorded_files.h), a split is shorter than
+/// one sequence, or `vocab_size` is below the data's.
 std::unique_ptr<BatchSource> open_batches(const DataOptions& options, std::uint64_t seed,
                                           std::optional<std::int64_t> vocab_size = std::nullopt);
 

@@ -38,7 +38,7 @@ struct Dataset {
 /// is no sidecar. `told` is how ids are stored, where the user has said so; else sidecar, header and vocabulary say it
 /// (token_file.h). Throws, naming file and key, on a sidecar with a missing key, a wrong type or a
 /// contradiction, and on files whose sizes are not those of the token counts. Ids are checked when they are
-/// read, SHA-256 sums are not.
+/// read, SHA-256 sums are not (recorded_files.h).
 Dataset open_dataset(const std::filesystem::path& folder, std::optional<std::int64_t> vocab_size = std::nullopt,
                      std::optional<TokenType> told = std::nullopt);
 

@@ -29,7 +29,7 @@ class HighHalves {
   std::int64_t count_ = 0;
 };
 
-/// Throws where what is in a file without a header speaks against how it is read. `shard` has all ids that there can be.
+/// Throws where what is in a file without a header speaks against how it is read. `shard` allows every id.
 void require_likely(const TokenShard& shard, const TokenFile& file) {
   const std::string path = file.path.string(), option = file.option;
   const bool is_uint16 = shard.type() == TokenType::kUint16;

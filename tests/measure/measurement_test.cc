@@ -138,15 +138,12 @@ TEST_F(Measurement, ReadsASidecarAsStrictlyAsTrainingDoes) {
   const auto split = [](const char* name) {
     return Json{{"file", name}, {"tokens", 4}, {"bytes", 12}, {"documents", 1}, {"sha256", ""}};
   };
-  Json sidecar = {{"format", "lmhead-dataset"},
-                  {"version", 1},
-                  {"vocab_size", 10},
-                  {"token_type", "uint32"},
-                  {"tokenizer", nullptr},
-                  {"tokenizer_hash", "bytes"},
-                  {"end_of_document", 9},
-                  {"splits", {{"train", split("ids.bin")}, {"validation", split("other.bin")}}},
-                  {"content_hash", "content"}};
+  Json sidecar = {
+      {"format", "lmhead-dataset"}, {"version", 1},
+      {"vocab_size", 10},           {"token_type", "uint32"},
+      {"tokenizer", nullptr},       {"tokenizer_hash", "bytes"},
+      {"end_of_document", 9},       {"splits", {{"train", split("ids.bin")}, {"validation", split("other.bin")}}},
+      {"content_hash", "content"}};
   write_file_atomic(folder_ / "dataset.json", sidecar.dump());
   const MeasuredTokens tokens = open_measured_tokens(file, 100, 0);
   EXPECT_EQ(tokens.ids.size(), 4);

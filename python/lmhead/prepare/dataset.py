@@ -18,6 +18,7 @@ from lmhead.prepare.progress import Progress
 
 FORMAT, VERSION = "lmhead-dataset", 1
 OUTPUT_NAMES = {"train.bin", "validation.bin", "dataset.json", "tokenizer.json"}
+CHECKED_NAME = "checked.json"  # where training remembers which files it has compared with their hashes
 BATCH_BYTES = 1 << 20
 
 
@@ -145,7 +146,7 @@ def present_dataset(out: Path) -> dict | None:
         sidecar = json.loads((out / "dataset.json").read_bytes()) if (out / "dataset.json").is_file() else None
     except (OSError, ValueError, RecursionError):
         sidecar = None
-    foreign = sorted(names - OUTPUT_NAMES)
+    foreign = sorted(names - OUTPUT_NAMES - {CHECKED_NAME})
     if foreign or not isinstance(sidecar, dict) or sidecar.get("format") != FORMAT:
         raise RequestError(f"OUT must be absent, empty or a dataset of lmhead prepare and nothing else, got "
                            f"{str(out)!r} with {(foreign or sorted(names))[0]!r}")
