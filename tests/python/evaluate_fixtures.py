@@ -82,7 +82,9 @@ def make_dataset(folder, model):
     folder.mkdir()
     shutil.copy(model / "tokenizer.json", folder)
     (folder / "dataset.json").write_text(
-        json.dumps({"tokenizer": "tokenizer.json", "tokenizer_hash": "hash", "end_of_document": 1}), encoding="utf-8")
+        json.dumps({"format": "lmhead-dataset", "version": 1, "vocab_size": 1 << 16, "token_type": "uint16",
+                    "tokenizer": "tokenizer.json", "tokenizer_hash": "hash", "end_of_document": 1, "splits": {},
+                    "content_hash": "content"}), encoding="utf-8")
     return folder
 
 

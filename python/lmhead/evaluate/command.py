@@ -158,12 +158,13 @@ def evaluation(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def write_requests(arguments: argparse.Namespace) -> str:
-    from lmhead.evaluate.requests import open_dataset, record
+    from lmhead.evaluate.requests import record
+    from lmhead.sidecar import read_sidecar
 
     if len(arguments.models) != 1:
         raise RequestError(f"one folder of `lmhead prepare` must be given with --requests, got {len(arguments.models)}")
     dataset = Path(arguments.models[0])
-    open_dataset(dataset)  # before anything slow
+    read_sidecar(dataset)  # before anything slow
     recorded = record(dataset, open_tasks(arguments), limit=arguments.limit, seed=SEED)
     write_page(json.dumps(recorded, separators=(",", ":")) + "\n", Path(arguments.requests))
     documents = sum(len(task["documents"]) for task in recorded["tasks"])

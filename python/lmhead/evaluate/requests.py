@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from lmhead.evaluate.figures import gold_choice
 from lmhead.evaluate.harness import HarnessTokens
 from lmhead.evaluate.run import evaluate
 from lmhead.evaluate.tokenizer import open_tokenizer
+from lmhead.sidecar import read_sidecar
 
 Ids = list[list[int]]  # those of a context, those of its continuation
 
@@ -41,17 +41,9 @@ class RequestRecorder(HarnessTokens):
         raise RequestError("a task while training must ask about continuations, got one that generates")
 
 
-def open_dataset(folder: Path) -> dict[str, Any]:
-    """A dataset's sidecar. Raises RequestError where there is none."""
-    try:
-        return json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise RequestError(f"{folder} must be a folder that `lmhead prepare` wrote, got none") from None
-
-
 def record(dataset: Path, tasks: Any, *, limit: int | None, seed: int) -> dict[str, Any]:
     """What `observe.downstream.requests` reads: the tasks in the ids of the dataset's tokenizer."""
-    sidecar = open_dataset(dataset)
+    sidecar = read_sidecar(dataset)
     is_bytes = sidecar["tokenizer"] is None
     tokenizer = open_tokenizer({
         "is_bytes": is_bytes,

@@ -15,8 +15,8 @@ from lmhead.command import RequestError
 from lmhead.prepare.corpus import Corpus
 from lmhead.prepare.encoders import Encoder
 from lmhead.prepare.progress import Progress
+from lmhead.sidecar import FORMAT, VERSION, read_sidecar
 
-FORMAT, VERSION = "lmhead-dataset", 1
 OUTPUT_NAMES = {"train.bin", "validation.bin", "dataset.json", "tokenizer.json"}
 CHECKED_NAME = "checked.json"  # where training remembers which files it has compared with their hashes
 BATCH_BYTES = 1 << 20
@@ -143,11 +143,11 @@ def present_dataset(out: Path) -> dict | None:
     if not names:
         return None
     try:
-        sidecar = json.loads((out / "dataset.json").read_bytes()) if (out / "dataset.json").is_file() else None
-    except (OSError, ValueError, RecursionError):
+        sidecar = read_sidecar(out)
+    except RequestError:
         sidecar = None
     foreign = sorted(names - OUTPUT_NAMES - {CHECKED_NAME})
-    if foreign or not isinstance(sidecar, dict) or sidecar.get("format") != FORMAT:
+    if foreign or sidecar is None:
         raise RequestError(f"OUT must be absent, empty or a dataset of lmhead prepare and nothing else, got "
                            f"{str(out)!r} with {(foreign or sorted(names))[0]!r}")
     return sidecar
