@@ -8,6 +8,10 @@ namespace lmhead {
 HeadKind linear_head();
 HeadKind low_rank_head();
 HeadKind expanded_head();
+HeadKind mixture_of_softmaxes_head();
+
+/// Throws where the loss has terms that are made of logits, for the head `name`, whose probabilities are not.
+void require_no_logit_terms(const LossOptions& options, const char* name);
 
 /// The line of `Head`, which is built from its `Options` and a context.
 template <class Head, class Options>

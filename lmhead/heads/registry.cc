@@ -6,11 +6,14 @@
 namespace lmhead {
 
 const std::vector<HeadKind>& head_kinds() {
+  // clang-format off
   static const std::vector<HeadKind> kinds = {
       linear_head(),
       low_rank_head(),
       expanded_head(),
+      mixture_of_softmaxes_head(),
   };
+  // clang-format on
   return kinds;
 }
 
@@ -23,6 +26,13 @@ const HeadKind& head_kind(const std::string& type) {
   const std::string nearest = nearest_word(type, names);
   fail("head", "head.type must be one of those that `lmhead heads` lists, got \"", type, '"',
        nearest.empty() ? "" : ", did you mean " + nearest + "?");
+}
+
+void require_no_logit_terms(const LossOptions& options, const char* name) {
+  require(options.z_loss == 0, "head", "loss.z_loss must be 0 for ", name, ", which has no one normaliser, got ",
+          options.z_loss);
+  require(options.label_smoothing == 0, "head", "loss.label_smoothing must be 0 for ", name,
+          ", whose losses are of targets alone, got ", options.label_smoothing);
 }
 
 HeadSpecification::HeadSpecification() : HeadSpecification("linear") {}

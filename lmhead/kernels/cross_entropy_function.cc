@@ -25,15 +25,6 @@ namespace {
 constexpr const char* kWho = "linear_cross_entropy";
 using torch::autograd::variable_list;
 
-/// Multiplies a gradient that was formed for an upstream of one, in place where nobody can see it a second time.
-at::Tensor scale_gradient(const at::Tensor& gradient, const at::Tensor& upstream) {
-  if (!is_readable(gradient) || !is_readable(upstream)) return gradient * upstream.to(gradient.scalar_type());
-  const double factor = upstream.item().toDouble();
-  at::Tensor own = gradient;
-  if (torch::autograd::get_current_graph_task_keep_graph()) return own * factor;
-  return factor == 1 ? own : own.mul_(factor);
-}
-
 /// The gradients of the recomputing backward pass, whose own derivatives are those of the plain composition.
 variable_list gradients_with_derivatives(const CrossEntropyArguments& arguments, const at::Tensor& upstream,
                                          const at::Tensor& row_sums, Wanted wanted) {
@@ -97,7 +88,7 @@ struct LinearCrossEntropyFunction : torch::autograd::Function<LinearCrossEntropy
     if (context->saved_data["fast"].toBool()) {
       at::AutoDispatchBelowADInplaceOrView guard;
       for (int which = 0; which < 3; ++which)
-        if (wanted[which]) gradients[which] = scale_gradient(saved[tensors.size() + 1 + which], upstream);
+        if (wanted[which]) gradients[which] = scaled_gradient(saved[tensors.size() + 1 + which], upstream);
     } else {
       at::AutoDispatchBelowADInplaceOrView guard;
       gradients = call_cross_entropy_backward(upstream, arguments, row_sums, wanted);
@@ -124,6 +115,14 @@ DifferentiableCrossEntropy plain_results(const CrossEntropyArguments& arguments,
 }
 
 }  // namespace
+
+at::Tensor scaled_gradient(const at::Tensor& gradient, const at::Tensor& upstream) {
+  if (!is_readable(gradient) || !is_readable(upstream)) return gradient * upstream.to(gradient.scalar_type());
+  const double factor = upstream.item().toDouble();
+  at::Tensor own = gradient;
+  if (torch::autograd::get_current_graph_task_keep_graph()) return own * factor;
+  return factor == 1 ? own : own.mul_(factor);
+}
 
 DifferentiableCrossEntropy differentiable_cross_entropy(const CrossEntropyArguments& arguments, bool fast,
                                                         double filter_threshold, bool statistics) {

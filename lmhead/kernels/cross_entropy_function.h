@@ -18,4 +18,8 @@ struct DifferentiableCrossEntropy {
 DifferentiableCrossEntropy differentiable_cross_entropy(const CrossEntropyArguments& arguments, bool fast,
                                                         double filter_threshold, bool statistics);
 
+/// `gradient`, which was formed for an upstream of one, times `upstream`, 0-dim; in place where nobody can see it a
+/// second time.
+at::Tensor scaled_gradient(const at::Tensor& gradient, const at::Tensor& upstream);
+
 }  // namespace lmhead

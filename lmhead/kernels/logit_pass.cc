@@ -59,8 +59,10 @@ class Runner {
   std::int64_t target_of(std::int64_t row, std::int64_t tile) const {
     return pass_.targets ? pass_.targets[row] - tiling_.tile_begin(tile) : -1;
   }
+  void leave_out_absent(Wide* line, std::int64_t row, std::int64_t tile) const;
   void sum_tile(const Block& block, std::int64_t tile, std::int64_t worker);
-  void combine_row(const Block& block, std::int64_t row);
+  RowOutcome combined_row(const Block& block, std::int64_t row) const;
+  void combine_rows(const Block& block, std::int64_t begin, std::int64_t end);
   void form_tile(const Block& block, std::int64_t tile, std::int64_t worker);
   bool form_gradient(const Block& block, std::int64_t tile, std::int64_t worker, T* stored);
   double leave_out(const Block& block, std::int64_t tile, std::int64_t worker, T* stored);
@@ -90,7 +92,7 @@ class Runner {
 template <class T>
 Runner<T>::Runner(LogitPass& pass)
     : pass_(pass),
-      sums_(static_cast<bool>(pass.on_row)),
+      sums_(pass.on_row || pass.on_group),
       gradients_(pass.wants_hidden || pass.wants_weight || pass.wants_bias || pass.wants_squares),
       keeps_(sums_ && gradients_),
       needs_finish_(pass.map.bias.defined() || changes_logits(pass.map.transform) || !pass.inverse_temperature.empty()),
@@ -135,13 +137,25 @@ WideOf<T>* Runner<T>::finished_line(T* stored, std::int64_t row, std::int64_t ti
   Wide* line;
   if constexpr (kSameType) {
     line = stored;
-    if (!needs_finish_ || finished_in_place) return line;
+    if (finished_in_place) return line;
   } else {
     line = lines_.template mutable_data_ptr<Wide>() + worker * tiling_.columns;
   }
-  const Wide* bias = bias_.defined() ? bias_.template const_data_ptr<Wide>() + tiling_.tile_begin(tile) : nullptr;
-  kernels_.load(stored, bias, tiling_.tile_columns(tile), transform_of(row), line);
+  if (needs_finish_ || !kSameType) {
+    const Wide* bias = bias_.defined() ? bias_.template const_data_ptr<Wide>() + tiling_.tile_begin(tile) : nullptr;
+    kernels_.load(stored, bias, tiling_.tile_columns(tile), transform_of(row), line);
+  }
+  if (!pass_.absent_begin.empty()) leave_out_absent(line, row, tile);
   return line;
+}
+
+template <class T>
+void Runner<T>::leave_out_absent(Wide* line, std::int64_t row, std::int64_t tile) const {
+  const std::int64_t begin = tiling_.tile_begin(tile), end = begin + tiling_.tile_columns(tile);
+  const auto last = pass_.absent.begin() + pass_.absent_begin[row + 1];
+  for (auto id = std::lower_bound(pass_.absent.begin() + pass_.absent_begin[row], last, begin); id != last && *id < end;
+       ++id)
+    line[*id - begin] = -std::numeric_limits<Wide>::infinity();
 }
 
 /// What weighs the tile's classes in this row; null: nothing does.
@@ -178,7 +192,7 @@ void Runner<T>::sum_tile(const Block& block, std::int64_t tile, std::int64_t wor
 }
 
 template <class T>
-void Runner<T>::combine_row(const Block& block, std::int64_t row) {
+RowOutcome Runner<T>::combined_row(const Block& block, std::int64_t row) const {
   const LineSums* sums = &line_sums_[rows_offset(block, 0) + row];
   double max = -std::numeric_limits<double>::infinity();
   std::int64_t arg_max = 0;
@@ -206,7 +220,22 @@ void Runner<T>::combine_row(const Block& block, std::int64_t row) {
   }
   outcome.entropy = std::log(sum) - entropy / sum;
   outcome.correct = pass_.targets && arg_max == pass_.targets[block.begin + row];
-  pass_.factors[block.begin + row] = pass_.on_row(block.begin + row, outcome);
+  return outcome;
+}
+
+/// Rows [begin, end) of the block, which end where groups do.
+template <class T>
+void Runner<T>::combine_rows(const Block& block, std::int64_t begin, std::int64_t end) {
+  if (pass_.on_row) {
+    for (std::int64_t row = begin; row < end; ++row)
+      pass_.factors[block.begin + row] = pass_.on_row(block.begin + row, combined_row(block, row));
+    return;
+  }
+  std::vector<RowOutcome> outcomes(pass_.group);
+  for (std::int64_t first = begin; first < end; first += pass_.group) {
+    for (std::int64_t row = 0; row < pass_.group; ++row) outcomes[row] = combined_row(block, first + row);
+    pass_.on_group(block.begin + first, outcomes.data(), &pass_.factors[block.begin + first]);
+  }
 }
 
 /// Turns the tile's logits into gradients in place; false where the filter says that its products may be skipped.
@@ -312,7 +341,7 @@ void Runner<T>::run_sharing_rows() {
       products_->begin_block(block);
       if (sums_) {
         for (std::int64_t tile = 0; tile < tiling_.tiles; ++tile) sum_tile(block, tile, worker);
-        for (std::int64_t row = 0; row < block.rows; ++row) combine_row(block, row);
+        combine_rows(block, 0, block.rows);
       }
       if (!gradients_) continue;
       if (pass_.wants_hidden) products_->forget_hidden(worker);
@@ -338,9 +367,9 @@ void Runner<T>::run_sharing_vocabulary() {
     products_->begin_block(block);
     if (sums_) {
       each_tile([&](std::int64_t tile, std::int64_t worker) { sum_tile(block, tile, worker); });
-      at::parallel_for(0, block.rows, 16, [&](std::int64_t begin, std::int64_t end) {
-        for (std::int64_t row = begin; row < end; ++row) combine_row(block, row);
-      });
+      const std::int64_t group = pass_.group;
+      at::parallel_for(0, block.rows / group, std::max<std::int64_t>(1, 16 / group),
+                       [&](std::int64_t begin, std::int64_t end) { combine_rows(block, begin * group, end * group); });
     }
     if (!gradients_) continue;
     for (std::int64_t worker = 0; pass_.wants_hidden && worker < workers; ++worker) products_->forget_hidden(worker);

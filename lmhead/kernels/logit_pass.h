@@ -39,11 +39,18 @@ struct LogitPass {
   at::Tensor class_weight;                  // [V] or undefined
   at::Tensor class_probabilities;           // [n, V] or undefined: multiply class_weight in each row, once
   double label_smoothing = 0;               // this share of them has been spread over all classes
+  /// Words that do not stand in a row's distribution, as if their logits were minus infinity: ascending ids from
+  /// absent[absent_begin[row]] to absent[absent_begin[row + 1]]. Empty: none. Only where the transform bends nothing.
+  std::vector<std::int64_t> absent_begin, absent;  // [n + 1] or empty, and as many as there are
 
-  /// Called once a row, from any thread, and gives the row's factors; empty: `factors` are known already.
+  /// Called once a row, from any thread, and gives the row's factors; where this and the next are empty, `factors` are
+  /// known already.
   std::function<RowFactors(std::int64_t row, const RowOutcome& outcome)> on_row;
+  /// The same for `group` rows in turn, of which n is a multiple: row `first` and those behind it.
+  std::function<void(std::int64_t first, const RowOutcome* outcomes, RowFactors* factors)> on_group;
+  std::int64_t group = 1;
   bool wants_weighted = false, wants_more = false;
-  std::vector<RowFactors> factors;  // [n] where `on_row` is empty
+  std::vector<RowFactors> factors;  // [n] where both are empty
 
   bool wants_hidden = false, wants_weight = false, wants_bias = false, wants_squares = false;
   /// Where positive: both products of a tile are left out, and what left_out_tile.h says stands for it, when no

@@ -36,6 +36,7 @@ LogitTiling tiling_of(const LogitPass& pass, bool keeps_logits) {
   // Blocks of about the same size, as many for each slot.
   const std::int64_t rounds = std::max<std::int64_t>(1, divide_up(tiling.size, tiling.slots * tiling.rows));
   tiling.rows = std::max<std::int64_t>(1, divide_up(tiling.size, tiling.slots * rounds));
+  tiling.rows = divide_up(tiling.rows, pass.group) * pass.group;  // no block ends within a group
   tiling.blocks = divide_up(tiling.size, tiling.rows);
 
   tiling.tiles = divide_up(tiling.vocab_size, columns);

@@ -19,15 +19,19 @@
 #include "tests/heads/references/expanded.h"
 #include "tests/heads/references/linear.h"
 #include "tests/heads/references/low_rank.h"
+#include "tests/heads/references/mixture_of_softmaxes.h"
 
 namespace lmhead {
 
 inline const std::map<std::string, Entry>& entries() {
+  // clang-format off
   static const std::map<std::string, Entry> all = {
       {"linear", linear_entry()},
       {"low_rank", low_rank_entry()},
       {"expanded", expanded_entry()},
+      {"mixture_of_softmaxes", mixture_of_softmaxes_entry()},
   };
+  // clang-format on
   return all;
 }
 

@@ -1,0 +1,216 @@
+#include "lmhead/kernels/linear_token_loss.h"
+
+#include <ATen/TensorOperators.h>
+#include <ATen/core/LegacyTypeDispatch.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
+#include <torch/csrc/autograd/custom_function.h>
+
+#include <array>
+#include <cmath>
+
+#include "lmhead/base/error.h"
+#include "lmhead/kernels/cross_entropy_function.h"
+#include "lmhead/kernels/logit_pass.h"
+#include "lmhead/kernels/operation_arguments.h"
+#include "lmhead/kernels/plain_derivatives.h"
+#include "lmhead/kernels/readable_tensor.h"
+
+namespace lmhead {
+namespace {
+
+constexpr const char* kWho = "linear_token_loss";
+using torch::autograd::variable_list;
+
+void check(const TokenLossProblem& problem) {
+  const at::Tensor &hidden = problem.hidden, &weight = problem.map.weight, &targets = problem.targets;
+  require(targets.dim() == 1 && targets.scalar_type() == at::kLong, kWho, "targets must be int64 [N], got ",
+          targets.scalar_type(), " ", targets.sizes());
+  const std::int64_t tokens = targets.size(0);
+  require(hidden.dim() == 2 && (tokens == 0 ? hidden.size(0) == 0 : hidden.size(0) > 0 && hidden.size(0) % tokens == 0),
+          kWho, "hidden must be [N K, D] for N = ", tokens, ", got ", hidden.sizes());
+  require(weight.dim() == 2 && weight.size(1) == hidden.size(1) && weight.scalar_type() == hidden.scalar_type(), kWho,
+          "weight must be ", hidden.scalar_type(), " [V, ", hidden.size(1), "], got ", weight.scalar_type(), " ",
+          weight.sizes());
+  require(problem.further.dim() == 2 && problem.further.size(0) == tokens, kWho, "further must be [", tokens,
+          ", S], got ", problem.further.sizes());
+  require(problem.absent_begin.empty() || !bends_logits(problem.map.transform), kWho,
+          "logits must be linear where words are absent");
+  check_logit_transform(problem.map.transform, kWho);
+}
+
+/// A pass over the rows, and what it reads.
+struct Rows {
+  explicit Rows(const TokenLossProblem& problem) : tokens(problem.targets.size(0)) {
+    group = tokens == 0 ? 1 : problem.hidden.size(0) / tokens;
+    const at::Tensor ids = problem.targets.contiguous();
+    targets.reserve(tokens * group);
+    for (std::int64_t token = 0; token < tokens; ++token) {
+      const std::int64_t id = ids.const_data_ptr<std::int64_t>()[token];
+      require(id >= 0 && id < problem.map.weight.size(0), kWho, "targets must lie in [0, ", problem.map.weight.size(0),
+              "), got ", id);
+      targets.insert(targets.end(), group, id);
+    }
+    pass.hidden = problem.hidden.detach().contiguous();
+    pass.map = problem.map;
+    pass.map.weight = problem.map.weight.detach().contiguous();
+    pass.targets = targets.data();
+    pass.group = group;
+    pass.absent_begin = problem.absent_begin, pass.absent = problem.absent;
+  }
+  Rows(const Rows&) = delete;
+  Rows& operator=(const Rows&) = delete;
+
+  void want(const std::array<bool, 3>& wanted) {
+    pass.wants_hidden = wanted[0], pass.wants_weight = wanted[1], pass.wants_bias = wanted[2];
+  }
+  RowFactors factors(double max, double logsumexp, double of_logsumexp, double of_target) const {
+    if (std::isinf(logsumexp) && logsumexp < 0) return {};  // no word stands there
+    const double scale = pass.map.transform.scale;
+    return {.max = max, .logsumexp = logsumexp, .probability = scale * of_logsumexp, .target = -scale * of_target};
+  }
+  /// Those of hidden, weight and bias in the types of these.
+  variable_list gradients(const TokenLossProblem& problem) const {
+    variable_list found(3);
+    if (pass.wants_hidden) found[0] = pass.d_hidden.to(problem.hidden.scalar_type());
+    if (pass.wants_weight) found[1] = pass.d_weight.to(problem.map.weight.scalar_type());
+    if (pass.wants_bias) found[2] = pass.d_bias.to(problem.map.bias.scalar_type());
+    return found;
+  }
+
+  std::int64_t tokens, group;
+  std::vector<std::int64_t> targets;  // of every row
+  LogitPass pass;
+};
+
+/// What the forward pass leaves behind, in float64.
+struct Outcome {
+  at::Tensor losses;  // [N]
+  at::Tensor slopes;  // [N, 2 K + S]: by logsumexps, target logits, further numbers
+  at::Tensor sums;    // [N K, 2]: largest logit and logsumexp
+};
+
+/// Runs `rows.pass`, whose gradients are those of `upstream` times the sum of losses.
+Outcome run_forward(const TokenLossProblem& problem, Rows& rows, double upstream) {
+  const std::int64_t group = rows.group, more = problem.further.size(1), width = 2 * group + more;
+  const at::Tensor further = problem.further.detach().to(at::kDouble).contiguous();
+  const double* given = further.const_data_ptr<double>();
+  Outcome outcome{at::empty({rows.tokens}, at::kDouble), at::zeros({rows.tokens, width}, at::kDouble),
+                  at::empty({rows.tokens * group, 2}, at::kDouble)};
+  double *losses = outcome.losses.mutable_data_ptr<double>(), *slopes = outcome.slopes.mutable_data_ptr<double>(),
+         *sums = outcome.sums.mutable_data_ptr<double>();
+  rows.pass.on_group = [&](std::int64_t first, const RowOutcome* outcomes, RowFactors* factors) {
+    const std::int64_t token = first / group;
+    std::vector<double> terms(2 * group);
+    for (std::int64_t row = 0; row < group; ++row) {
+      terms[row] = outcomes[row].logsumexp, terms[group + row] = outcomes[row].target_logit;
+      sums[2 * (first + row)] = outcomes[row].max, sums[2 * (first + row) + 1] = outcomes[row].logsumexp;
+    }
+    double* slope = slopes + token * width;
+    losses[token] = problem.loss(token, {terms.data(), terms.data() + group, given + token * more},
+                                 {slope, slope + group, slope + 2 * group});
+    for (std::int64_t row = 0; row < group; ++row)
+      factors[row] = rows.factors(outcomes[row].max, outcomes[row].logsumexp, upstream * slope[row],
+                                  upstream * slope[group + row]);
+  };
+  rows.pass.run();
+  return outcome;
+}
+
+struct LinearTokenLossFunction : torch::autograd::Function<LinearTokenLossFunction> {
+  static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& hidden,
+                            const at::Tensor& weight, const OptionalTensor& bias, const at::Tensor& further,
+                            const TokenLossProblem& problem, Reduction reduction, std::array<bool, 3> wanted) {
+    at::AutoDispatchBelowADInplaceOrView guard;
+    const bool fast = choose_linear_cross_entropy_mode(weight.size(0), hidden.scalar_type(),
+                                                       {.reduction = reduction}) == LinearCrossEntropyMode::kFast;
+    Rows rows(problem);
+    if (fast) rows.want(wanted);
+    const double share = reduction == Reduction::kMean ? 1 / double(rows.tokens) : 1;
+    const Outcome outcome = run_forward(problem, rows, share);
+    const std::int64_t more = further.size(1);
+    variable_list saved{hidden, weight, problem.map.bias};
+    if (fast) {
+      const variable_list found = rows.gradients(problem);
+      saved.insert(saved.end(), found.begin(), found.end());
+      saved.push_back((outcome.slopes.narrow(1, 2 * rows.group, more) * share).to(further.scalar_type()));
+    } else {
+      saved.insert(saved.end(), {problem.targets, outcome.slopes, outcome.sums});
+    }
+    context->save_for_backward(saved);
+    const TransformNumbers numbers = numbers_of(problem.map.transform);
+    context->saved_data["numbers"] = std::vector<double>(numbers.begin(), numbers.end());
+    context->saved_data["fast"] = fast;
+    context->saved_data["share"] = share;
+    context->saved_data["more"] = more;
+    context->saved_data["further type"] = static_cast<std::int64_t>(further.scalar_type());
+    context->saved_data["wanted"] = std::vector<bool>(wanted.begin(), wanted.end());
+    if (!fast) {
+      context->saved_data["absent begin"] = problem.absent_begin;
+      context->saved_data["absent"] = problem.absent;
+    }
+    const at::ScalarType type = loss_type(hidden.scalar_type());
+    if (reduction == Reduction::kNone) return outcome.losses.to(type);
+    return (outcome.losses.sum() * share).to(type);
+  }
+
+  static variable_list backward(torch::autograd::AutogradContext* context, const variable_list& upstreams) {
+    variable_list results(7);
+    const at::Tensor& upstream = upstreams[0];
+    if (!upstream.defined()) return results;
+    require(!at::GradMode::is_enabled(), kWho,
+            "create_graph must be false: second derivatives are those of log_probabilities");
+    at::AutoDispatchBelowADInplaceOrView guard;
+    const variable_list saved = context->get_saved_variables();
+    if (context->saved_data["fast"].toBool()) {
+      for (int which = 0; which < 4; ++which)
+        if (saved[3 + which].defined()) results[which] = scaled_gradient(saved[3 + which], upstream);
+      return results;
+    }
+    const TokenLossProblem problem{
+        .hidden = saved[0],
+        .map = {saved[1], saved[2], transform_of(context->saved_data["numbers"].toDoubleVector())},
+        .targets = saved[3],
+        .further = {},
+        .loss = {},
+        .absent_begin = context->saved_data["absent begin"].toIntVector(),
+        .absent = context->saved_data["absent"].toIntVector()};
+    Rows rows(problem);
+    const auto wanted = context->saved_data["wanted"].toBoolList();
+    rows.want({wanted[0], wanted[1], wanted[2]});
+    const at::Tensor above = (upstream.detach().to(at::kDouble) * context->saved_data["share"].toDouble())
+                                 .expand({rows.tokens})
+                                 .contiguous();
+    const at::Tensor slopes = saved[4] * above.unsqueeze(1), &sums = saved[5];
+    const double *slope = slopes.const_data_ptr<double>(), *sum = sums.const_data_ptr<double>();
+    for (std::int64_t token = 0; token < rows.tokens; ++token)
+      for (std::int64_t row = 0; row < rows.group; ++row) {
+        const double *of_row = sum + 2 * (token * rows.group + row), *of_token = slope + token * slopes.size(1);
+        rows.pass.factors.push_back(rows.factors(of_row[0], of_row[1], of_token[row], of_token[rows.group + row]));
+      }
+    rows.pass.run();
+    const variable_list found = rows.gradients(problem);
+    std::copy(found.begin(), found.end(), results.begin());
+    results[3] = slopes.narrow(1, 2 * rows.group, context->saved_data["more"].toInt())
+                     .to(static_cast<at::ScalarType>(context->saved_data["further type"].toInt()));
+    return results;
+  }
+};
+
+}  // namespace
+
+bool linear_token_loss_takes(const TokenLossProblem& problem) {
+  return is_readable(problem.hidden) && has_kernel_type(problem.hidden) &&
+         !needs_plain_derivatives({problem.hidden, problem.map.weight, problem.map.bias, problem.further});
+}
+
+at::Tensor linear_token_loss(const TokenLossProblem& problem, Reduction reduction) {
+  check(problem);
+  const auto needs = [](const at::Tensor& tensor) { return needs_derivatives({tensor}); };
+  return LinearTokenLossFunction::apply(
+      problem.hidden, problem.map.weight, optional_of(problem.map.bias), problem.further, problem, reduction,
+      std::array<bool, 3>{needs(problem.hidden), needs(problem.map.weight), needs(problem.map.bias)});
+}
+
+}  // namespace lmhead

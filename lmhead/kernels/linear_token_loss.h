@@ -1,0 +1,47 @@
+// Losses that are any function of normalisers and target logits: mixtures of softmaxes, pointers, parts of a
+// vocabulary.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <functional>
+#include <vector>
+
+#include "lmhead/kernels/linear_cross_entropy.h"
+
+namespace lmhead {
+
+/// What is known of a token that has K rows of features and S further numbers.
+struct TokenTerms {
+  const double *logsumexp, *target_logit;  // [K]
+  const double* further;                   // [S]
+};
+/// The derivatives of its loss by each of them.
+struct TokenSlopes {
+  double *logsumexp, *target_logit, *further;
+};
+
+struct TokenLossProblem {
+  at::Tensor hidden;   // [N K, D], the rows of a token one behind another
+  LinearMap map;       // weight [V, D]
+  at::Tensor targets;  // [N], each in [0, V)
+  at::Tensor further;  // [N, S], of any floating type
+  /// Gives the loss of a token and fills its slopes; called from any thread.
+  std::function<double(std::int64_t token, const TokenTerms& terms, const TokenSlopes& slopes)> loss;
+  /// As in LogitPass: words that do not stand in a row's distribution. A target that is absent has the logit minus
+  /// infinity, and so has the logsumexp of a row without words; the slopes there must be 0.
+  std::vector<std::int64_t> absent_begin = {}, absent = {};
+};
+
+/// Whether these features can be computed with: on the CPU, in float32, float64 or bfloat16, and not to be
+/// differentiated in forward mode or within a transform of torch.func.
+bool linear_token_loss_takes(const TokenLossProblem& problem);
+
+/// The losses [N] for reduction none, else their mean or sum, 0-dim; float32, or float64 for float64 features.
+/// Gradients: hidden, weight, bias, further. A mean or sum costs three products, its gradients being formed in the
+/// forward pass, and [N] losses four. No derivatives of gradients: those throw. Memory: a block of logits of at most
+/// 128 MiB, or for reduction none a tile a thread; no N x V numbers. Throws where shapes, types or targets do not fit.
+at::Tensor linear_token_loss(const TokenLossProblem& problem, Reduction reduction);
+
+}  // namespace lmhead

@@ -1,0 +1,161 @@
+#include "lmhead/kernels/linear_token_loss.h"
+
+#include <ATen/Parallel.h>
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/logsumexp.h>
+#include <ATen/ops/zeros.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "tests/data/data_fixtures.h"
+#include "tests/kernels/cross_entropy_problem.h"
+
+namespace lmhead {
+namespace {
+
+using namespace test;
+
+/// loss = further_0 lse_0 - log sum_k e^(further_k + z_k - lse_k), or, where the target is absent, e^lse_0 + further_0
+/// alone: every term has a slope of its own.
+double some_loss(std::int64_t rows, const TokenTerms& terms, const TokenSlopes& by) {
+  double sum = 0;
+  std::vector<double> shares;
+  for (std::int64_t k = 0; k < rows; ++k) {
+    shares.push_back(std::exp(terms.further[k] + terms.target_logit[k] - terms.logsumexp[k]));
+    sum += shares.back();
+  }
+  for (std::int64_t k = 0; k < rows; ++k) {
+    const double share = sum > 0 ? shares[k] / sum : 0;
+    by.logsumexp[k] = share, by.target_logit[k] = by.further[k] = -share;
+  }
+  if (std::isinf(terms.logsumexp[0])) {
+    by.further[0] = 1;
+    return terms.further[0];
+  }
+  by.logsumexp[0] += terms.further[0], by.further[0] += terms.logsumexp[0];
+  return terms.further[0] * terms.logsumexp[0] - (sum > 0 ? std::log(sum) : 0);
+}
+
+/// The same by plain composition, [N], from float64 logits [N K, V] of which absent words are minus infinity.
+at::Tensor plain_loss(const at::Tensor& logits, const at::Tensor& targets, const at::Tensor& further) {
+  const std::int64_t rows = logits.size(0) / targets.size(0);
+  const at::Tensor lse = at::logsumexp(logits, 1).view({-1, rows});
+  const at::Tensor target = logits.gather(1, targets.repeat_interleave(rows).unsqueeze(1)).view({-1, rows});
+  const at::Tensor is_absent = target.select(1, 0).isinf(), is_empty = lse.select(1, 0).isinf();
+  const at::Tensor first = lse.select(1, 0).masked_fill(is_empty, 1) * further.select(1, 0);
+  const at::Tensor shares = (further + target - lse).masked_fill(is_absent.unsqueeze(1), 0);
+  return first - at::logsumexp(shares, 1).masked_fill(is_absent, 0);
+}
+
+struct TokenLossCase {
+  at::ScalarType type;
+  std::int64_t tokens, rows, vocab_size, width;
+  bool bias, absent;
+  LogitTransform transform = {};
+};
+
+void compare(const TokenLossCase& one) {
+  SCOPED_TRACE(testing::Message() << one.type << " N " << one.tokens << " K " << one.rows << " V " << one.vocab_size);
+  RandomStream random(5, "linear_token_loss");
+  const at::ScalarType wide = one.type == at::kDouble ? at::kDouble : at::kFloat;
+  const auto drawn = [&](at::IntArrayRef sizes, at::ScalarType type) {
+    return normal(sizes, random).to(type).requires_grad_();
+  };
+  TokenLossProblem problem{.hidden = drawn({one.tokens * one.rows, one.width}, one.type),
+                           .map = {drawn({one.vocab_size, one.width}, one.type), {}, one.transform},
+                           .targets = at::zeros({one.tokens}, at::kLong),
+                           .further = drawn({one.tokens, one.rows}, wide),
+                           .loss = [rows = one.rows](std::int64_t, const TokenTerms& terms, const TokenSlopes& by) {
+                             return some_loss(rows, terms, by);
+                           }};
+  if (one.bias) problem.map.bias = drawn({one.vocab_size}, wide);
+  at::Tensor absent = at::zeros({one.tokens * one.rows, one.vocab_size}, at::kBool);
+  for (std::int64_t token = 0; token < one.tokens; ++token)
+    problem.targets.mutable_data_ptr<std::int64_t>()[token] = std::int64_t(random.below(std::uint64_t(one.vocab_size)));
+  if (one.absent) {
+    problem.absent_begin.push_back(0);
+    for (std::int64_t row = 0; row < absent.size(0); ++row) {
+      const double share = row == 0 ? 1 : 0.3;  // the first row has no words at all
+      for (std::int64_t id = 0; id < one.vocab_size; ++id)
+        if (random.uniform() < share) {
+          problem.absent.push_back(id);
+          absent.mutable_data_ptr<bool>()[row * one.vocab_size + id] = true;
+        }
+      problem.absent_begin.push_back(std::int64_t(problem.absent.size()));
+    }
+  }
+  ASSERT_TRUE(linear_token_loss_takes(problem));
+
+  // In float64 from the same numbers.
+  std::vector<at::Tensor> inputs = {problem.hidden, problem.map.weight, problem.further}, exact;
+  if (one.bias) inputs.push_back(problem.map.bias);
+  for (const at::Tensor& input : inputs) exact.push_back(input.detach().to(at::kDouble).requires_grad_());
+  const LinearMap map{exact[1], one.bias ? exact[3] : at::Tensor(), one.transform};
+  const at::Tensor logits = linear_logits(exact[0], map).masked_fill(absent, -INFINITY);
+  const at::Tensor want = plain_loss(logits, problem.targets, exact[2]);
+
+  const double tolerance = one.type == at::kDouble ? 1e-12 : one.type == at::kFloat ? 2e-5 : 0.06;
+  const auto expect_close = [&](const at::Tensor& got, const at::Tensor& should, const char* what) {
+    ASSERT_TRUE(got.defined()) << what;
+    const double error = (got.to(at::kDouble) - should).norm().item<double>();
+    EXPECT_LE(error, tolerance * (1e-3 + should.norm().item<double>())) << what;
+  };
+  const at::Tensor upstream = normal({one.tokens}, random).to(wide);
+  for (const Reduction reduction : {Reduction::kNone, Reduction::kMean, Reduction::kSum}) {
+    for (const auto* list : {&inputs, &exact})
+      for (const at::Tensor& tensor : *list) tensor.mutable_grad() = at::Tensor();
+    const at::Tensor got = linear_token_loss(problem, reduction);
+    EXPECT_EQ(got.scalar_type(), wide);
+    if (reduction == Reduction::kNone) {
+      expect_close(got.detach(), want.detach(), "losses");
+      (got * upstream).sum().backward();
+      (want * upstream).sum().backward({}, /*retain_graph=*/true);
+    } else {
+      const at::Tensor whole = reduction == Reduction::kMean ? want.mean() : want.sum();
+      expect_close(got.detach(), whole.detach(), "loss");
+      (got * 1.7).backward();
+      (whole * 1.7).backward({}, /*retain_graph=*/true);
+    }
+    for (std::size_t index = 0; index < inputs.size(); ++index)
+      expect_close(inputs[index].grad(), exact[index].grad(),
+                   index == 0   ? "hidden"
+                   : index == 1 ? "weight"
+                   : index == 2 ? "further"
+                                : "bias");
+  }
+}
+
+TEST(LinearTokenLoss, IsThePlainComposition) {
+  at::set_num_threads(2);
+  for (const at::ScalarType type : {at::kFloat, at::kDouble, at::kBFloat16}) {
+    compare({type, 7, 1, 13, 5, true, false});
+    compare({type, 5, 3, 65, 4, false, false, {.scale = 0.5}});
+    compare({type, 211, 3, 2000, 9, true, false, {.softcap = 3}});  // blocks must end with a token
+    compare({type, 70, 7, 9000, 65, false, false});                 // threads share the vocabulary
+  }
+}
+
+TEST(LinearTokenLoss, AbsentWordsStandInNoDistribution) {
+  for (const at::ScalarType type : {at::kFloat, at::kDouble, at::kBFloat16}) {
+    compare({type, 9, 1, 4, 3, false, true});
+    compare({type, 600, 1, 2100, 5, true, true, {.scale = 2}});
+    compare({type, 33, 1, 9000, 65, false, true});
+  }
+}
+
+TEST(LinearTokenLoss, RefusesWhatDoesNotFit) {
+  const auto loss = [](std::int64_t, const TokenTerms&, const TokenSlopes&) { return 0.0; };
+  const at::Tensor hidden = at::zeros({6, 4}), weight = at::zeros({5, 4}), further = at::zeros({3, 0});
+  const auto run = [&](const at::Tensor& ids, const LinearMap& map, const at::Tensor& more) {
+    return linear_token_loss({hidden, map, ids, more, loss}, Reduction::kMean);
+  };
+  const at::Tensor ids = at::zeros({3}, at::kLong);
+  EXPECT_ERROR(run(at::zeros({4}, at::kLong), {weight}, further), "hidden must be [N K, D] for N = 4, got [6, 4]");
+  EXPECT_ERROR(run(ids + 5, {weight}, further), "targets must lie in [0, 5), got 5");
+  EXPECT_ERROR(run(ids, {at::zeros({5, 3})}, further), "weight must be Float [V, 4]");
+  EXPECT_ERROR(run(ids, {weight}, at::zeros({2, 1})), "further must be [3, S], got [2, 1]");
+}
+
+}  // namespace
+}  // namespace lmhead
