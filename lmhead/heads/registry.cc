@@ -12,6 +12,7 @@ const std::vector<HeadKind>& head_kinds() {
       low_rank_head(),
       expanded_head(),
       mixture_of_softmaxes_head(),
+      sigsoftmax_head(),
   };
   // clang-format on
   return kinds;

@@ -20,7 +20,8 @@ constexpr const char* kPinned = R"({
     "linear": {"bias": false, "logit_softcap": 0.0, "mup_base_width": null, "initializer_range": null},
     "low_rank": {"rank": 16},
     "expanded": {"width": 512, "activation": "none"},
-    "mixture_of_softmaxes": {"components": 4}
+    "mixture_of_softmaxes": {"components": 4},
+    "sigsoftmax": {"bias": false}
   },
   "loss": {"z_loss": 0.0, "label_smoothing": 0.0},
   "head_gradient": {

@@ -20,6 +20,7 @@
 #include "tests/heads/references/linear.h"
 #include "tests/heads/references/low_rank.h"
 #include "tests/heads/references/mixture_of_softmaxes.h"
+#include "tests/heads/references/sigsoftmax.h"
 
 namespace lmhead {
 
@@ -30,6 +31,7 @@ inline const std::map<std::string, Entry>& entries() {
       {"low_rank", low_rank_entry()},
       {"expanded", expanded_entry()},
       {"mixture_of_softmaxes", mixture_of_softmaxes_entry()},
+      {"sigsoftmax", sigsoftmax_entry()},
   };
   // clang-format on
   return all;
