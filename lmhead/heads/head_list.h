@@ -10,6 +10,7 @@ HeadKind low_rank_head();
 HeadKind expanded_head();
 HeadKind mixture_of_softmaxes_head();
 HeadKind sigsoftmax_head();
+HeadKind normalized_head();
 
 /// Throws where the loss has terms that are made of logits, for the head `name`, whose probabilities are not.
 void require_no_logit_terms(const LossOptions& options, const char* name);

@@ -13,6 +13,7 @@ const std::vector<HeadKind>& head_kinds() {
       expanded_head(),
       mixture_of_softmaxes_head(),
       sigsoftmax_head(),
+      normalized_head(),
   };
   // clang-format on
   return kinds;

@@ -21,7 +21,8 @@ constexpr const char* kPinned = R"({
     "low_rank": {"rank": 16},
     "expanded": {"width": 512, "activation": "none"},
     "mixture_of_softmaxes": {"components": 4},
-    "sigsoftmax": {"bias": false}
+    "sigsoftmax": {"bias": false},
+    "normalized": {"initial_scale": null}
   },
   "loss": {"z_loss": 0.0, "label_smoothing": 0.0},
   "head_gradient": {

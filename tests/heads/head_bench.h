@@ -20,6 +20,7 @@
 #include "tests/heads/references/linear.h"
 #include "tests/heads/references/low_rank.h"
 #include "tests/heads/references/mixture_of_softmaxes.h"
+#include "tests/heads/references/normalized.h"
 #include "tests/heads/references/sigsoftmax.h"
 
 namespace lmhead {
@@ -32,6 +33,7 @@ inline const std::map<std::string, Entry>& entries() {
       {"expanded", expanded_entry()},
       {"mixture_of_softmaxes", mixture_of_softmaxes_entry()},
       {"sigsoftmax", sigsoftmax_entry()},
+      {"normalized", normalized_entry()},
   };
   // clang-format on
   return all;
