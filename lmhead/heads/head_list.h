@@ -11,6 +11,7 @@ HeadKind expanded_head();
 HeadKind mixture_of_softmaxes_head();
 HeadKind sigsoftmax_head();
 HeadKind normalized_head();
+HeadKind token_skip_head();
 
 /// Throws where the loss has terms that are made of logits, for the head `name`, whose probabilities are not.
 void require_no_logit_terms(const LossOptions& options, const char* name);

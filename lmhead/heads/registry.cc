@@ -14,6 +14,7 @@ const std::vector<HeadKind>& head_kinds() {
       mixture_of_softmaxes_head(),
       sigsoftmax_head(),
       normalized_head(),
+      token_skip_head(),
   };
   // clang-format on
   return kinds;

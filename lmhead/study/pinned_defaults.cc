@@ -22,7 +22,8 @@ constexpr const char* kPinned = R"({
     "expanded": {"width": 512, "activation": "none"},
     "mixture_of_softmaxes": {"components": 4},
     "sigsoftmax": {"bias": false},
-    "normalized": {"initial_scale": null}
+    "normalized": {"initial_scale": null},
+    "token_skip": {"width": 16, "order": 1, "buckets": null}
   },
   "loss": {"z_loss": 0.0, "label_smoothing": 0.0},
   "head_gradient": {

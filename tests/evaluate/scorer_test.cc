@@ -10,6 +10,7 @@
 #include <thread>
 
 #include "lmhead/base/error.h"
+#include "lmhead/models/causal_model.h"
 #include "tests/data/data_fixtures.h"
 #include "tests/models/model_fixtures.h"
 
@@ -55,7 +56,8 @@ Score reference(const LoadedModel& model, const ScoreRequest& request, std::int6
   all.insert(all.end(), request.continuation.begin(), request.continuation.end());
   if (std::int64_t(all.size()) > max_length + 1) all.erase(all.begin(), all.end() - (max_length + 1));
   const at::Tensor tokens = at::tensor(Ids(all.begin(), all.end() - 1), at::kLong).unsqueeze(0);
-  const at::Tensor logits = model.head->logits({model.decoder->forward(tokens)});
+  const at::Tensor logits =
+      model.head->logits(run_decoder(*model.decoder, *model.head, tokens, model.text.end_of_document));
   const at::Tensor log_p = at::log_softmax(logits.to(at::kDouble), 1);
   Score score{0, true, std::int64_t(request.continuation.size())};
   for (std::size_t place = all.size() - request.continuation.size(); place < all.size(); ++place) {

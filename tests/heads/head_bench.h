@@ -22,6 +22,7 @@
 #include "tests/heads/references/mixture_of_softmaxes.h"
 #include "tests/heads/references/normalized.h"
 #include "tests/heads/references/sigsoftmax.h"
+#include "tests/heads/references/token_skip.h"
 
 namespace lmhead {
 
@@ -34,6 +35,7 @@ inline const std::map<std::string, Entry>& entries() {
       {"mixture_of_softmaxes", mixture_of_softmaxes_entry()},
       {"sigsoftmax", sigsoftmax_entry()},
       {"normalized", normalized_entry()},
+      {"token_skip", token_skip_entry()},
   };
   // clang-format on
   return all;
