@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lmhead.distillation import linear_distillation
     from lmhead.evaluate.scorer import Scorer
     from lmhead.logsumexp import (
         linear_entropy,
@@ -28,6 +29,7 @@ _NATIVE = {
     "LinearCrossEntropyLoss": "ops",
     "filtered_linear_cross_entropy": "ops",
     "linear_cross_entropy": "ops",
+    "linear_distillation": "distillation",
     "linear_entropy": "logsumexp",
     "linear_logsumexp": "logsumexp",
     "linear_multi_target_cross_entropy": "logsumexp",
@@ -41,6 +43,7 @@ __all__ = [
     "Scorer",
     "filtered_linear_cross_entropy",
     "linear_cross_entropy",
+    "linear_distillation",
     "linear_entropy",
     "linear_logsumexp",
     "linear_multi_target_cross_entropy",

@@ -140,3 +140,41 @@ def test_a_plain_loop_measures_while_it_trains(capsys):
     assert measured[0]["null_destroyed_ratio"] == pytest.approx((1 - 32 / 256) ** 0.5)
     assert 0 < measured[0]["destroyed_ratio"] < 1
     assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+@pytest.fixture(scope="module")
+def preference():
+    return load("preference")
+
+
+def test_log_probabilities_are_those_of_the_logits(preference):
+    model = preference.demo_model()
+    ids = torch.randint(1000, (3, 12))
+    mask = torch.rand(3, 12) < 0.6
+    got = preference.log_probabilities(model, ids, mask)
+    want = model(ids).logits[:, :-1].log_softmax(-1).gather(-1, ids[:, 1:, None])[..., 0] * mask[:, 1:]
+    torch.testing.assert_close(got, want)
+
+
+def test_preferred_answers_become_likelier(preference):
+    losses = preference.train_by_dpo(steps=12)
+    assert abs(losses[0] - 0.6931) < 1e-3 and losses[-1] < 0.5
+    rewards = preference.train_by_grpo(steps=24)
+    assert sum(rewards[-4:]) > sum(rewards[:4]) + 0.2
+
+
+def test_preference_losses_are_those_of_liger_kernel(preference):
+    chunked_loss = pytest.importorskip("liger_kernel.chunked_loss")
+    generator = torch.Generator().manual_seed(5)
+    weight, reference_weight = torch.randn(2, 50, 8, generator=generator)
+    hidden, reference_hidden = torch.randn(2, 6, 7, 8, generator=generator)  # three chosen, then three rejected
+    targets = torch.randint(50, (6, 7), generator=generator)
+    targets[:, :2] = -100
+    peer = chunked_loss.LigerFusedLinearDPOLoss(beta=0.2, compute_nll_loss=False, compiled=False)
+    theirs = peer(weight, hidden, targets, ref_input=reference_hidden, ref_weight=reference_weight)[0]
+
+    def sums(h, w):
+        return lmhead.linear_token_log_probabilities(h, w, targets).sum(-1).chunk(2)
+
+    ours = preference.dpo_loss(*sums(hidden, weight), *sums(reference_hidden, reference_weight), beta=0.2)
+    torch.testing.assert_close(ours, theirs)
