@@ -12,6 +12,7 @@ HeadKind mixture_of_softmaxes_head();
 HeadKind sigsoftmax_head();
 HeadKind normalized_head();
 HeadKind token_skip_head();
+HeadKind copy_head();
 
 /// Throws where the loss has terms that are made of logits, for the head `name`, whose probabilities are not.
 void require_no_logit_terms(const LossOptions& options, const char* name);

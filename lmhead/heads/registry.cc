@@ -15,6 +15,7 @@ const std::vector<HeadKind>& head_kinds() {
       sigsoftmax_head(),
       normalized_head(),
       token_skip_head(),
+      copy_head(),
   };
   // clang-format on
   return kinds;

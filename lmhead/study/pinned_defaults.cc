@@ -23,7 +23,8 @@ constexpr const char* kPinned = R"({
     "mixture_of_softmaxes": {"components": 4},
     "sigsoftmax": {"bias": false},
     "normalized": {"initial_scale": null},
-    "token_skip": {"width": 16, "order": 1, "buckets": null}
+    "token_skip": {"width": 16, "order": 1, "buckets": null},
+    "copy": {"width": 32, "gate": "slot", "band": null, "detached": false, "logit_softcap": 0.0}
   },
   "loss": {"z_loss": 0.0, "label_smoothing": 0.0},
   "head_gradient": {

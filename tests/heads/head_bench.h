@@ -16,6 +16,7 @@
 
 #include "lmhead/base/random.h"
 #include "tests/heads/head_reference.h"
+#include "tests/heads/references/copy.h"
 #include "tests/heads/references/expanded.h"
 #include "tests/heads/references/linear.h"
 #include "tests/heads/references/low_rank.h"
@@ -36,6 +37,7 @@ inline const std::map<std::string, Entry>& entries() {
       {"sigsoftmax", sigsoftmax_entry()},
       {"normalized", normalized_entry()},
       {"token_skip", token_skip_entry()},
+      {"copy", copy_entry()},
   };
   // clang-format on
   return all;
