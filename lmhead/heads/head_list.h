@@ -13,6 +13,7 @@ HeadKind sigsoftmax_head();
 HeadKind normalized_head();
 HeadKind token_skip_head();
 HeadKind copy_head();
+HeadKind multi_facet_head();
 
 /// Throws where the loss has terms that are made of logits, for the head `name`, whose probabilities are not.
 void require_no_logit_terms(const LossOptions& options, const char* name);

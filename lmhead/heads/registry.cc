@@ -16,6 +16,7 @@ const std::vector<HeadKind>& head_kinds() {
       normalized_head(),
       token_skip_head(),
       copy_head(),
+      multi_facet_head(),
   };
   // clang-format on
   return kinds;

@@ -24,7 +24,8 @@ constexpr const char* kPinned = R"({
     "sigsoftmax": {"bias": false},
     "normalized": {"initial_scale": null},
     "token_skip": {"width": 16, "order": 1, "buckets": null},
-    "copy": {"width": 32, "gate": "slot", "band": null, "detached": false, "logit_softcap": 0.0}
+    "copy": {"width": 32, "gate": "slot", "band": null, "detached": false, "logit_softcap": 0.0},
+    "multi_facet": {"width": null}
   },
   "loss": {"z_loss": 0.0, "label_smoothing": 0.0},
   "head_gradient": {

@@ -21,6 +21,7 @@
 #include "tests/heads/references/linear.h"
 #include "tests/heads/references/low_rank.h"
 #include "tests/heads/references/mixture_of_softmaxes.h"
+#include "tests/heads/references/multi_facet.h"
 #include "tests/heads/references/normalized.h"
 #include "tests/heads/references/sigsoftmax.h"
 #include "tests/heads/references/token_skip.h"
@@ -38,6 +39,7 @@ inline const std::map<std::string, Entry>& entries() {
       {"normalized", normalized_entry()},
       {"token_skip", token_skip_entry()},
       {"copy", copy_entry()},
+      {"multi_facet", multi_facet_entry()},
   };
   // clang-format on
   return all;

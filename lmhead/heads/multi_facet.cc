@@ -1,0 +1,128 @@
+// Words of the context have a facet of their own: features that other words never see.
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/embedding.h>
+#include <ATen/ops/gelu.h>
+#include <ATen/ops/linear.h>
+#include <ATen/ops/logsumexp.h>
+#include <ATen/ops/stack.h>
+
+#include <cmath>
+
+#include "lmhead/heads/context.h"
+#include "lmhead/heads/head_list.h"
+#include "lmhead/kernels/linear_token_loss.h"
+
+namespace lmhead {
+namespace {
+
+struct MultiFacetOptions : HeadOptions {
+  std::optional<std::int64_t> width;
+  void visit_fields(FieldVisitor& visitor) override {
+    visitor.field("width", width, "E, inner width of the facet h + B gelu(A h); null: hidden_size", at_least(1));
+  }
+};
+
+constexpr double kNothing = -1e4;  // the logit of a word that is not there; exp of it is 0 in every type
+
+/// log(e^lse + e^facet_lse) - z_y from the logsumexp over the context's words and, where the target is one of them, its
+/// logit there among the further numbers; elsewhere that is NaN.
+double facet_loss(const TokenTerms& terms, const TokenSlopes& by) {
+  const double others = *terms.logsumexp, context = terms.further[0], of_target = terms.further[1];
+  const double largest = std::max(others, context), smallest = std::min(others, context);
+  const double whole = largest + std::log1p(std::exp(smallest - largest));
+  *by.logsumexp = std::exp(others - whole);
+  by.further[0] = std::exp(context - whole);
+  const bool is_here = !std::isnan(of_target);
+  *by.target_logit = is_here ? 0 : -1;
+  by.further[1] = is_here ? -1 : 0;
+  return whole - (is_here ? of_target : *terms.target_logit);
+}
+
+/// One softmax over z_x = w_x . f(h) for words of the context, which ends with the present one, and w_x . h for the
+/// others. B begins at zero, so that the head begins as the linear one.
+class MultiFacetHead : public LmHead {
+ public:
+  MultiFacetHead(const MultiFacetOptions& options, const HeadContext& context)
+      : LmHead(context.hidden_size, context.vocab_size) {
+    const std::int64_t width = context.hidden_size, inner = options.width.value_or(width);
+    weight_ = context.tied_embedding ? context.tied_embedding
+                                     : own(context.parameter("lm_head.weight", {context.vocab_size, width},
+                                                             normal_initializer(context.initializer_range)));
+    up_ = own(context.parameter("lm_head.facet_up_proj.weight", {inner, width},
+                                normal_initializer(1 / std::sqrt(double(width)))));
+    down_ = own(context.parameter("lm_head.facet_down_proj.weight", {width, inner}, constant_initializer(0)));
+  }
+
+  HeadNeeds needs() const override { return {.tokens = true}; }
+  double flops_per_token(std::int64_t sequence_length) const override {
+    const double width = double(hidden_size()), inner = double(up_->value.size(0));
+    return 6 * width * (double(vocab_size()) + 2 * inner + double(sequence_length));
+  }
+  double memory_per_token(std::int64_t sequence_length) const override {
+    return 6 * double(sequence_length) + 5 * double(hidden_size()) + 3 * double(up_->value.size(0));
+  }
+  void check_loss(const LossOptions& options) const override { require_no_logit_terms(options, "multi_facet"); }
+
+ private:
+  static at::Tensor widened(const at::Tensor& x) { return x.scalar_type() == at::kDouble ? x : x.to(at::kFloat); }
+  /// The logits [M, T] of the words at each position of a row's sequence, by the facet of the context.
+  at::Tensor facet_logits(const HeadInput& input) const {
+    const at::Tensor hidden = input.select(input.hidden);
+    const at::Tensor facet = hidden + at::linear(at::gelu(at::linear(hidden, up_->working)), down_->working);
+    return widened(context_products(input, facet, at::embedding(weight_->working, input.tokens.reshape({-1}))));
+  }
+  /// Positions [M, T] that add no word to what a row sees.
+  static at::Tensor unused_positions(const HeadInput& input, const ContextWords& context) {
+    const at::Tensor sequence = input.rows.defined() ? input.rows.floor_divide(input.tokens.size(1)) : at::Tensor();
+    const at::Tensor repeats = sequence.defined() ? context.repeats.index_select(0, sequence)
+                                                  : context.repeats.repeat_interleave(input.tokens.size(1), 0);
+    return unseen_positions(input).logical_or_(repeats);
+  }
+
+  at::Tensor compute_logits(const HeadInput& input) const override {
+    const at::Tensor logits = widened(at::linear(input.select(input.hidden), weight_->working));
+    const at::Tensor tokens = tokens_of_rows(input);
+    const at::Tensor change =
+        (facet_logits(input) - logits.gather(1, tokens)).masked_fill(unused_positions(input, context_words(input)), 0);
+    return logits.scatter_add(1, tokens, change);
+  }
+  at::Tensor compute_token_losses(const HeadInput& input, const at::Tensor& targets) const override {
+    return losses(input, targets, Reduction::kNone);
+  }
+  TrainingLoss compute_training_loss(const HeadInput& input, const at::Tensor& targets, const LossOptions&,
+                                     TokenStatistics*) const override {
+    return {losses(input, targets, Reduction::kMean), {}};
+  }
+  at::Tensor losses(const HeadInput& input, const at::Tensor& targets, Reduction reduction) const {
+    const ContextWords context = context_words(input);
+    const at::Tensor unused = unused_positions(input, context), logits = facet_logits(input);
+    const at::Tensor of_words = at::logsumexp(logits.masked_fill(unused, kNothing), 1);
+    const at::Tensor is_other = tokens_of_rows(input).ne(targets.unsqueeze(1)).logical_or_(unused);
+    const at::Tensor of_target = logits.masked_fill(is_other, 0).sum(1).masked_fill(is_other.all(1), NAN);
+    const TokenLossProblem problem{
+        .hidden = input.select(input.hidden),
+        .map = {weight_->working},
+        .targets = targets,
+        .further = at::stack({of_words, of_target}, 1),
+        .loss = [](std::int64_t, const TokenTerms& terms, const TokenSlopes& by) { return facet_loss(terms, by); },
+        .absent_begin = context.begin,
+        .absent = context.words};
+    if (linear_token_loss_takes(problem)) return linear_token_loss(problem, reduction);
+    const at::Tensor all = LmHead::compute_token_losses(input, targets);
+    return reduction == Reduction::kNone ? all : all.mean();
+  }
+
+  ParameterPtr weight_, up_, down_;
+};
+
+}  // namespace
+
+HeadKind multi_facet_head() {
+  return describe_head<MultiFacetHead, MultiFacetOptions>(
+      "multi_facet",
+      "z_x = w_x . (h + B gelu(A h)) for words of the context, w_x . h for the others; W: V x D, A: E x D, B: D x E",
+      "1 + (2 E + T) / V: 6 D (V + 2 E + T) operations a token", "6 T + 5 D + 3 E numbers a token",
+      "Chang & McCallum 2022; Chang et al. 2023 (context partition), arXiv 2305.12289");
+}
+
+}  // namespace lmhead
