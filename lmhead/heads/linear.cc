@@ -1,5 +1,11 @@
 #include "lmhead/heads/linear.h"
 
+#include <ATen/TensorOperators.h>
+#include <ATen/core/grad_mode.h>
+
+#include <cmath>
+#include <nlohmann/json.hpp>
+
 #include "lmhead/base/error.h"
 #include "lmhead/heads/head_list.h"
 #include "lmhead/heads/mapped_head.h"
@@ -10,36 +16,82 @@ namespace {
 
 struct LinearHeadOptions : HeadOptions {
   bool bias = false;
+  std::string bias_initialization = "zeros";
   double logit_softcap = 0;
+  std::vector<double> sigmoid_cap;
   std::optional<std::int64_t> mup_base_width;
   std::optional<double> initializer_range;
+  double mean_row_penalty = 0;
+  bool center_rows = false;
   void visit_fields(FieldVisitor& visitor) override {
     visitor.field("bias", bias, "adds a trained bias of V numbers to the logits");
+    visitor.field("bias_initialization", bias_initialization,
+                  "log_counts begins the bias at the logarithms of how often words occur in the training data",
+                  {"zeros", "log_counts"});
     visitor.field("logit_softcap", logit_softcap, "c of c tanh(z / c); 0 leaves the logits as they are", at_least(0));
+    visitor.field("sigmoid_cap", sigmoid_cap, "A, b, c of A sigmoid((z + b) / c), in place of logit_softcap; []: none");
     visitor.field("mup_base_width", mup_base_width, "logits are multiplied by this over hidden_size (muP); null: by 1",
                   at_least(1));
     visitor.field("initializer_range", initializer_range,
-                  "standard deviation of W's initial values; null: model.initializer_range", at_least(0));
+                  "standard deviation of W's initial values, 0 begins it at zero; null: model.initializer_range",
+                  at_least(0));
+    visitor.field("mean_row_penalty", mean_row_penalty,
+                  "adds this times the square norm of W's mean row to the training loss (mu-loss)", at_least(0));
+    visitor.field("center_rows", center_rows, "subtracts W's mean row from each after every step (mu-centering)");
   }
 };
+
+LogitTransform transform_of(const LinearHeadOptions& options, std::int64_t hidden_size) {
+  LogitTransform transform;
+  if (options.mup_base_width) transform.scale = double(*options.mup_base_width) / double(hidden_size);
+  transform.softcap = options.logit_softcap;
+  if (options.sigmoid_cap.empty()) return transform;
+  const std::vector<double>& cap = options.sigmoid_cap;
+  require(cap.size() == 3 && cap[0] > 0 && cap[2] > 0, "head",
+          "head.sigmoid_cap must be [] or three numbers A, b, c of which A and c are positive, got ", Json(cap).dump());
+  require(options.logit_softcap == 0, "head", "head.logit_softcap must be 0 beside head.sigmoid_cap, got ",
+          options.logit_softcap);
+  transform.sigmoid_cap = {cap[0], cap[1], cap[2]};
+  return transform;
+}
+
+/// log of (count + 1) over (all + V), so that a word that never occurs has a finite logit too; divided by `scale`,
+/// which the bias is multiplied by. Counts are asked for only where values are drawn.
+Initializer log_counts_initializer(const std::function<at::Tensor()>& counts, double scale) {
+  return [counts, scale](at::Tensor& bias, RandomStream&) {
+    const at::Tensor found = counts ? counts() : at::Tensor();
+    require(found.defined(), "head",
+            "head.bias_initialization must be zeros for data whose tokens are not counted, got log_counts");
+    const at::Tensor shares = found.to(at::kDouble) + 1;
+    bias.copy_((shares / shares.sum()).log() / scale);
+  };
+}
 
 class LinearHead : public MappedHead {
  public:
   LinearHead(const LinearHeadOptions& options, const HeadContext& context)
-      : MappedHead(context.hidden_size, context.vocab_size) {
-    transform_.softcap = options.logit_softcap;
-    if (options.mup_base_width) transform_.scale = double(*options.mup_base_width) / double(context.hidden_size);
-    owns_weight_ = !context.tied_embedding;
+      : MappedHead(context.hidden_size, context.vocab_size),
+        owns_weight_(!context.tied_embedding),
+        transform_(transform_of(options, context.hidden_size)),
+        mean_row_penalty_(options.mean_row_penalty),
+        center_rows_(options.center_rows) {
     require(owns_weight_ || !options.initializer_range, "head",
             "head.initializer_range must be null where model.tie_word_embeddings is true: the embedding has its own");
+    require(owns_weight_ || !options.center_rows, "head",
+            "head.center_rows must be false where model.tie_word_embeddings is true: it would change the embedding");
+    const bool counts = options.bias_initialization == "log_counts";
+    require(options.bias || !counts, "head",
+            "head.bias must be true for head.bias_initialization log_counts, got false");
     weight_ =
         owns_weight_
             ? own(context.parameter("lm_head.weight", {context.vocab_size, context.hidden_size},
                                     normal_initializer(options.initializer_range.value_or(context.initializer_range))))
             : context.tied_embedding;
     if (options.bias)
-      bias_ =
-          own(context.parameter("lm_head.bias", {context.vocab_size}, constant_initializer(0), ParameterKind::kBias));
+      bias_ = own(context.parameter(
+          "lm_head.bias", {context.vocab_size},
+          counts ? log_counts_initializer(context.token_counts, transform_.scale) : constant_initializer(0),
+          ParameterKind::kBias));
   }
 
   explicit LinearHead(const LinearMap& map)
@@ -53,6 +105,11 @@ class LinearHead : public MappedHead {
   }
   ParameterPtr own_matrix() const override { return owns_weight_ ? weight_ : nullptr; }
   double flops_per_token(std::int64_t) const override { return 6 * double(vocab_size()) * double(hidden_size()); }
+  void after_update(const StepContext&) override {
+    if (!center_rows_) return;
+    at::NoGradGuard no_grad;
+    weight_->value.sub_(weight_->value.mean(at::IntArrayRef{0}, /*keepdim=*/true));
+  }
 
  private:
   static ParameterPtr fixed(ParameterKind kind, const at::Tensor& value) {
@@ -64,24 +121,33 @@ class LinearHead : public MappedHead {
   }
   TrainingLoss compute_training_loss(const HeadInput& input, const at::Tensor& targets, const LossOptions& options,
                                      TokenStatistics* statistics) const override {
-    if (!statistics) return MappedHead::compute_training_loss(input, targets, options, nullptr);
+    if (!statistics) return with_penalty(MappedHead::compute_training_loss(input, targets, options, nullptr).loss);
     auto result = linear_cross_entropy_with_statistics(
         input.hidden, working_map(), targets, {.label_smoothing = options.label_smoothing, .z_loss = options.z_loss});
     *statistics = std::move(result.statistics);
-    return {result.loss, {}};
+    return with_penalty(result.loss);
+  }
+  TrainingLoss with_penalty(const at::Tensor& loss) const {
+    if (mean_row_penalty_ == 0) return {loss, {}};
+    const at::Tensor square = weight_->value.mean(at::IntArrayRef{0}).square().sum();
+    return {loss + mean_row_penalty_ * square.to(loss.scalar_type()),
+            {{"mean_row_norm", std::sqrt(square.item<double>())}}};
   }
 
   ParameterPtr weight_, bias_;
   bool owns_weight_ = false;  // else it is the embedding's, or was made elsewhere
   LogitTransform transform_;
+  double mean_row_penalty_ = 0;
+  bool center_rows_ = false;
 };
 
 }  // namespace
 
 HeadKind linear_head() {
   return describe_head<LinearHead, LinearHeadOptions>(
-      "linear", "z = softcap(s (W h + b)), W: V x D", "1: 6 V D operations a token", "D numbers a token",
-      "Press & Wolf 2017 (tied), Gemma 2 (soft-cap), Yang et al. 2022 (muP scale)");
+      "linear", "z = cap(s (W h + b)), W: V x D", "1: 6 V D operations a token", "D numbers a token",
+      "Press & Wolf 2017 (tied), Gemma 2 (soft-cap), Yang et al. 2022 (muP scale), modded-nanogpt's records 8 (W from "
+      "zero) and 54 (sigmoid cap), arXiv 2601.02031 (mean row)");
 }
 
 std::unique_ptr<LmHead> make_linear_head(const LinearMap& map) { return std::make_unique<LinearHead>(map); }

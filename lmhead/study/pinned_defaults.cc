@@ -17,7 +17,10 @@ constexpr const char* kPinned = R"({
     "tie_word_embeddings": false, "initializer": "llama", "initializer_range": 0.02
   },
   "head": {
-    "linear": {"bias": false, "logit_softcap": 0.0, "mup_base_width": null, "initializer_range": null},
+    "linear": {
+      "bias": false, "bias_initialization": "zeros", "logit_softcap": 0.0, "sigmoid_cap": [], "mup_base_width": null,
+      "initializer_range": null, "mean_row_penalty": 0.0, "center_rows": false
+    },
     "low_rank": {"rank": 16},
     "expanded": {"width": 512, "activation": "none"},
     "mixture_of_softmaxes": {"components": 4},

@@ -43,6 +43,10 @@ CASES = {
 REFUSED = {
     "softcap": ({}, {"logit_softcap": 3.0}, "head.logit_softcap must be 0"),
     "bias": ({}, {"bias": True}, "head.bias must be false"),
+    "sigmoid_cap": ({}, {"sigmoid_cap": [23, 5, 7.5]}, "logits must be linear"),
+    "sigsoftmax": ({}, {"type": "sigsoftmax"}, "logits must be linear"),
+    "mixture": ({}, {"type": "mixture_of_softmaxes", "components": 2}, "head.type must be one whose logits are a linear map"),
+    "copy": ({"tie_word_embeddings": True}, {"type": "copy", "width": 4}, "head.type must be one whose logits are a linear map"),
     "post": ({"norm_position": "post"}, {}, "model.norm_position must be \"pre\""),
     "no_positions": ({"position": "none"}, {}, "model.position must be"),
     "layernorm_swiglu": ({"norm": "layernorm"}, {}, "model.norm must be \"rmsnorm\""),
