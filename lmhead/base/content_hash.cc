@@ -7,7 +7,7 @@
 
 #include <cstdio>
 
-#include "lmhead/base/files.h"
+#include "lmhead/base/input_file.h"
 
 namespace lmhead {
 
@@ -38,9 +38,8 @@ std::string ContentHash::hex() const {
 }
 
 std::string hash_file(const std::filesystem::path& path) {
-  const auto file = MappedFile::open(path);
   ContentHash hash;
-  hash.update(file->data(), file->size());
+  InputFile(path).read_blocks([&](const void* bytes, std::size_t size) { hash.update(bytes, size); });
   return hash.hex();
 }
 

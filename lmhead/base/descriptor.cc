@@ -1,6 +1,7 @@
 #include "lmhead/base/descriptor.h"
 
 #include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -11,6 +12,16 @@
 namespace lmhead::detail {
 
 namespace fs = std::filesystem;
+
+namespace {
+
+off_t size_of(int descriptor, const fs::path& path) {
+  struct stat status{};
+  if (::fstat(descriptor, &status) != 0) fail_system("readable", path, errno);
+  return status.st_size;
+}
+
+}  // namespace
 
 void fail_system(const char* must, const fs::path& path, int error) {
   fail("files", path.string(), " must be ", must, ", got: ", std::strerror(error));
@@ -32,6 +43,30 @@ void write_all(int descriptor, const void* data, std::size_t size, const fs::pat
     bytes += written;
     size -= std::size_t(written);
   }
+}
+
+void append_line(int descriptor, const std::string& line, const fs::path& path, bool durable) {
+  const std::string text = line + "\n";
+  const off_t start = size_of(descriptor, path);
+  std::size_t done = 0;
+  int error = 0;
+  while (done < text.size() && error == 0) {
+    const ssize_t count = ::pwrite(descriptor, text.data() + done, text.size() - done, start + off_t(done));
+    if (count > 0) done += std::size_t(count);
+    else if (count == 0) error = EIO;
+    else if (errno != EINTR) error = errno;
+  }
+  if (error == 0 && durable && ::fsync(descriptor) != 0) error = errno;
+  if (error == 0) return;
+  // Where not even this can be done, a line without its end is what the next to append finds.
+  [[maybe_unused]] const int result = ::ftruncate(descriptor, start);
+  fail_system("writable", path, error);
+}
+
+bool ends_within_a_line(int descriptor, const fs::path& path) {
+  const off_t size = size_of(descriptor, path);
+  char last = '\n';
+  return size > 0 && ::pread(descriptor, &last, 1, size - 1) == 1 && last != '\n';
 }
 
 void sync_directory(const fs::path& directory) {

@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <filesystem>
+#include <string>
 
 namespace lmhead::detail {
 
@@ -25,6 +26,14 @@ class Descriptor {
 
 /// Writes everything; throws where that is not possible.
 void write_all(int descriptor, const void* data, std::size_t size, const std::filesystem::path& path);
+
+/// Appends `line` and its end to a file that nobody else writes to meanwhile; `durable`: it then survives a loss of
+/// power. Throws where it cannot be written whole (a full disk); nothing of it is left then, as far as that can be
+/// done.
+void append_line(int descriptor, const std::string& line, const std::filesystem::path& path, bool durable);
+
+/// Whether the last line has no end.
+bool ends_within_a_line(int descriptor, const std::filesystem::path& path);
 
 /// Makes the names in a folder survive a loss of power: a rename is durable only once its folder is.
 void sync_directory(const std::filesystem::path& directory);

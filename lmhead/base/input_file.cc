@@ -9,6 +9,7 @@
 #include <cerrno>
 #include <cstring>
 #include <utility>
+#include <vector>
 
 #include "lmhead/base/error.h"
 
@@ -81,6 +82,15 @@ void InputFile::read_at(std::uintmax_t begin, void* bytes, std::size_t size) con
     require(count > 0, "files", path_.string(), " must keep the ", size_, " bytes that it had when it was opened, got ",
             begin + done, " at most: it was cut short since");
     done += count;
+  }
+}
+
+void InputFile::read_blocks(const std::function<void(const void*, std::size_t)>& take) const {
+  std::vector<char> block(1 << 20);
+  for (std::uintmax_t begin = 0; begin < size_; begin += block.size()) {
+    const auto size = std::size_t(std::min<std::uintmax_t>(block.size(), size_ - begin));
+    read_at(begin, block.data(), size);
+    take(block.data(), size);
   }
 }
 

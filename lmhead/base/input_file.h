@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <string>
 
 namespace lmhead {
@@ -29,6 +30,8 @@ class InputFile {
   /// The `size` bytes from `begin` on, which lie within `size()`. Throws where the file has become shorter since it was
   /// opened: bytes of a mapping would then be a signal. Calls from several threads are safe.
   void read_at(std::uintmax_t begin, void* bytes, std::size_t size) const;
+  /// Hands over all that was there when it was opened, in order, a MiB at a time; throws as `read_at` does.
+  void read_blocks(const std::function<void(const void* bytes, std::size_t size)>& take) const;
 
  private:
   /// Up to `size` bytes from `begin` on, and how many they are: 0 at the end.

@@ -1,6 +1,8 @@
 #include "lmhead/base/printable_text.h"
 
+#include <algorithm>
 #include <cstdint>
+#include <utility>
 
 namespace lmhead {
 namespace {
@@ -29,6 +31,15 @@ std::size_t append_printable(std::string& to, std::string_view text) {
     to.append("\\x").append(1, kHex[byte >> 4]).append(1, kHex[byte & 15]);
   }
   return length > 0 ? length : 1;
+}
+
+/// Whether `text` may be the beginning of a character whose rest is to come.
+bool is_cut(std::string_view text) {
+  const auto first = std::uint8_t(text[0]);
+  const std::size_t length = first < 0xC2 ? 1 : first < 0xE0 ? 2 : first < 0xF0 ? 3 : first < 0xF5 ? 4 : 1;
+  return text.size() < length &&
+         std::all_of(
+             text.begin() + 1, text.end(), [](char character) { return (std::uint8_t(character) & 0xC0) == 0x80; });
 }
 
 }  // namespace
@@ -69,6 +80,22 @@ std::string printable_text(std::string_view text) {
     position += append_printable(printable, text.substr(position));
   return printable;
 }
+
+std::string PrintableStream::add(std::string_view piece) {
+  held_ += piece;
+  const std::string_view text = held_;
+  std::string printable;
+  std::size_t position = 0;
+  while (position < text.size() && !is_cut(text.substr(position))) {
+    const bool stays = text[position] == '\n' || text[position] == '\t';
+    if (stays) printable += text[position++];
+    else position += append_printable(printable, text.substr(position));
+  }
+  held_.erase(0, position);
+  return printable;
+}
+
+std::string PrintableStream::finish() { return printable_text(std::exchange(held_, {})); }
 
 std::string quote_for_message(std::string_view text) {
   constexpr std::size_t kLongest = 80;

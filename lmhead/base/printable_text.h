@@ -17,7 +17,19 @@ std::size_t first_malformed_byte(std::string_view text);
 /// that turn the direction of writing, and bytes that are no UTF-8.
 std::string printable_text(std::string_view text);
 
-/// The same in quotes, cut after 80 bytes.
+/// The same of a text that comes in pieces and has lines: line ends and tabs stay.
+class PrintableStream {
+ public:
+  /// What is certain with this piece; a character that its end cuts waits for the rest.
+  std::string add(std::string_view piece);
+  /// What is left at the end.
+  std::string finish();
+
+ private:
+  std::string held_;
+};
+
+/// `printable_text` in quotes, cut after 80 bytes.
 std::string quote_for_message(std::string_view text);
 
 }  // namespace lmhead

@@ -11,6 +11,7 @@
 #include "lmhead/base/descriptor.h"
 #include "lmhead/base/error.h"
 #include "lmhead/base/files.h"
+#include "lmhead/base/input_file.h"
 
 namespace lmhead {
 namespace {
@@ -18,24 +19,13 @@ namespace {
 namespace fs = std::filesystem;
 using detail::fail_system;
 
+constexpr std::uintmax_t kMost = std::uintmax_t(4) << 30;  // bytes that are read at once
+
 std::size_t size_of(int descriptor, const fs::path& path) {
   struct stat status{};
   if (::fstat(descriptor, &status) != 0) fail_system("readable", path, errno);
   require(S_ISREG(status.st_mode), "files", path.string(), " must be a regular file, got something else");
   return std::size_t(status.st_size);
-}
-
-/// All bytes from `start` to the end.
-std::string read_from(int descriptor, std::size_t start, const fs::path& path) {
-  std::string text;
-  char buffer[1 << 16];
-  while (true) {
-    const ssize_t count = ::pread(descriptor, buffer, sizeof buffer, off_t(start + text.size()));
-    if (count < 0 && errno == EINTR) continue;
-    if (count < 0) fail_system("readable", path, errno);
-    if (count == 0) return text;
-    text.append(buffer, std::size_t(count));
-  }
 }
 
 /// Where the last whole line ends.
@@ -56,23 +46,16 @@ std::size_t end_of_lines(int descriptor, const fs::path& path) {
 
 std::vector<std::string> SharedLines::read_new() {
   std::vector<std::string> lines;
-  const int descriptor = ::open(path_.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);  // a FIFO must not make it wait
-  if (descriptor < 0 && errno == ENOENT) return lines;
-  if (descriptor < 0) fail_system("readable", path_, errno);
-  try {
-    const std::size_t size = size_of(descriptor, path_);
-    require(size >= read_, "files", path_.string(), " must only grow while it is in use, got ", size,
-            " bytes where there were ", read_);
-    const std::string text = read_from(descriptor, read_, path_);
-    for (std::size_t start = 0, end; (end = text.find('\n', start)) != text.npos; start = end + 1) {
-      lines.push_back(text.substr(start, end - start));
-      read_ += lines.back().size() + 1;
-    }
-  } catch (...) {
-    ::close(descriptor);
-    throw;
+  struct stat status{};
+  if (::lstat(path_.c_str(), &status) != 0 && errno == ENOENT) return lines;
+  const InputFile file(path_);
+  require(file.size() >= read_, "files", path_.string(), " must only grow while it is in use, got ", file.size(),
+          " bytes where there were ", read_);
+  const std::string text = file.read(kMost, read_);
+  for (std::size_t start = 0, end; (end = text.find('\n', start)) != text.npos; start = end + 1) {
+    lines.push_back(text.substr(start, end - start));
+    read_ += lines.back().size() + 1;
   }
-  ::close(descriptor);
   return lines;
 }
 
@@ -99,22 +82,7 @@ SharedLines::Lock::Lock(const SharedLines& lines) : path_(lines.path_) {
 SharedLines::Lock::~Lock() { ::close(descriptor_); }
 
 void SharedLines::append(const Lock& lock, const std::string& line) {
-  const std::string text = line + "\n";
-  const std::size_t start = size_of(lock.descriptor_, path_);
-  std::size_t done = 0;
-  int error = 0;
-  while (done < text.size() && error == 0) {
-    const ssize_t count = ::pwrite(lock.descriptor_, text.data() + done, text.size() - done, off_t(start + done));
-    if (count > 0) done += std::size_t(count);
-    else if (count == 0) error = EIO;
-    else if (errno != EINTR) error = errno;
-  }
-  if (error == 0 && ::fsync(lock.descriptor_) != 0) error = errno;
-  if (error != 0) {
-    // What is left of the line where even this fails is cut off by whoever appends next.
-    if (::ftruncate(lock.descriptor_, off_t(start)) != 0) error = error ? error : errno;
-    fail_system("writable", path_, error);
-  }
+  detail::append_line(lock.descriptor_, line, path_, /*durable=*/true);
   if (lock.is_new_) detail::sync_directory(path_.parent_path());
 }
 

@@ -129,6 +129,9 @@ Request parse_command_line(int argument_count, char** arguments) {
       ->capture_default_str();
   sample_app->add_option("--seed", sample.seed, "of the draws")->capture_default_str();
   sample_app->add_flag("--ids", sample.ids, "print ids, separated by commas, instead of text");
+  sample_app->add_flag("--raw", sample.raw,
+                       "print the text's own bytes; without it control characters other than line ends and tabs, which "
+                       "a terminal would obey, and bytes that are no UTF-8 are spelled out (\\x1b)");
 
   try {
     app.parse(argument_count, arguments);

@@ -64,6 +64,7 @@ struct SampleRequest {
   double top_p = 1;
   std::uint64_t seed = 0;
   bool ids = false;  // print ids instead of text
+  bool raw = false;  // print control characters as they are
 };
 
 using Request = std::variant<TrainRequest, StudyRequest, HeadsRequest, MeasureRequest, InspectRequest, ExportRequest,

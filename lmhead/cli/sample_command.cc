@@ -5,6 +5,7 @@
 
 #include "lmhead/base/error.h"
 #include "lmhead/base/line_process.h"
+#include "lmhead/base/printable_text.h"
 #include "lmhead/cli/commands.h"
 #include "lmhead/cli/model_argument.h"
 #include "lmhead/cli/progress.h"
@@ -98,7 +99,9 @@ int run_sample(const SampleRequest& request) {
   if (!prints_ids) codec->begin(prompt);
   install_stop_handler();
 
-  const auto print = [](const std::string& text) {
+  PrintableStream printable;
+  const auto print = [&](const std::string& said) {
+    const std::string text = request.raw ? said : printable.add(said);
     std::fwrite(text.data(), 1, text.size(), stdout);
     std::fflush(stdout);
   };
@@ -114,7 +117,8 @@ int run_sample(const SampleRequest& request) {
                                    first = false;
                                    return !stop_requested() && std::ferror(stdout) == 0;  // else nobody reads it
                                  });
-  print(prints_ids ? "\n" : codec->finish() + "\n");
+  if (!prints_ids) print(codec->finish());
+  std::printf("%s\n", printable.finish().c_str());
   if (prints_ids && !request.ids)
     std::fprintf(stderr, "[sample] these are ids: %s\n",
                  model.text.tokenizer ? "lmhead-tokenizer is not there" : "the model has no tokenizer");

@@ -1,8 +1,6 @@
 #include "lmhead/data/recorded_files.h"
 
-#include <algorithm>
 #include <nlohmann/json.hpp>
-#include <vector>
 
 #include "lmhead/base/error.h"
 #include "lmhead/base/files.h"
@@ -17,12 +15,7 @@ namespace fs = std::filesystem;
 
 std::string hash_of(const InputFile& file) {
   Sha256 hash;
-  std::vector<char> block(1 << 20);
-  for (std::uintmax_t begin = 0; begin < file.size(); begin += block.size()) {
-    const auto size = std::size_t(std::min<std::uintmax_t>(block.size(), file.size() - begin));
-    file.read_at(begin, block.data(), size);
-    hash.update(block.data(), size);
-  }
+  file.read_blocks([&](const void* bytes, std::size_t size) { hash.update(bytes, size); });
   return hash.hex();
 }
 

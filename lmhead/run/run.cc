@@ -7,7 +7,6 @@
 #include <bit>
 
 #include "lmhead/base/error.h"
-#include "lmhead/base/files.h"
 
 namespace lmhead {
 namespace {
@@ -121,15 +120,12 @@ void RunConfiguration::visit_fields(FieldVisitor& visitor) {
 
 namespace {
 
-/// The folder's configuration with keys that are newer than the folder at their defaults; nothing where it has none or
-/// one that is no configuration.
-std::optional<Json> completed_configuration_of(const std::filesystem::path& folder) {
-  const auto file = folder / "config.json";
-  if (!std::filesystem::exists(file)) return std::nullopt;
+/// A configuration with keys that are newer than it at their defaults; itself where it is no configuration.
+Json completed(const Json& json) {
   try {
-    return complete_configuration(read_json(file));
+    return complete_configuration(json);
   } catch (const Error&) {
-    return std::nullopt;
+    return json;
   }
 }
 
@@ -140,8 +136,11 @@ Json complete_configuration(const Json& json) { return write_options(read_option
 bool is_finished(const std::filesystem::path& folder, const Json& complete) {
   const auto summary = read_summary(folder);
   if (!summary || summary->value("state", Json()) != "finished") return false;
-  const auto there = completed_configuration_of(folder);
-  return there && *there == complete;
+  try {
+    return completed(read_json(folder / "config.json")) == complete;
+  } catch (const Error&) {  // there is none, or it is damaged
+    return false;
+  }
 }
 
 std::optional<std::string> dataset_of_run(const std::filesystem::path& folder) {
@@ -154,11 +153,7 @@ std::optional<std::string> dataset_of_run(const std::filesystem::path& folder) {
 bool run_training(const Json& json, const std::filesystem::path& folder, const RunControl& control) {
   const auto configuration = read_options<RunConfiguration>(json);
   const Json complete = write_options(configuration);
-  // An older version's folder goes on once it says in full what it meant.
-  const auto file = folder / "config.json";
-  if (completed_configuration_of(folder) == complete && read_json(file) != complete)
-    write_file_atomic(file, complete.dump(2) + "\n");
-  Trainer trainer(configuration.train, complete, folder);
+  Trainer trainer(configuration.train, complete, folder, completed);
   add_observers(trainer, configuration);
   control.on_start({trainer.resumed_step(), at::get_num_threads(), trainer.resumed_threads()});
   bool finished = false;

@@ -3,24 +3,40 @@
 #include <string>
 
 #include "lmhead/base/memory.h"
+#include "lmhead/models/causal_model.h"
 
 namespace lmhead {
 
+namespace {
+
+constexpr double kMostNumbers = 0x1p61;  // of a tensor: its bytes are counted in 64 bits
+
+double count_parameters(const TrainConfiguration& configuration, std::int64_t vocab_size) {
+  try {
+    const CausalModel shapes(configuration.model, configuration.head, vocab_size, shapes_alone());
+    double numbers = 0;  // in float64: together they may leave 64 bits
+    for (const ParameterPtr& parameter : shapes.parameters()) numbers += double(count_trained({parameter}));
+    return numbers;
+  } catch (const std::exception& error) {
+    if (!is_memory_failure(error)) throw;
+    return kMostNumbers;
+  }
+}
+
+}  // namespace
+
 MemoryEstimate estimate_memory(const TrainConfiguration& configuration, std::int64_t vocab_size) {
+  MemoryEstimate estimate;
+  estimate.parameters = count_parameters(configuration, vocab_size);
+  const double copies = configuration.optimizer.type == "adamw" ? 4 : 2;
+  estimate.state = estimate.parameters * copies * sizeof(float);
+
   // In float64 throughout: products of these sizes leave 64 bits long before they leave its range.
   const DecoderSpecification s = configuration.model.specification(vocab_size);
   const auto width = double(s.hidden_size), inner = double(s.intermediate_size), layers = double(s.layers.size());
   const double queries = double(s.num_attention_heads) * double(s.head_dim);
   const double keys_and_values = 2 * double(s.num_key_value_heads) * double(s.head_dim);
   const double branches = s.gated ? 2 : 1;
-  const bool has_own_head = configuration.head.type() == "linear" && !configuration.model.tie_word_embeddings;
-
-  MemoryEstimate estimate;
-  estimate.parameters = double(vocab_size) * width * (has_own_head ? 2 : 1) + double(s.position_embeddings) * width +
-                        layers * width * (2 * queries + keys_and_values + (branches + 1) * inner);
-  const double copies = configuration.optimizer.type == "adamw" ? 4 : 2;
-  estimate.state = estimate.parameters * copies * sizeof(float);
-
   const DataOptions& data = configuration.data;
   const double ids = 2 * sizeof(std::int64_t);  // inputs and targets
   const double working = configuration.training.precision == "bfloat16" ? 2 : sizeof(float);

@@ -7,10 +7,10 @@
 
 namespace lmhead {
 
-/// A lower bound: what is surely held at the same time. Heads that are not linear, norms, biases, logits and what the
-/// operations need for themselves are left out.
+/// A lower bound: what is surely held at the same time. Logits and what the operations need for themselves are left
+/// out.
 struct MemoryEstimate {
-  double parameters = 0;   // numbers of the matrices
+  double parameters = 0;   // numbers that are trained, of the whole model
   double state = 0;        // bytes of parameters, their gradients and, for AdamW, its two averages
   double activations = 0;  // bytes of ids and of what one micro-batch keeps for the backward pass
 };

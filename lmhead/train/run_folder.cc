@@ -33,7 +33,7 @@ std::string read_log_text(const fs::path& file) { return fs::exists(file) ? read
 
 }  // namespace
 
-RunFolder::RunFolder(const fs::path& path, const Json& configuration)
+RunFolder::RunFolder(const fs::path& path, const Json& configuration, const std::function<Json(const Json&)>& completed)
     : path_(path), configuration_hash_(hash_configuration(configuration)), lock_(path, "run", "trains") {
   remove_leftovers(path_,
                    [](const std::string& name) { return name == kConfiguration || name == kLog || name == kSummary; });
@@ -44,6 +44,10 @@ RunFolder::RunFolder(const fs::path& path, const Json& configuration)
     return;
   }
   const Json there = read_json(file);
+  if (completed && there != configuration && completed(there) == configuration) {
+    write_file_atomic(file, configuration.dump(2) + "\n");
+    return;
+  }
   const std::string difference = first_difference(there, configuration);
   require(difference.empty(), "run", path_.string(), " must hold the same configuration or none, got another value of ",
           difference, " (choose another folder, or remove this one)");

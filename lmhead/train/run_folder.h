@@ -2,6 +2,7 @@
 #pragma once
 
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -23,9 +24,12 @@ struct LogEnd {
 
 class RunFolder {
  public:
-  /// Makes the folder and writes `configuration`, or checks that the one in there is equal; the error names the first
-  /// key that differs. Removes what killed processes left in it. Throws where another process uses the folder.
-  RunFolder(const std::filesystem::path& path, const Json& configuration);
+  /// Locks the folder, which is made where there is none, before anything in it is looked at; throws where another
+  /// process uses it. Writes `configuration`, or checks that the one in there is equal; the error names the first key
+  /// that differs. Where only `completed` makes the one in there equal (an older version wrote fewer keys), it is
+  /// replaced. Removes what killed processes left.
+  RunFolder(const std::filesystem::path& path, const Json& configuration,
+            const std::function<Json(const Json&)>& completed = {});
 
   const std::filesystem::path& path() const { return path_; }
   std::filesystem::path checkpoints() const { return path_ / "checkpoints"; }

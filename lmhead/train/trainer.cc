@@ -96,9 +96,10 @@ Json to_json(const StepRecord& record) {
   return json;
 }
 
-Trainer::Trainer(const TrainConfiguration& configuration, const Json& complete, const std::filesystem::path& run_folder)
+Trainer::Trainer(const TrainConfiguration& configuration, const Json& complete, const std::filesystem::path& run_folder,
+                 const std::function<Json(const Json&)>& completed)
     : configuration_(configuration),
-      folder_(run_folder, complete),
+      folder_(run_folder, complete, completed),
       batches_(open_run_batches(configuration)),
       model_(configuration.model, configuration.head, model_vocab_size(configuration, *batches_),
              fresh_parameters(std::uint64_t(configuration.training.seed)),

@@ -42,8 +42,10 @@ class Divergence : public Error {
 
 class Trainer {
  public:
-  /// `configuration` is the whole of it as it stands in the run folder, which may hold more than the trainer reads.
-  Trainer(const TrainConfiguration& configuration, const Json& complete, const std::filesystem::path& run_folder);
+  /// `complete` is the whole of the configuration as it stands in the run folder, which may hold more than the trainer
+  /// reads; `completed` makes one of an older version such a one (RunFolder).
+  Trainer(const TrainConfiguration& configuration, const Json& complete, const std::filesystem::path& run_folder,
+          const std::function<Json(const Json&)>& completed = {});
 
   void add_observer(std::unique_ptr<Observer> observer) { observers_.push_back(std::move(observer)); }
   /// Called with every step's gradients before clipping; the one place where those of several processes meet.

@@ -46,6 +46,27 @@ TEST(InputFile, OnlyARegularFileIsRead) {
   }
 }
 
+TEST(InputFile, IsReadInPartsWithinWhatWasThere) {
+  const ScratchFolder folder;
+  write_text(folder / "f", "0123456789");
+  const InputFile file(folder / "f");
+  EXPECT_EQ(file.read(7, 3), "3456789");
+  EXPECT_ERROR(file.read(6, 3), "f must have at most 6 bytes, got 7");
+  EXPECT_EQ(file.read(0, 10), "");
+  EXPECT_EQ(file.read(0, 11), "");
+  char part[4];
+  file.read_at(6, part, 4);
+  EXPECT_EQ(std::string(part, 4), "6789");
+  write_text(folder / "f", "0123456789ab");
+  std::string all;
+  const auto collect = [&](const void* bytes, std::size_t size) { all.append(static_cast<const char*>(bytes), size); };
+  file.read_blocks(collect);
+  EXPECT_EQ(all, "0123456789");
+  std::filesystem::resize_file(folder / "f", 9);
+  EXPECT_ERROR(file.read_at(6, part, 4), "f must keep the 10 bytes that it had when it was opened, got 9 at most");
+  EXPECT_ERROR(file.read_blocks(collect), "cut short since");
+}
+
 TEST(InputFile, IsReadWholeUpToASize) {
   const ScratchFolder folder;
   write_text(folder / "f", "0123456789");

@@ -41,15 +41,16 @@ TEST(LineLog, NothingIsAppendedToACutLine) {
   EXPECT_EQ(read_file(folder / "log"), "one\ntw");
 }
 
-TEST(LineLog, ACutLineThatSomebodyHasAppendedToStaysAndIsTheLast) {
+TEST(LineLog, NothingIsAppendedToALineThatWasCutSince) {
   const ScratchFolder folder;
   LineLog log(folder / "log");
-  const FileSizeLimit limit(10);
-  // The limit cuts the line after 10 bytes; by then another process has made the file end elsewhere.
   log.append("12345");
-  std::filesystem::resize_file(folder / "log", 8);
-  EXPECT_ERROR(log.append("123456789"), "File too large");
-  EXPECT_EQ(std::filesystem::file_size(folder / "log"), 8u);  // its own two bytes are taken back, nothing else
+  std::filesystem::resize_file(folder / "log", 3);
+  EXPECT_ERROR(log.append("next"), "must end with a whole line, got one that is cut short");
+  EXPECT_EQ(read_file(folder / "log"), "123");
+  std::filesystem::resize_file(folder / "log", 0);
+  log.append("first");
+  EXPECT_EQ(read_file(folder / "log"), "first\n");
 }
 
 }  // namespace

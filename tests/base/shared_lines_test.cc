@@ -2,14 +2,11 @@
 #include "lmhead/base/shared_lines.h"
 
 #include <gtest/gtest.h>
-#include <sys/resource.h>
 #include <sys/stat.h>
-
-#include <csignal>
-#include <fstream>
 
 #include "lmhead/base/error.h"
 #include "lmhead/base/files.h"
+#include "tests/base/file_fixtures.h"
 #include "tests/data/data_fixtures.h"
 
 namespace lmhead {
@@ -21,26 +18,6 @@ void append(SharedLines& lines, const std::string& line) {
   const SharedLines::Lock lock(lines);
   lines.append(lock, line);
 }
-
-/// No file of this process may grow beyond `bytes` while this lives: a disk that is full there.
-class FullDisk {
- public:
-  explicit FullDisk(std::size_t bytes) {
-    ::getrlimit(RLIMIT_FSIZE, &before_);
-    rlimit limit = before_;
-    limit.rlim_cur = bytes;
-    handler_ = std::signal(SIGXFSZ, SIG_IGN);
-    ::setrlimit(RLIMIT_FSIZE, &limit);
-  }
-  ~FullDisk() {
-    ::setrlimit(RLIMIT_FSIZE, &before_);
-    std::signal(SIGXFSZ, handler_);
-  }
-
- private:
-  rlimit before_{};
-  void (*handler_)(int);
-};
 
 TEST(SharedLines, ReadsWhatItsOwnAndOthersAppendOnce) {
   const ScratchFolder scratch;
@@ -76,7 +53,7 @@ TEST(SharedLines, LeavesNothingOfALineThatAFullDiskCutsShort) {
   SharedLines lines(scratch / "lines");
   append(lines, "first");
   {
-    const FullDisk full(8);
+    const FileSizeLimit full(8);
     EXPECT_ERROR(append(lines, "second"), "must be writable");
     EXPECT_EQ(read_file(scratch / "lines"), "first\n");
   }
@@ -89,9 +66,9 @@ TEST(SharedLines, WantAFileThatCanBeAppendedTo) {
   write_text(scratch / "file", "");
   EXPECT_ERROR(SharedLines::Lock(SharedLines(scratch / "file" / "lines")), "must be");
   EXPECT_ERROR(SharedLines(scratch / "file" / "lines").read_new(), "must be readable");
-  EXPECT_ERROR(SharedLines(scratch / ".").read_new(), "must be a regular file");
+  EXPECT_ERROR(SharedLines(scratch / ".").read_new(), "must be a file, got a folder");
   ASSERT_EQ(::mkfifo((scratch / "fifo").c_str(), 0600), 0);
-  EXPECT_ERROR(SharedLines(scratch / "fifo").read_new(), "must be a regular file");
+  EXPECT_ERROR(SharedLines(scratch / "fifo").read_new(), "must be a file, got a pipe");
   EXPECT_ERROR(SharedLines::Lock(SharedLines(scratch / "fifo")), "must be a regular file");
 }
 

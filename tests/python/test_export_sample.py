@@ -237,6 +237,19 @@ def test_text_goes_through_the_runs_tokenizer(tmp_path, helper_path):
     assert not (exported / "tokenizer.json").exists()
 
 
+def test_text_of_a_model_never_reaches_a_terminal_as_control_characters(runs):
+    run = runs("bytes", {"vocab_size": 256}, {})  # ids are bytes, and an untrained model says all of them
+    arguments = [LMHEAD, "sample", run, "--prompt-ids", "65", "--max-new-tokens", "900", "--temperature", "3"]
+
+    def printed(*more):
+        return subprocess.run([*arguments, *more], capture_output=True, timeout=120, check=True).stdout
+    raw, text = printed("--raw"), printed().decode("utf-8")
+    assert raw == bytes(map(int, printed("--ids").split(b","))) + b"\n"
+    obeyed = {*map(chr, range(0x20)), *map(chr, range(0x7F, 0xA0))} - {"\n", "\t"}
+    assert b"\x1b" in raw and "\\x1b" in text and b"\n" in raw[:-1] and not obeyed & set(text)
+    assert text.count("\n") == raw.count(b"\n")
+
+
 def test_the_seed_decides_and_top_k_one_is_greedy(runs):
     run = runs("llama", *CASES["llama"][1:])
 

@@ -93,6 +93,8 @@ def test_sizes_beyond_any_model_are_refused_by_their_key(command, place, overrid
 @pytest.mark.parametrize("overrides", [
     ("model.hidden_size=1048576", "model.num_hidden_layers=4096", "model.num_attention_heads=1024"),
     ("data.batch_size=16777216", "data.sequence_length=512"),
+    ("model.hidden_size=1048576", "model.num_attention_heads=1048576", "model.head_dim=1048576"),
+    ("head.type=expanded", "head.width=16777216", "model.vocab_size=1048576"),
 ])
 def test_a_run_that_memory_cannot_hold_is_refused_before_it_begins(command, place, overrides):
     message = one_line(command("train", "run.json", *overrides, expect=2, cwd=place))

@@ -98,8 +98,9 @@ def test_what_is_no_file_of_ids_is_refused_in_one_line(command, place, kind):
         make(path)
         line = one_line(command("train", "run.json", f"data.path={folder}", expect=2, cwd=place))
         assert name in line and message in line
-        line = one_line(command("measure", "model", "--tokens", path, expect=2, cwd=place))
-        assert name in line and message in line
+        if name == "train.bin":
+            line = one_line(command("measure", "model", "--tokens", path, expect=2, cwd=place))
+            assert name in line and message in line
         if path.is_dir():
             path.rmdir()
         else:

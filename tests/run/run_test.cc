@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include "lmhead/base/folder_lock.h"
 #include "lmhead/study/long_form_results.h"
 #include "tests/train/train_fixtures.h"
 
@@ -51,6 +52,20 @@ TEST(Run, GoesOnInAFolderThatIsOlderThanAKey) {
   write_file_atomic(file, older.dump());
   EXPECT_FALSE(is_finished(scratch / "run", complete_configuration(json)));
   EXPECT_THROW(run_training(json, scratch / "run", {}), Error);
+}
+
+TEST(Run, LooksAtAFolderOnlyOnceNobodyElseUsesIt) {
+  const ScratchFolder scratch;
+  write_dataset(scratch / "data");
+  const Json json = tiny_configuration(scratch / "data");
+  const auto file = scratch / "run" / "config.json";
+  Json older = complete_configuration(json);
+  older["observe"].erase("diagnostics");
+  const FolderLock other(scratch / "run", "run", "trains");
+  write_text(file, older.dump());
+  write_text(scratch / "run" / "log.jsonl", "{\"step\":1}\n");
+  EXPECT_ERROR(run_training(json, scratch / "run", {}), "must not be in use, got another process that trains in it");
+  EXPECT_EQ(read_file(file), older.dump());
 }
 
 TEST(Run, AsksTasksEverySoManyStepsAndAtTheLast) {

@@ -16,23 +16,48 @@ double numbers_of(const TrainConfiguration& configuration, std::int64_t vocab_si
   return make_trainer(json, scratch / "run").summary("")["parameters"].get<double>();
 }
 
-TEST(MemoryEstimate, CountsTheMatricesOfEveryKindOfDecoder) {
-  const char* cases[] = {
-      R"({})",
-      R"({"tie_word_embeddings": true})",
-      R"({"activation": "gelu", "position": "learned", "max_position_embeddings": 128})",
-      R"({"num_attention_heads": 8, "num_key_value_heads": 2, "head_dim": 20, "num_hidden_layers": 3})",
+TEST(MemoryEstimate, CountsTheParametersOfEveryKindOfModel) {
+  const char* cases[][2] = {
+      {R"({})", R"({})"},
+      {R"({"tie_word_embeddings": true, "norm": "layernorm"})", R"({})"},
+      {R"({"activation": "gelu", "position": "learned", "max_position_embeddings": 128})", R"({"bias": true})"},
+      {R"({"num_attention_heads": 8, "num_key_value_heads": 2, "head_dim": 20, "num_hidden_layers": 3})", R"({})"},
+      {R"({"attention_bias": true})", R"({"type": "low_rank", "rank": 7})"},
+      {R"({"norm": "none"})", R"({"type": "expanded", "width": 100, "activation": "gelu"})"},
   };
-  for (const char* model : cases) {
+  for (const auto& [model, head] : cases) {
     Json json = {{"data", {{"sequence_length", 16}, {"batch_size", 4}, {"micro_batches", 2}}},
-                 {"model", parse_json(model, "case")}};
-    json["model"]["norm"] = "none";  // vectors are left out
+                 {"model", parse_json(model, "case")},
+                 {"head", parse_json(head, "case")}};
     json["model"]["hidden_size"] = 64;
     const auto configuration = read_options<TrainConfiguration>(json);
     const MemoryEstimate estimate = estimate_memory(configuration, 300);
-    EXPECT_EQ(estimate.parameters, numbers_of(configuration, 300)) << model;
+    EXPECT_EQ(estimate.parameters, numbers_of(configuration, 300)) << model << head;
     EXPECT_EQ(estimate.state, 16 * estimate.parameters);
   }
+}
+
+TEST(MemoryEstimate, SizesOfTheHeadCountToo) {
+  const ScratchFolder scratch;
+  write_dataset(scratch / "data");
+  Json json = tiny_configuration(scratch / "data");
+  json["head"] = {{"type", "expanded"}, {"width", 1 << 24}};
+  EXPECT_GT(estimate_memory(read_options<TrainConfiguration>(json), 1 << 20).state, 1e14);
+  json["model"]["vocab_size"] = 1 << 20;
+  EXPECT_ERROR(make_trainer(json, scratch / "run"), "[train] memory must hold ");
+  json["head"]["width"] = (1 << 24) + 1;
+  EXPECT_ERROR(read_options<TrainConfiguration>(json),
+               "head.width must be an integer of at least 1 and at most 16777216");
+  json["head"] = {{"type", "low_rank"}, {"rank", (1 << 20) + 1}};
+  EXPECT_ERROR(read_options<TrainConfiguration>(json),
+               "head.rank must be an integer of at least 1 and at most 1048576");
+}
+
+TEST(MemoryEstimate, ShapesThatNoTensorMayHaveAreTooMuchAndNoError) {
+  Json json = {{"model", {{"hidden_size", 1 << 20}, {"num_attention_heads", 1 << 20}, {"head_dim", 1 << 20}}}};
+  const auto configuration = read_options<TrainConfiguration>(json);
+  EXPECT_GT(estimate_memory(configuration, 300).state, 1e18);
+  EXPECT_ERROR(require_training_memory(configuration, 300), "[train] memory must hold ");
 }
 
 TEST(MemoryEstimate, ActivationsGrowWithTheTokensOfAMicroBatch) {
