@@ -106,8 +106,9 @@ Options read_options(const Json& json, const std::string& who = "config") {
 
 /// Every field with its present value, in the order of declaration; reading it back gives the same options.
 template <class Options>
-auto write_options(Options options) {  // Json, which is only declared here
-  return detail::write(detail::AnyOptions(options));
+auto write_options(Options options) {  // Json, which is only declared here, so that the call must depend on something
+  const auto write = [](auto any) { return detail::write(any); };
+  return write(detail::AnyOptions(options));
 }
 
 /// A description of every key, defaults included.
