@@ -143,11 +143,14 @@ bool is_finished(const std::filesystem::path& folder, const Json& complete) {
   }
 }
 
-std::optional<std::string> dataset_of_run(const std::filesystem::path& folder) {
-  const auto summary = read_summary(folder);
-  const Json dataset = summary ? summary->value("dataset", Json()) : Json();
-  const Json hash = dataset.is_object() ? dataset.value("content_hash", Json()) : Json();
-  return hash.is_string() ? std::optional(hash.get<std::string>()) : std::nullopt;
+RunInputs inputs_of_run(const std::filesystem::path& folder) {
+  const Json summary = read_summary(folder).value_or(Json::object());
+  const auto text = [](const Json& json) {
+    return json.is_string() ? std::optional(json.get<std::string>()) : std::nullopt;
+  };
+  const Json dataset = summary.value("dataset", Json());
+  return {.dataset = text(dataset.is_object() ? dataset.value("content_hash", Json()) : Json()),
+          .initial_weights = text(summary.value("initial_weights", Json()))};
 }
 
 bool run_training(const Json& json, const std::filesystem::path& folder, const RunControl& control) {

@@ -60,7 +60,11 @@ Json complete_configuration(const Json& json);
 /// True where the folder holds this very configuration, finished.
 bool is_finished(const std::filesystem::path& folder, const Json& complete);
 
-/// The content hash of the data that a run's summary names; nothing where there is none.
-std::optional<std::string> dataset_of_run(const std::filesystem::path& folder);
+/// What a run says that it was made from, by the hashes of their content; nothing where it does not say.
+struct RunInputs {
+  std::optional<std::string> dataset;
+  std::optional<std::string> initial_weights;  // empty: drawn from its seed
+};
+RunInputs inputs_of_run(const std::filesystem::path& folder);
 
 }  // namespace lmhead

@@ -7,6 +7,7 @@
 #include <set>
 
 #include "lmhead/base/error.h"
+#include "lmhead/base/folder_lock.h"
 #include "lmhead/run/cost.h"
 #include "lmhead/study/finished_run.h"
 #include "lmhead/study/long_form_results.h"
@@ -204,13 +205,16 @@ const RunIdentity& StudyProgress::identity_of(const StudyRun& run) {
   RunIdentity assumed = identity;
   assumed.dataset = rows_.dataset_of(identity.configuration, arms);
   if (const fs::path folder = folder_ / run.folder; !assumed.dataset && is_finished(folder, run.configuration))
-    assumed.dataset = dataset_of_run(folder);
+    assumed.dataset = inputs_of_run(folder).dataset;
   return absent_.emplace(run.folder, std::move(assumed)).first->second;
 }
 
 bool StudyProgress::is_finished_in_folder(const StudyRun& run) {
   const fs::path folder = folder_ / run.folder;
-  return is_finished(folder, run.configuration) && dataset_of_run(folder) == identity_of(run).dataset;
+  if (!is_finished(folder, run.configuration)) return false;
+  const RunInputs inputs = inputs_of_run(folder);
+  const RunIdentity& identity = identity_of(run);
+  return inputs.dataset == identity.dataset && inputs.initial_weights.value_or("") == identity.initial_weights;
 }
 
 RunState StudyProgress::state_of(const StudyRun& run) {
@@ -227,6 +231,8 @@ double StudyProgress::flops_of(const StudyRun& run) {
 }
 
 bool run_study(StudyProgress& progress, RunWorkers& workers, const StudyControl& control) {
+  // Children inherit it, so that runs that still save keep the next study out.
+  const FolderLock lock(progress.folder(), "study", "conducts a study");
   make_directory(progress.folder() / "runs");
   progress.rows().prepare_to_append();
   write_file_atomic(progress.folder() / "study.json", progress.study().json.dump(2) + "\n");

@@ -90,7 +90,11 @@ RunRow start_row(const Study& study, const StudyRun& run, const RunIdentity& ide
   row.searched = object_of(run.searched);
   row.configuration = identity.configuration;
   row.settings = identity.settings;
-  row.dataset = dataset_of_run(run_folder);
+  const RunInputs inputs = inputs_of_run(run_folder);
+  require(inputs.initial_weights.value_or("") == identity.initial_weights, "study", run_folder.string(),
+          " must have begun from what training.initial_weights holds now, \"", identity.initial_weights, "\", got \"",
+          inputs.initial_weights.value_or(""), '"');
+  row.dataset = inputs.dataset;
   require(row.dataset.has_value(), "study", run_folder.string(),
           " must hold a summary that names its dataset, got none");
   require(!identity.dataset || *identity.dataset == *row.dataset, "study", run_folder.string(),

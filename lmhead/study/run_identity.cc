@@ -1,5 +1,7 @@
 #include "lmhead/study/run_identity.h"
 
+#include "lmhead/base/content_hash.h"
+#include "lmhead/base/error.h"
 #include "lmhead/base/random.h"
 #include "lmhead/data/batches.h"
 #include "lmhead/run/cost.h"
@@ -47,10 +49,27 @@ std::string hash_of_values(const Json& json) {
 
 std::string configuration_hash(const Json& complete) { return hash_of_values(settings_of(complete)); }
 
+/// A file that cannot be read has a name that no content has; the run itself will say what is wrong.
+std::string RunIdentities::weights_hash_of(const std::string& path) {
+  const auto known = weights_.find(path);
+  if (known != weights_.end()) return known->second;
+  std::string hash = "unreadable";
+  try {
+    hash = hash_file(path);
+  } catch (const Error&) {
+  }
+  return weights_.emplace(path, std::move(hash)).first->second;
+}
+
 const RunIdentity& RunIdentities::of(const StudyRun& run) {
   const auto known = runs_.find(run.folder);
   if (known != runs_.end()) return known->second;
   RunIdentity identity{.settings = settings_of(run.configuration)};
+  const auto weights = run.configuration.at("training").at("initial_weights").get<std::string>();
+  if (!weights.empty()) {
+    identity.initial_weights = weights_hash_of(weights);
+    identity.settings["training"]["initial_weights"] = identity.initial_weights;
+  }
   identity.configuration = hash_of_values(identity.settings);
   const auto configuration = read_options<RunConfiguration>(run.configuration).train;
   Json data = run.configuration.at("data");

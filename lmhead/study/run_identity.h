@@ -11,18 +11,19 @@
 
 namespace lmhead {
 
-/// What tells two runs apart, wherever their data lies.
+/// What tells two runs apart, wherever their data and initial weights lie.
 struct RunIdentity {
   std::string configuration;              // hash of `settings`
   Json settings;                          // see `settings_of`
   std::optional<std::string> dataset;     // content hash; nothing where the data is not there
+  std::string initial_weights;            // content hash; empty where the run draws its own
   std::optional<double> flops_per_token;  // nothing where the data, and so the vocabulary, is not there
 };
 
 /// A hash of every value, the same for any order of keys.
 std::string hash_of_values(const Json& json);
 /// The values that can change a run's figures and are not the pinned defaults (pinned_defaults.h): not `data.path`,
-/// threads or checkpoints.
+/// threads or checkpoints. In an identity, `training.initial_weights` is the hash of that file's content.
 Json settings_of(const Json& complete);
 /// The hash of these settings: a new key with a neutral default changes none, a changed default gives a run another.
 std::string configuration_hash(const Json& complete);
@@ -33,9 +34,11 @@ class RunIdentities {
   const RunIdentity& of(const StudyRun& run);
 
  private:
+  std::string weights_hash_of(const std::string& path);
   std::map<std::string, RunIdentity> runs_;                               // by folder
   std::map<std::string, std::pair<std::string, std::int64_t>> datasets_;  // content hash, vocabulary
   std::map<std::string, double> flops_;
+  std::map<std::string, std::string> weights_;  // by path
 };
 
 }  // namespace lmhead

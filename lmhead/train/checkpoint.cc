@@ -93,6 +93,7 @@ void TrainingState::visit_fields(FieldVisitor& visitor) {
   visitor.field("dataset_hash", dataset_hash, "content_hash of the dataset");
   visitor.field("tokenizer_hash", tokenizer_hash, "of the dataset's tokenizer");
   visitor.field("configuration_hash", configuration_hash, "of the complete configuration");
+  visitor.field("initial_weights_hash", initial_weights_hash, "of training.initial_weights; empty where there is none");
   visitor.field("threads", threads, "threads the run used", at_least(0));
   visitor.field("log_bytes", log_bytes, "length of the log up to this step", at_least(0));
   visitor.field("log_hash", log_hash, "of the log up to this step");

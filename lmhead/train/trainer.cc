@@ -12,6 +12,7 @@
 #include <ctime>
 #include <sstream>
 
+#include "lmhead/base/content_hash.h"
 #include "lmhead/base/error.h"
 #include "lmhead/train/memory_estimate.h"
 
@@ -128,6 +129,7 @@ void Trainer::restore() {
             state_.dataset_hash, ", got ", batches_->content_hash());
   } else if (!configuration_.training.initial_weights.empty()) {
     load_parameters(configuration_.training.initial_weights, parameters_);
+    state_.initial_weights_hash = hash_file(configuration_.training.initial_weights);
   }
   add_this_process(state_.trained_by, state_.step);
   state_.dataset_hash = batches_->content_hash();
@@ -305,6 +307,7 @@ Json Trainer::summary(const std::string& state) const {
       {"vocab_size", model_.head->vocab_size()},
       {"hidden_size", model_.head->hidden_size()},
       {"dataset", {{"content_hash", state_.dataset_hash}}},
+      {"initial_weights", state_.initial_weights_hash},
       {"version", LMHEAD_VERSION},
       {"torch_version", TORCH_VERSION},
       {"trained_by", to_json(state_.trained_by)},

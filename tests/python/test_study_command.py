@@ -172,6 +172,23 @@ def test_other_signals_save_every_run_too(folder, sent, to_group):
         os.killpg(process.pid, 0)  # nobody is left of it
 
 
+def test_a_second_study_in_a_folder_is_refused_and_leaves_the_first_alone(folder):
+    (folder / "study.json").write_text(json.dumps(study(steps=100000)))
+    first = subprocess.Popen(
+        command("training.validate_every=0"), cwd=folder, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    started = folder / "out" / "runs" / "full"
+    wait_for(
+        lambda: len([log for log in started.rglob("log.jsonl") if log.read_bytes().count(b"\n") > 5]) == 2
+    )
+    said = run(folder, "training.validate_every=0", code=2).stderr
+    assert said == "[study] out must not be in use, got another process that conducts a study in it\n"
+    assert "started  " in run(folder, "training.validate_every=0", "--dry-run").stdout  # looking is free
+    assert first.poll() is None
+    first.terminate()
+    assert first.wait(timeout=60) == 130
+
+
 def test_children_end_with_a_killed_parent(folder):
     (folder / "study.json").write_text(json.dumps(study(steps=100000)))
     process = subprocess.Popen(
