@@ -6,6 +6,8 @@
 #include <cstdlib>
 #include <filesystem>
 #include <iostream>
+#include <iterator>
+#include <sstream>
 #include <string>
 #include <vector>
 
@@ -24,6 +26,12 @@ void execute(const fs::path& program, const std::vector<char*>& arguments) {
   std::vector<char*> all = arguments;
   all.push_back(nullptr);
   ::execv(program.c_str(), all.data());
+}
+
+/// The names of python/lmhead/verbs.py.
+std::vector<std::string> python_verbs() {
+  std::istringstream names(LMHEAD_PYTHON_VERBS);
+  return {std::istream_iterator<std::string>(names), {}};
 }
 
 /// Folders to look for lmhead-VERB in: that of this program first.
@@ -46,6 +54,9 @@ int main(int argument_count, char** arguments) {
   const fs::path own = fs::read_symlink("/proc/self/exe", error).parent_path();
   const std::string verb = argument_count > 1 ? arguments[1] : "";
   const auto& native = lmhead::native_verbs();
+  const std::vector<std::string> python = python_verbs();
+  const bool is_python = std::find(python.begin(), python.end(), verb) != python.end();
+  if (is_python) lmhead::hold_stop_signals();  // until that program is ready for them
   if (!verb.empty() && verb[0] != '-' && std::find(native.begin(), native.end(), verb) == native.end()) {
     if (verb.find('/') == std::string::npos)
       for (const fs::path& folder : search_folders(own)) {
@@ -55,7 +66,7 @@ int main(int argument_count, char** arguments) {
       }
     lmhead::prepare_standard_streams();  // not before: other programs shall find signals as we did
     std::vector<std::string> verbs = native;
-    verbs.insert(verbs.end(), {"prepare", "report", "study-document", "leaderboard", "tensorboard", "evaluate"});
+    verbs.insert(verbs.end(), python.begin(), python.end());
     const std::string nearest = lmhead::nearest_word(verb, verbs);
     std::cerr << "[lmhead] the verb must be one that `lmhead --help` lists or a program lmhead-"
               << lmhead::printable_text(verb) << " on the path, got \"" << lmhead::printable_text(verb) << '"'
@@ -63,6 +74,7 @@ int main(int argument_count, char** arguments) {
     return 2;
   }
   lmhead::prepare_standard_streams();
+  lmhead::end_on_stop_signals();
   lmhead::parse_command_line(argument_count, arguments);
   lmhead::hold_stop_signals();
   const fs::path runner = own / "lmhead.native";

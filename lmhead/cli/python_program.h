@@ -8,7 +8,8 @@
 namespace lmhead {
 
 /// Runs `program`, found beside this executable or on the path, without a shell, and returns what it wrote to its
-/// standard output, less the last line end; its standard error goes to ours. Throws where it is not found, and where it
+/// standard output, less the last line end; its standard error goes to ours. It ends with this process where that is
+/// stopped. Throws where it is not found, and where it
 /// fails, having said why itself.
 std::string run_python_program(const std::string& program, const std::vector<std::string>& arguments);
 
@@ -17,7 +18,8 @@ struct ProgramFailed {
   int exit_code;
 };
 
-/// A folder for what passes between programs; removed with everything in it.
+/// A folder for what passes between programs; removed with everything in it, of two at a time also where a signal ends the
+/// process.
 class ScratchFolder {
  public:
   ScratchFolder();

@@ -13,7 +13,14 @@ constexpr int kStopped = 130;
 
 volatile std::sig_atomic_t stop_flag = 0;
 
-void end_at_once(int) { ::_exit(kStopped); }
+void do_nothing() {}
+
+void (*volatile clean_up)() = do_nothing;
+
+void end_at_once(int) {
+  clean_up();
+  ::_exit(kStopped);
+}
 
 void on_stop_signal(int signal) {
   stop_flag = 1;
@@ -27,7 +34,7 @@ void on_bus_error(int signal, siginfo_t* information, void*) {
   }
   constexpr std::string_view kText =
       "[files] a file that is being read must stay as long as it is, got one that was cut short, or a failing disk\n";
-  if (::write(STDERR_FILENO, kText.data(), kText.size()) < 0) ::_exit(2);
+  if (::write(STDERR_FILENO, kText.data(), kText.size()) >= 0) clean_up();
   ::_exit(2);
 }
 
@@ -49,6 +56,8 @@ void end_on_stop_signals() {
   set_stop_handler(end_at_once);
   change_mask(SIG_UNBLOCK);
 }
+
+void call_before_ending(void (*own)()) { clean_up = own; }
 
 void hold_stop_signals() { change_mask(SIG_BLOCK); }
 

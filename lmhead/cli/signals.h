@@ -7,6 +7,9 @@ namespace lmhead {
 /// under nohup.
 void end_on_stop_signals();
 
+/// What is called before the process is ended at once; may do only what a handler of signals may.
+void call_before_ending(void (*clean_up)());
+
 /// Holds the three back until the program that replaces this process calls `end_on_stop_signals`, which lets them
 /// through: while it is loaded they would end it in another way.
 void hold_stop_signals();

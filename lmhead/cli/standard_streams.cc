@@ -22,9 +22,11 @@ void prepare_standard_streams() {
 }
 
 int finish_standard_streams(int exit_code) {
+  errno = 0;
   std::cout.flush();
   const bool failed_before = std::ferror(stdout) != 0 || !std::cout;
-  errno = 0;
+  // What failed long ago has left no reason; one more byte, of what is torn anyway, gets it once more.
+  if (failed_before && errno == 0 && ::write(STDOUT_FILENO, "\n", 1) > 0) errno = 0;
   // Network disks say only when a file is closed that it could not be written.
   const bool fails_now = std::fflush(stdout) != 0 || ::close(STDOUT_FILENO) != 0;
   const bool is_lost = failed_before || fails_now;

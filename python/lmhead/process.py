@@ -56,12 +56,18 @@ class Interruptions:
         self._is_held = False
         self._name = "lmhead"
         self._signals: list[signal.Signals] = []
+        self.advice = ""  # for the line that says that it was stopped
 
-    def importing(self, name: str) -> None:
-        """Until `working`, a signal ends the process at once: out of an import an exception can come as anything."""
+    def importing(self, name: str, ends_with_input: bool = False) -> None:
+        """Until `working`, a signal ends the process at once: out of an import an exception can come as anything.
+
+        Native programs hold signals back until here; what ends with its input keeps them so.
+        """
         self._name = name
         self._signals = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
         self._install(self._leave)
+        if not ends_with_input:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
     def working(self) -> None:
         self._install(self._interrupt)
@@ -117,9 +123,9 @@ def say(name: str, text: object) -> None:
         print(f"[{name}] {text}", file=sys.stderr)
 
 
-def run(name: str, load: Callable[[], Callable[[], int]]) -> int:
+def run(name: str, load: Callable[[], Callable[[], int]], ends_with_input: bool = False) -> int:
     """The exit code of what `load` returns, once it has imported what that needs. For a process of its own."""
-    interruptions.importing(name)
+    interruptions.importing(name, ends_with_input)
     open_streams()
     try:
         work = load()
@@ -140,7 +146,7 @@ def run(name: str, load: Callable[[], Callable[[], int]]) -> int:
     if interruptions.came and code:  # however the interruption came out
         with contextlib.suppress(LostOutput):
             sys.stdout.flush()
-        say(name, "stopped")
+        say(name, f"stopped{interruptions.advice}")
         return STOPPED
     return code
 

@@ -22,6 +22,7 @@ from lmhead.evaluate.run import quiet_harness
 from lmhead.evaluate.task_data import LocalSplits, default_folder
 from lmhead.formats import count, one_line
 from lmhead.page.files import write_page
+from lmhead.process import interruptions
 
 SEED = 1234  # of few-shot examples, as in the harness
 
@@ -94,6 +95,7 @@ def evaluate_model(model: str, folder: Path, tasks: Any, arguments: argparse.Nam
 
     settings = {"max_length": arguments.max_length, "precision": arguments.precision}
     kept = ScoreCache(cache / f"{model_key(folder, **settings)}.jsonl" if cache else None)
+    interruptions.advice = "; what is scored is kept, and the same command goes on" if cache else ""
     try:
         lm = LmheadLM(folder, max_length=arguments.max_length, dtype=arguments.precision, cache=kept,
                       prefix_token_id=arguments.prefix_token_id, progress=progress_line(model))
@@ -213,11 +215,7 @@ def hub_offline(wanted: bool) -> Iterator[None]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    try:
-        return carry_out("evaluate", lambda: request(argv))
-    except KeyboardInterrupt:
-        print("[evaluate] stopped; what is scored is kept, and the same command goes on", file=sys.stderr)
-        return 130
+    return carry_out("evaluate", lambda: request(argv))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ entry costs only its own runs.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import shlex
 import signal
@@ -17,15 +18,22 @@ from pathlib import Path
 from typing import Any
 
 from lmhead.command import Parser, RequestError, carry_out
+from lmhead.formats import one_line
 from lmhead.leaderboard import costs as step_costs
 from lmhead.leaderboard import page, standings, studies
 from lmhead.leaderboard.board import EQUAL, Board, Entry, Stage, read
 from lmhead.study import figures, statistics
 from lmhead.study.statistics import native_command
 
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
 
 class Interrupted(Exception):
     """A study was stopped, with everything saved."""
+
+
+class RunsFailed(Exception):
+    """What could be done is done, and runs of some studies failed; they have said why."""
 
 
 class Conductor:
@@ -33,6 +41,7 @@ class Conductor:
 
     def __init__(self, board: Board, rows: Path, out: Path, costs: Path):
         self.board, self.rows, self.out, self.costs_file = board, rows, out, costs
+        self.failed: list[str] = []  # the studies of which runs failed
 
     def costs(self, stage: Stage) -> dict[str, step_costs.Cost]:
         return step_costs.read(self.costs_file, self.board, stage)
@@ -88,12 +97,19 @@ class Conductor:
                 raise Interrupted
             if code == 2:
                 raise RequestError(f"the study of {entry.name} must be possible: see above")
+            if code:
+                self.failed.append(study.stem)
+
+
+def _end_with_parent() -> None:
+    """In a child: where this process is killed, its study saves every run as well."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _wait_for(command: list[str]) -> int:
     """The exit code of a study. What interrupts this process is handed on to it once, and it saves every run; in a session
     of its own it hears nothing of the terminal's Ctrl-C, which would otherwise be a second time and end it at once."""
-    with subprocess.Popen(command, start_new_session=True) as process:
+    with subprocess.Popen(command, start_new_session=True, preexec_fn=_end_with_parent) as process:
         try:
             return process.wait()
         except KeyboardInterrupt:
@@ -166,6 +182,8 @@ def request(argv: list[str] | None) -> str:
     file = Path(arguments.page or Path("docs") / f"{board.name}.md")
     rows = [] if arguments.rows == "studies/rows" else ["--rows", arguments.rows]
     write_page(conductor, file, shlex.join(["lmhead", "leaderboard", arguments.board, *rows]))
+    if conductor.failed:
+        raise RunsFailed(f"wrote {file}; runs failed in {', '.join(conductor.failed)}: the same command tries them again")
     return f"wrote {file}"
 
 
@@ -189,6 +207,9 @@ def main(argv: list[str] | None = None) -> int:
         return carry_out("leaderboard", lambda: request(argv))
     except Interrupted:  # the study has said how to go on
         return 130
+    except RunsFailed as failed:
+        print(f"[leaderboard] {one_line(failed)}", file=sys.stderr)
+        return 1
 
 
 if __name__ == "__main__":
