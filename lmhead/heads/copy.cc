@@ -1,5 +1,7 @@
 // A mixture of the linear head and a pointer into the context, gated by one more row of the head's matrix.
 #include <ATen/TensorOperators.h>
+#include <ATen/ops/argmax.h>
+#include <ATen/ops/cat.h>
 #include <ATen/ops/linear.h>
 #include <ATen/ops/log_sigmoid.h>
 #include <ATen/ops/logaddexp.h>
@@ -149,6 +151,25 @@ class CopyHead : public LmHead {
   TrainingLoss compute_training_loss(const HeadInput& input, const at::Tensor& targets, const LossOptions&,
                                      TokenStatistics*) const override {
     return {losses(input, targets, Reduction::kMean), {}};
+  }
+  /// Which word is likeliest is told by probabilities, a block of rows at a time.
+  TokenScores compute_token_scores(const HeadInput& input, const at::Tensor& targets) const override {
+    constexpr std::int64_t kBlock = std::int64_t(1) << 21;
+    const at::Tensor hidden = input.select(input.hidden), gate = gate_logit(hidden), tokens = tokens_of_rows(input);
+    const Pointer pointer = point(input);
+    const std::int64_t count = targets.size(0), step = std::max<std::int64_t>(1, kBlock / vocab_size());
+    std::vector<at::Tensor> correct = {targets.narrow(0, 0, 0).eq(0)};
+    for (std::int64_t first = 0; first < count; first += step) {
+      const auto block = [&](const at::Tensor& all) { return all.narrow(0, first, std::min(step, count - first)); };
+      const at::Tensor logits = widened(linear_logits(block(hidden), working_map())), lse = at::logsumexp(logits, 1);
+      const at::Tensor odds = has_slot_ ? block(gate) - lse : block(gate), log_alpha = at::log_sigmoid(odds);
+      const at::Tensor kept = at::logaddexp(at::log_sigmoid(-odds), log_alpha + block(pointer.log_sink));
+      const at::Tensor p = (logits + (kept - lse).unsqueeze(1)).exp_();
+      p.scatter_add_(1, block(tokens),
+                     (block(pointer.scores) + (log_alpha - block(pointer.total)).unsqueeze(1)).exp_());
+      correct.push_back(p.argmax(1).eq(block(targets)));
+    }
+    return {-compute_token_losses(input, targets), at::cat(correct)};
   }
   at::Tensor losses(const HeadInput& input, const at::Tensor& targets, Reduction reduction) const {
     const at::Tensor hidden = input.select(input.hidden);

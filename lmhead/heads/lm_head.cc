@@ -14,7 +14,8 @@
 namespace lmhead {
 namespace {
 
-constexpr std::int64_t kBlockLogits = std::int64_t(1) << 25;  // 128 MiB of float32
+/// 8 MiB of float32: what is larger is new pages from the system for every intermediate result.
+constexpr std::int64_t kBlockLogits = std::int64_t(1) << 21;
 
 at::IntArrayRef sizes_of(const at::Tensor& tensor) { return tensor.defined() ? tensor.sizes() : at::IntArrayRef{}; }
 
