@@ -30,13 +30,13 @@ struct CopyOptions : HeadOptions {
   bool detached = false;
   double logit_softcap = 0;
   void visit_fields(FieldVisitor& visitor) override {
-    visitor.field("width", width, "d, of queries and keys", at_least(1));
+    visitor.field("width", width, "d, of queries and keys", between(1, kMostHeadSize));
     visitor.field("gate", gate,
                   "alpha: slot is the softmax mass of one further row of W under the same soft-cap, sigmoid is "
                   "sigma(u . h)",
                   {"slot", "sigmoid"});
     visitor.field("band", band, "tokens that the pointer sees, the present one included; null: the whole document",
-                  at_least(1));
+                  between(1, kMostHeadSize));
     visitor.field("detached", detached, "the pointer's gradient ends before the body; the gate's does not");
     visitor.field("logit_softcap", logit_softcap, "c of c tanh(z / c) on words and slot; 0: none", at_least(0));
   }

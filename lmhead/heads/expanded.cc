@@ -37,7 +37,7 @@ struct ExpandedHeadOptions : HeadOptions {
   std::int64_t width = 512;
   std::string activation = "none";
   void visit_fields(FieldVisitor& visitor) override {
-    visitor.field("width", width, "of the features that W sees", between(1, 1 << 24));
+    visitor.field("width", width, "of the features that W sees", between(1, kMostHeadSize));
     visitor.field("activation", activation, "phi; with none the logits are one linear map", {"none", "gelu", "silu"});
   }
 };

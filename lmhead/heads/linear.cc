@@ -31,7 +31,7 @@ struct LinearHeadOptions : HeadOptions {
     visitor.field("logit_softcap", logit_softcap, "c of c tanh(z / c); 0 leaves the logits as they are", at_least(0));
     visitor.field("sigmoid_cap", sigmoid_cap, "A, b, c of A sigmoid((z + b) / c), in place of logit_softcap; []: none");
     visitor.field("mup_base_width", mup_base_width, "logits are multiplied by this over hidden_size (muP); null: by 1",
-                  at_least(1));
+                  between(1, kMostHeadSize));
     visitor.field("initializer_range", initializer_range,
                   "standard deviation of W's initial values, 0 begins it at zero; null: model.initializer_range",
                   at_least(0));

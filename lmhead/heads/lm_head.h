@@ -131,6 +131,9 @@ struct HeadContext {
   }
 };
 
+/// Beyond any size within a head: what is made of it and of the largest vocabulary stays within 64 bits.
+constexpr double kMostHeadSize = 1 << 24;
+
 /// One line of the list of heads.
 struct HeadKind {
   const char* type;

@@ -15,7 +15,7 @@ namespace {
 struct LowRankHeadOptions : HeadOptions {
   std::int64_t rank = 16;
   void visit_fields(FieldVisitor& visitor) override {
-    visitor.field("rank", rank, "k, the inner width of W = A B", between(1, 1 << 20));
+    visitor.field("rank", rank, "k, the inner width of W = A B", between(1, kMostHeadSize));
   }
 };
 

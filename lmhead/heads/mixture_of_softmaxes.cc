@@ -17,7 +17,7 @@ namespace {
 struct MixtureOfSoftmaxesOptions : HeadOptions {
   std::int64_t components = 4;
   void visit_fields(FieldVisitor& visitor) override {
-    visitor.field("components", components, "K, how many softmaxes are mixed", at_least(1));
+    visitor.field("components", components, "K, how many softmaxes are mixed", between(1, 1 << 16));
   }
 };
 

@@ -18,7 +18,8 @@ namespace {
 struct MultiFacetOptions : HeadOptions {
   std::optional<std::int64_t> width;
   void visit_fields(FieldVisitor& visitor) override {
-    visitor.field("width", width, "E, inner width of the facet h + B gelu(A h); null: hidden_size", at_least(1));
+    visitor.field("width", width, "E, inner width of the facet h + B gelu(A h); null: hidden_size",
+                  between(1, kMostHeadSize));
   }
 };
 

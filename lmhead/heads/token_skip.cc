@@ -16,12 +16,12 @@ struct TokenSkipOptions : HeadOptions {
   std::int64_t order = 1;
   std::optional<std::int64_t> buckets;
   void visit_fields(FieldVisitor& visitor) override {
-    visitor.field("width", width, "k, of the table's rows", at_least(1));
+    visitor.field("width", width, "k, of the table's rows", between(1, kMostHeadSize));
     visitor.field("order", order, "n, how many tokens of the context name a row", between(1, 3));
     visitor.field("buckets", buckets,
                   "rows of the table; n-grams beyond one token are hashed into them; null: vocab_size of order 1, "
                   "4 vocab_size of the others",
-                  at_least(1));
+                  between(1, 2147483647));
   }
 };
 

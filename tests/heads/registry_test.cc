@@ -45,6 +45,15 @@ TEST(HeadSpecification, ReadingOneLeavesOthersAlone) {
   EXPECT_EQ(write_options(untouched)["bias"], false);
 }
 
+TEST(HeadList, EveryWholeNumberOfAHeadHasALargestOne) {
+  for (const HeadKind& kind : head_kinds()) {
+    const auto options = kind.make_options();
+    for (const FieldDescription& field : detail::describe(detail::AnyOptions(*options)))
+      EXPECT_TRUE(field.type.find("integer") == std::string::npos || field.type.find("at most") != std::string::npos)
+          << kind.type << "." << field.path << ": " << field.type;
+  }
+}
+
 TEST(HeadSpecification, KeysOfOtherHeadsAreUnknown) {
   EXPECT_ERROR(read_options<HeadSpecification>(Json({{"type", "linear"}, {"rank", 4}})), "rank must be a known key");
   EXPECT_ERROR(read_options<HeadSpecification>(Json({{"type", "low_rank"}, {"bias", true}})),

@@ -37,6 +37,16 @@ TEST(MemoryEstimate, CountsTheParametersOfEveryKindOfModel) {
   }
 }
 
+TEST(MemoryEstimate, CountsTheParametersOfEveryHead) {
+  for (const HeadKind& kind : head_kinds()) {
+    const Json json = {{"data", {{"sequence_length", 16}, {"batch_size", 4}}},
+                       {"model", {{"hidden_size", 64}, {"num_hidden_layers", 2}}},
+                       {"head", {{"type", kind.type}}}};
+    const auto configuration = read_options<TrainConfiguration>(json);
+    EXPECT_EQ(estimate_memory(configuration, 300).parameters, numbers_of(configuration, 300)) << kind.type;
+  }
+}
+
 TEST(MemoryEstimate, SizesOfTheHeadCountToo) {
   const ScratchFolder scratch;
   write_dataset(scratch / "data");
@@ -48,9 +58,9 @@ TEST(MemoryEstimate, SizesOfTheHeadCountToo) {
   json["head"]["width"] = (1 << 24) + 1;
   EXPECT_ERROR(read_options<TrainConfiguration>(json),
                "head.width must be an integer of at least 1 and at most 16777216");
-  json["head"] = {{"type", "low_rank"}, {"rank", (1 << 20) + 1}};
+  json["head"] = {{"type", "low_rank"}, {"rank", (1 << 24) + 1}};
   EXPECT_ERROR(read_options<TrainConfiguration>(json),
-               "head.rank must be an integer of at least 1 and at most 1048576");
+               "head.rank must be an integer of at least 1 and at most 16777216");
 }
 
 TEST(MemoryEstimate, ShapesThatNoTensorMayHaveAreTooMuchAndNoError) {
