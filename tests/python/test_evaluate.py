@@ -14,7 +14,9 @@ from lmhead.command import RequestError  # noqa: E402
 from lmhead.evaluate.cache import ScoreCache, model_key  # noqa: E402
 from lmhead.evaluate.command import main, request  # noqa: E402
 from lmhead.evaluate.harness import LmheadLM  # noqa: E402
+from lmhead.evaluate.page import render as render_page  # noqa: E402
 from lmhead.evaluate.run import evaluate, load_tasks, task_manager  # noqa: E402
+from lmhead.evaluate.table import cell  # noqa: E402
 
 from lmhead.evaluate import figures, task_data  # noqa: E402
 
@@ -145,6 +147,27 @@ def test_the_command_compares_models(evaluation, tmp_path, capsys):  # noqa: F81
     assert sum(row["bits_per_byte"] for row in documents.values()) / len(documents) == pytest.approx(
         result["models"][1]["figures"]["arc_easy"]["bits_per_byte"]["value"])
     assert {row["task"] for row in result["comparisons"]} == {"arc_easy", "lambada_openai"}
+
+
+def test_the_page_has_what_the_table_has(evaluation, tmp_path):  # noqa: F811
+    pytest.importorskip("plotly")
+    out, numbers = tmp_path / "out.html", tmp_path / "out.json"
+    models = [str(evaluation["one"]), str(evaluation["two"])]
+    tasks = ["--tasks", "arc_easy,lambada_openai"]
+    assert main([*models, *tasks, "--html", str(out), "--json", str(numbers), *options(evaluation)]) == 0
+    page, result = out.read_text(encoding="utf-8"), read_json(numbers)
+    for model in result["models"]:
+        assert cell(model["figures"]["arc_easy"]["bits_per_byte"]) in page
+        assert cell(model["average"]["bits_per_byte"]) in page
+    assert "validation for test" in page and "along-bits_per_byte" in page and "Differences" in page
+    assert render_page(result) == page
+
+    # Of checkpoints the plots go over steps; of one model there are none; names never become markup.
+    for model, step in zip(result["models"], ("step-00000200", "step-00000100"), strict=True):
+        model["model"] = f"runs/<img src=x>/checkpoints/{step}"
+    assert '"xkind":"step"' in render_page(result) and "<img src" not in render_page(result)
+    result["models"], result["comparisons"] = result["models"][:1], []
+    assert "along-bits_per_byte" not in render_page(result)
 
 
 def test_a_limit_takes_the_first_documents(evaluation, tmp_path):  # noqa: F811

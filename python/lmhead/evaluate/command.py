@@ -1,6 +1,6 @@
 """Scores of models on the tasks of lm-evaluation-harness.
 
-    lmhead evaluate MODEL... --tasks NAMES [--limit N] [--num-fewshot K] [--offline] [--json FILE]
+    lmhead evaluate MODEL... --tasks NAMES [--limit N] [--num-fewshot K] [--offline] [--json FILE] [--html FILE]
     lmhead evaluate DATASET --tasks NAMES --requests FILE [--limit N]
     lmhead evaluate --fetch-data [FOLDER...]
 """
@@ -43,6 +43,7 @@ def parser() -> Parser:
     made.add_argument("--precision", choices=["float32", "bfloat16"], default="float32", help="of products")
     made.add_argument("--margin", type=float, metavar="X", help="the smallest difference between models that would matter")
     made.add_argument("--json", metavar="FILE", help="write every figure of every document")
+    made.add_argument("--html", metavar="FILE", help="write a page with tables and plots that opens offline")
     made.add_argument("--requests", metavar="FILE", help="score nothing: write the tasks in the ids of the folder that `lmhead "
                       "prepare` wrote, for observe.downstream of a run")
     made.add_argument("--offline", action="store_true", help="take the tasks' data from local copies, and nothing from the hub")
@@ -193,6 +194,10 @@ def request(argv: list[str] | None) -> str | None:
         result = evaluation(arguments)
     if arguments.json:
         write_page(json.dumps(result, ensure_ascii=False, indent=1) + "\n", Path(arguments.json))
+    if arguments.html:
+        from lmhead.evaluate.page import render
+
+        write_page(render(result), Path(arguments.html))
     from lmhead.evaluate.table import table
 
     print(table(result), end="")
