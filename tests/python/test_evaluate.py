@@ -165,6 +165,8 @@ def test_the_page_has_what_the_table_has(evaluation, tmp_path):  # noqa: F811
     # Of checkpoints the plots go over steps; of one model there are none; names never become markup.
     for model, step in zip(result["models"], ("step-00000200", "step-00000100"), strict=True):
         model["model"] = f"runs/<img src=x>/checkpoints/{step}"
+    for row in result["comparisons"]:
+        row["model"] = result["models"][1]["model"]
     assert '"xkind":"step"' in render_page(result) and "<img src" not in render_page(result)
     result["models"], result["comparisons"] = result["models"][:1], []
     assert "along-bits_per_byte" not in render_page(result)
