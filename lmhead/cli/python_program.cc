@@ -20,7 +20,8 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// What is left where a signal ends the process. Handlers may neither allocate nor walk a folder; they may start a program.
+// What is left where a signal ends the process. Handlers may neither allocate nor walk a folder; they may start a
+// program.
 constexpr std::size_t kLongestPath = 4096;
 volatile pid_t running = 0;
 char scratch_folders[2][kLongestPath];

@@ -18,8 +18,8 @@ struct ProgramFailed {
   int exit_code;
 };
 
-/// A folder for what passes between programs; removed with everything in it, of two at a time also where a signal ends the
-/// process.
+/// A folder for what passes between programs; removed with everything in it, of two at a time also where a signal ends
+/// the process.
 class ScratchFolder {
  public:
   ScratchFolder();

@@ -217,6 +217,19 @@ def test_an_interruption_saves_the_run_that_is_going_on(tmp_path, to_group):
     assert len(list(tmp_path.rglob("checkpoints/step-*"))) == 1
 
 
+@pytest.mark.skipif(not LMHEAD.is_file(), reason="lmhead is not built")
+def test_a_run_that_fails_is_1_and_costs_only_itself(tmp_path):
+    entries = [*BOARD["entries"], {"name": "lost", "set": {"training.initial_weights": "nowhere.safetensors"}}]
+    (tmp_path / "board.json").write_text(json.dumps({**BOARD, "entries": entries}))
+    done = leaderboard(tmp_path, "--equal", "tokens")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    line = done.stderr.splitlines()[-1]
+    assert line.startswith("[leaderboard] wrote page.md; runs failed of lost at equal tokens (first): ")
+    assert "lost" in (tmp_path / "page.md").read_text()
+    rows = [json.loads(line) for file in (tmp_path / "rows").glob("*.jsonl") for line in file.read_text().splitlines()]
+    assert {row["arm"] for row in rows} == {"linear", "rank 2"}
+
+
 def test_wrong_arguments_are_one_line(tmp_path):
     (tmp_path / "board.json").write_text(json.dumps(BOARD))
     for arguments, words in (

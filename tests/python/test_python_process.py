@@ -66,6 +66,14 @@ def test_an_interruption_is_130_and_one_line(tmp_path, number, setup):
     assert not (tmp_path / "out").exists() and left_over(tmp_path) == []
 
 
+def test_a_verb_that_keeps_what_it_has_says_so_once(tmp_path):
+    script = ("import sys, os, signal\nfrom lmhead import process\nfrom lmhead.process import interruptions\n"
+              "def work():\n    interruptions.advice = '; what is scored is kept'\n    os.kill(os.getpid(), signal.SIGINT)\n"
+              "sys.exit(process.run('evaluate', lambda: work))")
+    done = subprocess.run([sys.executable, "-c", script], env=ENVIRONMENT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "[evaluate] stopped; what is scored is kept\n")
+
+
 def test_an_interruption_at_any_time_leaves_all_or_nothing(tmp_path):
     folder = write_folder(tmp_path / "in", texts(300))
     whole = start("prepare", tmp_path / "whole", folder, "--bytes")

@@ -41,7 +41,7 @@ class Conductor:
 
     def __init__(self, board: Board, rows: Path, out: Path, costs: Path):
         self.board, self.rows, self.out, self.costs_file = board, rows, out, costs
-        self.failed: list[str] = []  # the studies of which runs failed
+        self.failed: list[str] = []  # entries of which runs failed, and at equal what
 
     def costs(self, stage: Stage) -> dict[str, step_costs.Cost]:
         return step_costs.read(self.costs_file, self.board, stage)
@@ -98,7 +98,7 @@ class Conductor:
             if code == 2:
                 raise RequestError(f"the study of {entry.name} must be possible: see above")
             if code:
-                self.failed.append(study.stem)
+                self.failed.append(f"{entry.name} at equal {equal} ({stage.name})")
 
 
 def _end_with_parent() -> None:
@@ -183,7 +183,7 @@ def request(argv: list[str] | None) -> str:
     rows = [] if arguments.rows == "studies/rows" else ["--rows", arguments.rows]
     write_page(conductor, file, shlex.join(["lmhead", "leaderboard", arguments.board, *rows]))
     if conductor.failed:
-        raise RunsFailed(f"wrote {file}; runs failed in {', '.join(conductor.failed)}: the same command tries them again")
+        raise RunsFailed(f"wrote {file}; runs failed of {', '.join(conductor.failed)}: the same command tries them again")
     return f"wrote {file}"
 
 
