@@ -2,29 +2,14 @@
 #include <nlohmann/json.hpp>
 
 #include "lmhead/cli/commands.h"
-#include "lmhead/heads/lm_head.h"
+#include "lmhead/heads/head_description.h"
 
 namespace lmhead {
 
 int run_heads(const HeadsRequest& request) {
-  if (!request.type.empty()) head_kind(request.type);  // throws with the nearest known one
-  Json list = Json::array();
-  for (const HeadKind& kind : head_kinds()) {
-    if (!request.type.empty() && request.type != kind.type) continue;
-    const auto options = kind.make_options();
-    Json keys = Json::array();
-    for (const FieldDescription& field : detail::describe(detail::AnyOptions(*options)))
-      keys.push_back({{"key", "head." + field.path},
-                      {"type", field.type},
-                      {"default", Json::parse(field.default_value)},
-                      {"meaning", field.doc}});
-    list.push_back({{"type", kind.type},
-                    {"formula", kind.formula},
-                    {"cost", kind.cost},
-                    {"memory", kind.memory},
-                    {"source", kind.source},
-                    {"keys", keys}});
-  }
+  // An unknown type throws with the nearest known one.
+  const Json list =
+      request.type.empty() ? describe_heads() : Json::array({describe_head_kind(head_kind(request.type))});
   if (request.json) {
     std::printf("%s\n", list.dump(2).c_str());
     return 0;

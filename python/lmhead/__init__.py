@@ -1,8 +1,8 @@
 """The Python edge of lmhead.
 
 Text to tokens, reports and TensorBoard are commands (``python -m lmhead``); ``lmhead.measure``,
-``lmhead.GradientRetention``, ``lmhead.Scorer`` and ``lmhead.linear_cross_entropy`` offer the native code to any PyTorch
-program. They load libtorch and the native library on first use, so that the commands start without either.
+``lmhead.GradientRetention``, ``lmhead.Scorer``, ``lmhead.linear_cross_entropy`` and ``lmhead.heads`` offer the native code to
+any PyTorch program. They load libtorch and the native library on first use, so that the commands start without either.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lmhead import heads
     from lmhead.distillation import linear_distillation
     from lmhead.evaluate.scorer import Scorer
     from lmhead.logsumexp import (
@@ -42,6 +43,7 @@ __all__ = [
     "LinearCrossEntropyLoss",
     "Scorer",
     "filtered_linear_cross_entropy",
+    "heads",
     "linear_cross_entropy",
     "linear_distillation",
     "linear_entropy",
@@ -54,8 +56,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _NATIVE:
-        raise AttributeError(f"module 'lmhead' has no attribute {name!r}")
     import importlib
 
+    if name == "heads":
+        return importlib.import_module("lmhead.heads")
+    if name not in _NATIVE:
+        raise AttributeError(f"module 'lmhead' has no attribute {name!r}")
     return getattr(importlib.import_module(f"lmhead.{_NATIVE[name]}"), name)

@@ -178,3 +178,36 @@ def test_preference_losses_are_those_of_liger_kernel(preference):
 
     ours = preference.dpo_loss(*sums(hidden, weight), *sums(reference_hidden, reference_weight), beta=0.2)
     torch.testing.assert_close(ours, theirs)
+
+
+HEADS = lmhead.heads.names()
+
+
+@pytest.mark.parametrize("family", ["Llama", "GPT-2"])
+@pytest.mark.parametrize("name", HEADS)
+def test_every_head_trains_and_generates_on_models_of_transformers(family, name):
+    example = load("heads_in_transformers")
+    torch.manual_seed(0)
+    model = example.use_head(example.tiny_models()[family], name, steps=20)
+    first, last = example.train(model, steps=20)
+    assert last < first - 0.5
+    model.eval()
+    ids = torch.arange(12).unsqueeze(0)
+    output = model(input_ids=ids, labels=ids)
+    assert output.logits.shape == (1, 12, 500)
+    # The tokens' own losses are those of the logits that generation sees.
+    expected = torch.nn.functional.cross_entropy(output.logits[0, :-1], ids[0, 1:])
+    torch.testing.assert_close(output.loss, expected, rtol=1e-5, atol=1e-5)
+    assert model.generate(ids, max_new_tokens=3, do_sample=False, pad_token_id=0).shape == (1, 15)
+
+
+def test_a_head_on_a_model_of_transformers_has_the_loss_of_the_linear_one():
+    example = load("heads_in_transformers")
+    model = tiny("llama")
+    patched = example.use_head(copy.deepcopy(model), "linear")
+    with torch.no_grad():
+        patched.lm_head.weight.copy_(model.lm_head.weight)
+    for inputs in (batch(), batch() | {"num_items_in_batch": 50}):
+        expected, got = (loss_and_gradients(each, **inputs) for each in (model, patched))
+        for key, value in expected.items():
+            torch.testing.assert_close(got[key], value, rtol=1e-5, atol=2e-6 * float(value.abs().max()) + 1e-9, msg=key)
