@@ -11,7 +11,7 @@ LMHEAD := .venv/bin/lmhead
 export PYTHON
 export EXTRAS
 
-.PHONY: setup demo test study-smoke test-slow study bench bench-head bench-small fuzz clean
+.PHONY: setup demo test study-smoke test-slow study bench bench-head bench-heads bench-small fuzz clean
 
 setup:
 	@scripts/setup
@@ -50,6 +50,11 @@ bench: setup
 
 bench-head: setup
 	@.venv/bin/python bench/linear_cross_entropy.py
+
+# Every head's training step beside the linear head's. BENCH="--record" leaves rows where the leaderboard takes costs from.
+BENCH ?=
+bench-heads: setup
+	@.venv/bin/python bench/heads.py $(BENCH)
 
 bench-small: setup
 	@.venv/bin/python bench/small_models.py

@@ -1,4 +1,5 @@
-"""What a training step of every entry costs beside the baseline's, measured on the entries' own configurations."""
+"""What a training step of every entry costs beside the baseline's: measured on the entries' own configurations, or of an entry that is
+another head and nothing else by the heads' benchmark."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ import json
 import statistics
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from lmhead.leaderboard.board import Board, Entry, Stage
 from lmhead.leaderboard.studies import settings_of
 from lmhead.study.statistics import native_command
 
+HEAD_ROWS = "heads.jsonl"  # of bench/heads.py
 STEPS = 30  # of a run that is timed: its median step is taken
 
 
@@ -32,16 +35,12 @@ class Cost:
 
 
 def read(path: Path, board: Board, stage: Stage) -> dict[str, Cost]:
-    """The newest cost of every entry whose settings are those measured; the baseline's is 1."""
-    found = {board.baseline: Cost(1, 1, 1, 0, "")}
+    """The newest cost of every entry whose settings are those measured, else what the rows of `make bench-heads` that lie beside
+    `path` say of its head; the baseline's is 1."""
+    found = {board.baseline: Cost(1, 1, 1, 0, ""), **of_heads(path.with_name(HEAD_ROWS), board, stage)}
     baseline = settings_of(stage, board.entry(board.baseline))
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    for index, line in enumerate(lines, start=1):
-        try:
-            row = parse(line)
-        except ValueError as error:
-            raise RequestError(f"{path}:{index} must be a row of costs, got: {error}") from None
-        if not isinstance(row, dict) or (row.get("board"), row.get("base")) != (board.name, board.base):
+    for index, line, row in _rows(path):
+        if (row.get("board"), row.get("base")) != (board.name, board.base):
             continue
         if row.get("baseline_settings") != baseline:
             continue
@@ -53,6 +52,53 @@ def read(path: Path, board: Board, stage: Stage) -> dict[str, Cost]:
                 ratio, low, high = (float(value or 0) for value in values)
                 found[entry.name] = Cost(ratio, low, high, int(row.get("rounds", 0)), str(row.get("machine", "")))
     return found
+
+
+def of_heads(path: Path, board: Board, stage: Stage) -> dict[str, Cost]:
+    """Costs of a training step from those of the heads alone: a head that takes r times as long as the linear one, which takes a
+    share s of the step, makes it 1 + s (r - 1) times as long. Of entries that change the head and nothing else, for a board
+    whose tokens a step and model are those that were timed and whose baseline is the linear head."""
+    base, baseline = board.base, settings_of(stage, board.entry(board.baseline))
+    rows = (lookup(base, "data.batch_size") or 0) * (lookup(base, "data.sequence_length") or 0)
+    if baseline or base.get("head", {"type": "linear"}) != {"type": "linear"}:
+        return {}
+    whole: dict[tuple[str, int], float] = {}  # seconds of a step by machine and threads, the newest
+    heads: list[tuple[tuple[str, int], dict[str, Any]]] = []
+    for index, line, row in _rows(path):
+        if row.get("metric") != "seconds" or lookup(row, "shape.N") != rows:
+            continue
+        seconds, timed_on = number(row.get("median")), (str(row.get("machine")), int(row.get("threads", 0)))
+        if not seconds or seconds <= 0:
+            raise RequestError(f"{path}:{index} must have a positive median, got {line:.80}")
+        if "model" in row:
+            if row["model"] == base.get("model"):
+                whole[timed_on] = float(seconds)
+        elif lookup(row, "shape.D") == lookup(base, "model.hidden_size"):
+            heads.append((timed_on, row))
+    found = {}
+    for entry in board.entries:
+        settings = {key.removeprefix("head."): value for key, value in settings_of(stage, entry).items() if key.startswith("head.")}
+        if not settings or len(settings) != len(settings_of(stage, entry)):
+            continue
+        for timed_on, row in heads:
+            if row.get("settings") != {"type": "linear", **settings} or timed_on not in whole:
+                continue
+            share = float(row["linear"]) / whole[timed_on]
+            ratio, low, high = (1 + share * (float(one) - 1) for one in (row["ratio_to_linear"], *row["ratio_quantiles"]))
+            found[entry.name] = Cost(ratio, low, high, int(row.get("rounds", 0)), timed_on[0])
+    return found
+
+
+def _rows(path: Path) -> Iterator[tuple[int, str, dict[str, Any]]]:
+    """Number, text and members of every line that is an object."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    for index, line in enumerate(lines, start=1):
+        try:
+            row = parse(line)
+        except ValueError as error:
+            raise RequestError(f"{path}:{index} must be a row of costs, got: {error}") from None
+        if isinstance(row, dict):
+            yield index, line, row
 
 
 def measure(board: Board, stage: Stage, entry: Entry, rounds: int, path: Path) -> Cost:
