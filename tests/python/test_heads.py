@@ -284,7 +284,7 @@ def test_initial_values_depend_on_the_seed_alone():
     [
         (("lineer", D, V), {}, r"^\[head\] .*lineer.*did you mean linear\?$"),
         (("low_rank", D, V), {"rank": D + 1}, rf"^\[head\] head.rank must be at most hidden_size {D}, got {D + 1}$"),
-        (("low_rank", D, V), {"rank": "four"}, r"^\[head\] rank must be an integer of at least 1, got \"four\"$"),
+        (("low_rank", D, V), {"rank": "four"}, r"^\[head\] rank must be an integer .*got \"four\"$"),
         (("low_rank", D, V), {"rnak": 4}, r"^\[head\] rnak must be a known key, .*rank"),
         (("linear", 0, V), {}, r"^\[head\] hidden_size and vocab_size must be at least 1, got 0 and 128$"),
         (("linear", D, V), {"token_counts": torch.zeros(V)}, r"^\[head\] token_counts must be int64 \[128\], got Float \[128\]$"),
