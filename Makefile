@@ -31,13 +31,16 @@ study-smoke: setup
 
 # The kernels and the training room many times over in random order: what depends on luck or on leftovers shows here. Then
 # a minute of problems that no run has drawn before, the package in environments of its own, and two hundred trials in which
-# trains, exports and studies are killed (LMHEAD_KILL_TRIALS, from number LMHEAD_KILL_SEED on).
+# trains, exports and studies are killed (LMHEAD_KILL_TRIALS, from number LMHEAD_KILL_SEED on); then
+# the rooms that handle memory under the sanitizers, and everything through another compiler.
 test-slow: test
 	@build/release/bin/test_kernels --gtest_brief=1 --gtest_repeat=5 --gtest_shuffle
 	@build/release/bin/test_train --gtest_brief=1 --gtest_repeat=3 --gtest_shuffle
 	@LMHEAD_PROPERTY_SECONDS=60 LMHEAD_PROPERTY_SEED=$$(date +%s) build/release/bin/test_kernels --gtest_brief=1 --gtest_filter='*Property*'
 	@LMHEAD_SLOW_TESTS=1 .venv/bin/python -m pytest -q tests/python/test_package.py tests/python/test_evaluate_parity.py
 	@.venv/bin/python -m pytest -q tests/python/slow
+	@scripts/check_sanitizers.sh
+	@scripts/check_clang.sh
 
 # make study STUDY=head_update [TEXT=folder]: one study from text to document, on the default text or on one's own.
 STUDY ?=

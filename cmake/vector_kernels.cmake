@@ -22,7 +22,8 @@ endif()
 target_compile_options(lmhead PRIVATE -fopenmp)
 file(GLOB LMHEAD_OPENMP_RUNTIME "${LIBTORCH_LIBRARY_DIR}/libgomp*.so*" "${LIBTORCH_LIBRARY_DIR}/libomp*.so*"
      "${LIBTORCH_LIBRARY_DIR}/libiomp5*.so*")
-if(NOT LMHEAD_OPENMP_RUNTIME)
+# clang's regions call a runtime that libgomp is not: its build is for what the compiler says, not for use.
+if(NOT LMHEAD_OPENMP_RUNTIME OR CMAKE_CXX_COMPILER_ID MATCHES "Clang")
   find_package(OpenMP REQUIRED)
   set(LMHEAD_OPENMP_RUNTIME ${OpenMP_CXX_LIBRARIES})
 endif()
