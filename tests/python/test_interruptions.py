@@ -15,7 +15,7 @@ from lmhead.verbs import VERBS, write_programs
 
 pytestmark = pytest.mark.skipif(not LMHEAD.exists(), reason="the release build is not there")
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
-NATIVE = ["train --keys", "train run", "study study.json --dry-run", "heads", "inspect run", "measure run --tokens val.bin",
+NATIVE = ["train --keys", "train run", "study study.json --dry-run", "heads", "inspect run", "measure run --tokens val.bin --only gradient_retention",
           "sample run --prompt-ids 1 --ids", "export run exported"]
 
 
