@@ -28,7 +28,7 @@ def cells(metrics: dict) -> list[str]:
         low, high = seconds["ratio_quantiles"]
         found[:2] = [f"{1e3 * seconds['median']:.4g} ms", f"{seconds['ratio_to_linear']:.2f} [{low:.2f}, {high:.2f}]"]
     if memory:
-        found[2] = f"{memory['median'] / 2**20:.1f} MiB, {memory['median'] / max(1, memory['linear']):.2f}"
+        found[2] = f"{memory['median'] / 2**20:.1f} MiB" + (f", {memory['median'] / memory['linear']:.2f}" if memory["linear"] >= 2**20 else "")
     return found
 
 

@@ -132,7 +132,7 @@ def board_heads():
     return found
 
 
-def entrants_of(arguments):
+def entrants_of(arguments, shape_name):
     """Settings by name: every head with its defaults, those of the board at the studies' shape, and the peers."""
     from lmhead import heads
 
@@ -143,7 +143,7 @@ def entrants_of(arguments):
             settings = json.loads(text) if text.startswith("{") else named.get(text, {"type": text})
             chosen[text if text in PEERS else head_table.title(settings)] = settings
         return chosen
-    return named | board_heads() | {name: {"type": name} for name in PEERS}
+    return named | (board_heads() if shape_name == "study" else {}) | {name: {"type": name} for name in PEERS}
 
 
 def print_memory(arguments):
@@ -214,8 +214,12 @@ def measure(shape_name, arguments):
               "threads": arguments.threads}
     linear = Entrant("linear", {"type": "linear"}, shape)
     linear_memory = extra_memory("linear", {"type": "linear"}, shape_name, arguments.threads) if arguments.memory else None
-    for name, settings in entrants_of(arguments).items():
-        entrant = Entrant(name, settings, shape)
+    for name, settings in entrants_of(arguments, shape_name).items():
+        try:
+            entrant = Entrant(name, settings, shape)
+        except ValueError as error:  # options that this shape is too small for
+            print(f"  {name:40} {error}", flush=True)
+            continue
         own, beside = time_pairs(entrant, linear, arguments.rounds)
         ratios = [a / b for a, b in zip(own, beside)]
         row = common | {"entrant": name, "settings": settings, "options": entrant.options}
@@ -227,7 +231,7 @@ def measure(shape_name, arguments):
         if arguments.memory:
             memory = extra_memory(name, settings, shape_name, arguments.threads)
             found.append(row | {"metric": "extra_memory", "unit": "bytes", "median": memory, "linear": linear_memory})
-            line += f"   {memory / 2**20:8.1f} MiB ({memory / max(1, linear_memory):.2f} x)"
+            line += f"   {memory / 2**20:8.1f} MiB" + (f" ({memory / linear_memory:.2f} x)" if linear_memory >= 2**20 else "")
         print(line, flush=True)
         result_rows.append(result_rows.file_of(arguments, "heads"), found)
     if arguments.training_step and shape_name == "study":

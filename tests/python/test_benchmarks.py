@@ -46,3 +46,22 @@ def test_every_benchmark_that_writes_rows_asks_the_same_function_where(copy):
         text = file.read_text()
         assert text.count("result_rows.append(") == text.count(f'result_rows.append(result_rows.file_of(arguments, "{file.stem}")')
         assert "result_rows.add_arguments(parser)" in text
+
+
+def test_the_heads_benchmark_times_any_head_and_tells_the_spread(copy):
+    if not (ROOT / ".venv/lib/liblmhead.so").exists():
+        pytest.skip("lmhead is not installed")
+    (copy / "studies").symlink_to(ROOT / "studies")
+    given = ["linear", '{"type": "low_rank", "rank": 4}', '{"type": "low_rank", "rank": 99}', "torch adaptive"]
+    command = [sys.executable, copy / "bench/heads.py", "--shapes", "tiny", "--rounds", "3"]
+    done = subprocess.run([*command, "--heads", *given], check=True, capture_output=True, text=True, timeout=300)
+    assert "low_rank (rank 99)" in done.stdout and "rank must be at most hidden_size 16, got 99" in done.stdout
+    rows = [json.loads(line) for line in rows_of(copy / "runs/bench")["heads.jsonl"]]
+    assert [row["entrant"] for row in rows[::2]] == ["linear", "low_rank (rank 4)", "torch adaptive"]
+    for row in rows[::2]:
+        low, high = row["ratio_quantiles"]
+        assert row["metric"] == "seconds" and row["rounds"] == 3 and 0 < low <= row["ratio_to_linear"] <= high
+    assert rows[2]["options"] == {"type": "low_rank", "rank": 4}
+    assert {row["metric"] for row in rows[1::2]} == {"extra_memory"}
+    table = subprocess.run([*command, "--summary"], check=True, capture_output=True, text=True).stdout
+    assert table.count("|") > 12 and "low_rank (rank 4)" in table

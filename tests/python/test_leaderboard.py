@@ -153,6 +153,36 @@ def test_a_cost_belongs_to_the_settings_that_were_timed(tmp_path):
         costs.read(file, board, board.stages[0])
 
 
+def test_a_head_costs_what_its_benchmark_says(tmp_path):
+    model = {"hidden_size": 8, "num_hidden_layers": 1}
+    base = {"data": {"batch_size": 4, "sequence_length": 16}, "model": model, "head": {"type": "linear"}}
+    entries = [
+        {"name": "linear"},
+        {"name": "rank 2", "set": {"head.type": "low_rank", "head.rank": 2}},
+        {"name": "rank 3", "set": {"head.type": "low_rank", "head.rank": 3}},
+        {"name": "both", "set": {"head.type": "low_rank", "head.rank": 2, "optimizer.type": "muon"}},
+    ]
+    board = board_of(tmp_path, base=base, entries=entries)
+    common = {"metric": "seconds", "shape": {"N": 64, "D": 8, "V": 50}, "threads": 1, "machine": "m", "rounds": 5}
+    head = common | {"settings": {"type": "low_rank", "rank": 2}, "median": 0.1, "linear": 0.2, "ratio_to_linear": 0.5, "ratio_quantiles": [0.4, 0.7]}
+    whole = common | {"entrant": "whole training step with linear", "model": model, "median": 0.8}
+    file = tmp_path / "heads.jsonl"
+
+    def read(*rows):
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return costs.read(tmp_path / "costs.jsonl", board, board.stages[0])
+
+    found = read(head, whole)
+    assert set(found) == {"linear", "rank 2"}
+    # A head of half the cost, which is a quarter of the step, saves an eighth of it.
+    cost = found["rank 2"]
+    assert (cost.ratio, cost.low, cost.high) == pytest.approx((0.875, 0.85, 0.925)) and cost.rounds == 5
+    for other in (whole | {"machine": "n"}, whole | {"model": {**model, "num_hidden_layers": 2}}, whole | {"threads": 2}):
+        assert set(read(head, other)) == {"linear"}
+    assert set(read(head | {"shape": {"N": 64, "D": 9, "V": 50}}, whole)) == {"linear"}
+    assert read(head, whole, head | {"ratio_to_linear": 2.0, "ratio_quantiles": [2, 2]})["rank 2"].ratio == pytest.approx(1.25)
+
+
 def test_names_are_text_on_the_page(tmp_path):
     entries = [{"name": "linear"}, {"name": "<b>|*x*", "note": "a\n# b"}]
     board = board_of(tmp_path, entries=entries, description="<script>")
