@@ -310,7 +310,7 @@ def test_wrong_input_gets_one_line():
         head.loss(hidden, targets, reduction="none")
     with pytest.raises(TypeError, match="tokenz"):
         head.loss(hidden, targets, tokenz=targets)
-    with pytest.raises(ValueError, match="name must be one of linear, low_rank, .*, got 'nobody'"):
+    with pytest.raises(ValueError, match="name must be one of linear, .*, got 'nobody'"):
         heads.describe("nobody")
 
 
