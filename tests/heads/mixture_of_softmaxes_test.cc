@@ -47,7 +47,8 @@ TEST(MixtureOfSoftmaxes, InitialLogitsAreAsLargeAsTheDenseHeads) {
 }
 
 TEST(MixtureOfSoftmaxes, BadSettingsAreRefusedInOneLine) {
-  EXPECT_ERROR(specification_of(kType, {{{"components", 0}}}), "components must be an integer of at least 1 and at most 65536, got 0");
+  EXPECT_ERROR(specification_of(kType, {{{"components", 0}}}),
+               "components must be an integer of at least 1 and at most 65536, got 0");
   EXPECT_ERROR(specification_of(kType, {{{"component", 2}}}), "did you mean components?");
 }
 
