@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Builds the library and the command with clang, warnings being errors. CLANG_CXX names it; nothing is run. What older
-# libraries of C++ say of themselves (-Wdeprecated-declarations in their own algorithms) is not asked for.
+# libraries of C++ say of themselves (-Wdeprecated-declarations in their own algorithms) is not asked for, nor what g++ never asks for
+# in C++ (-Wmissing-braces).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
