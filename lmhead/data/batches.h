@@ -7,6 +7,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "lmhead/data/data_options.h"
 
@@ -51,6 +52,8 @@ class BatchSource {
   /// How often each id occurs [V] int64 among the first 16 Mi tokens of the training data; absent where tokens are made
   /// up as they are asked for.
   virtual std::optional<at::Tensor> token_counts() const { return std::nullopt; }
+  /// The bytes of text that each id stands for, by id, empty where it stands for none; absent where that is not known.
+  virtual std::optional<std::vector<std::string>> token_bytes() const { return std::nullopt; }
   /// The id that ends a document, where documents have ends.
   virtual std::optional<std::int64_t> end_of_document() const { return std::nullopt; }
   /// For synthetic languages, what the first `steps` steps showed.

@@ -10,6 +10,7 @@
 #include "lmhead/base/error.h"
 #include "lmhead/base/random.h"
 #include "lmhead/data/permutation.h"
+#include "lmhead/data/token_bytes.h"
 
 namespace lmhead {
 namespace {
@@ -89,6 +90,12 @@ std::optional<at::Tensor> TokenBatches::token_counts() const {
     for (std::int64_t index = 0; index < length; ++index) ++count[some[std::size_t(index)]];
   }
   return counts;
+}
+
+std::optional<std::vector<std::string>> TokenBatches::token_bytes() const {
+  if (dataset_.tokenizer) return token_bytes_of(*dataset_.tokenizer);
+  if (dataset_.tokenizer_hash == "bytes") return plain_token_bytes(dataset_.vocab_size);
+  return std::nullopt;
 }
 
 Batch TokenBatches::validation_sequences(std::int64_t first, std::int64_t count) const {

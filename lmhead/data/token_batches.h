@@ -18,6 +18,7 @@ class TokenBatches : public BatchSource {
   Batch training_sequences(std::int64_t first, std::int64_t count) const override;
   std::optional<double> validation_bytes_per_token() const override { return dataset_.validation.bytes_per_token; }
   std::optional<at::Tensor> token_counts() const override;
+  std::optional<std::vector<std::string>> token_bytes() const override;
   std::optional<std::int64_t> end_of_document() const override { return dataset_.end_of_document; }
   std::int64_t vocab_size() const override { return dataset_.vocab_size; }
   std::string content_hash() const override { return dataset_.content_hash; }

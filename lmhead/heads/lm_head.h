@@ -124,6 +124,10 @@ struct HeadContext {
   std::int64_t num_hidden_layers = 0;  // of the body
   std::function<at::Tensor()> token_counts =
       {};  // [V] int64 how often each id occurs in the training data; may be empty
+  std::function<std::vector<std::string>()> token_bytes =
+      {};  // the bytes of text that each id stands for, fewer than V where the rest stand for none; may be empty
+  std::function<at::Tensor(const std::string& path)> read_trained_matrix =
+      {};  // [V, D] the head's matrix of a model.safetensors of a checkpoint; may be empty
 
   ParameterPtr parameter(const std::string& name, const std::vector<std::int64_t>& shape,
                          const Initializer& initializer, ParameterKind kind = ParameterKind::kHead) const {

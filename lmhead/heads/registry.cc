@@ -11,6 +11,7 @@ const std::vector<HeadKind>& head_kinds() {
       linear_head(),
       low_rank_head(),
       expanded_head(),
+      two_level_head(),
       mixture_of_softmaxes_head(),
       sigsoftmax_head(),
       normalized_head(),

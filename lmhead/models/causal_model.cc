@@ -1,8 +1,14 @@
 #include "lmhead/models/causal_model.h"
 
+#include <ATen/ops/empty_like.h>
+
+#include "lmhead/base/error.h"
+#include "lmhead/models/safetensors.h"
+
 namespace lmhead {
 CausalModel::CausalModel(const DecoderOptions& options, const HeadSpecification& specification, std::int64_t vocab_size,
-                         const ParameterSource& source, const std::function<at::Tensor()>& token_counts)
+                         const ParameterSource& source, const std::function<at::Tensor()>& token_counts,
+                         const std::function<std::vector<std::string>()>& token_bytes)
     : decoder(options.specification(vocab_size), source),
       head(specification.make({.hidden_size = options.hidden_size,
                                .vocab_size = vocab_size,
@@ -10,7 +16,9 @@ CausalModel::CausalModel(const DecoderOptions& options, const HeadSpecification&
                                .initializer_range = options.initializer_range,
                                .tied_embedding = options.tie_word_embeddings ? decoder.embedding() : nullptr,
                                .num_hidden_layers = options.num_hidden_layers,
-                               .token_counts = token_counts})) {}
+                               .token_counts = token_counts,
+                               .token_bytes = token_bytes,
+                               .read_trained_matrix = read_trained_matrix})) {}
 
 CausalModel::CausalModel(const DecoderOptions& options, const HeadSpecification& specification, std::int64_t vocab_size,
                          std::uint64_t seed)
@@ -31,6 +39,20 @@ HeadInput run_decoder(const Decoder& decoder, const LmHead& head, const at::Tens
   for (const std::int64_t block : needs.layers) input.layers.push_back(layers->at(std::size_t(block)));
   if (needs.tokens) input.documents = documents_of(tokens, end_of_document);
   return input;
+}
+
+at::Tensor read_trained_matrix(const std::string& path) {
+  const SafetensorsFile file = SafetensorsFile::open(path);
+  constexpr const char *kOwn = "lm_head.weight", *kEmbedding = "model.embed_tokens.weight",
+                       *kOrder = "lm_head.word_order";
+  if (file.contains(kOwn)) {
+    const at::Tensor matrix = file.tensor(kOwn).to(at::kFloat);
+    // Heads that lay words out in classes keep rows in the order of these.
+    return file.contains(kOrder) ? at::empty_like(matrix).index_copy_(0, file.tensor(kOrder).to(at::kLong), matrix)
+                                 : matrix;
+  }
+  if (file.contains(kEmbedding)) return file.tensor(kEmbedding).to(at::kFloat);
+  fail("head", path, " must hold lm_head.weight or model.embed_tokens.weight, got neither");
 }
 
 std::vector<std::pair<std::string, at::Tensor>> named_tensors(const ParameterList& parameters) {

@@ -4,6 +4,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -17,10 +18,11 @@ class CausalModel {
   /// `seed` decides every initial value; the same seed gives bodies that are equal under any head.
   CausalModel(const DecoderOptions& options, const HeadSpecification& head, std::int64_t vocab_size,
               std::uint64_t seed);
-  /// With the parameters of `source`. `token_counts`, which may be empty, says how often each id occurs in the training
-  /// data; it is called where a head asks.
+  /// With the parameters of `source`. `token_counts` and `token_bytes`, which may be empty, say how often an id occurs
+  /// in the training data and what text it stands for; they are called where a head asks.
   CausalModel(const DecoderOptions& options, const HeadSpecification& head, std::int64_t vocab_size,
-              const ParameterSource& source, const std::function<at::Tensor()>& token_counts = {});
+              const ParameterSource& source, const std::function<at::Tensor()>& token_counts = {},
+              const std::function<std::vector<std::string>()>& token_bytes = {});
 
   Decoder decoder;
   std::unique_ptr<LmHead> head;
@@ -34,6 +36,10 @@ class CausalModel {
 HeadInput run_decoder(const Decoder& decoder, const LmHead& head, const at::Tensor& tokens,
                       std::optional<std::int64_t> end_of_document = std::nullopt,
                       std::vector<at::Tensor>* layers = nullptr);
+
+/// The head's matrix [V, D] of a checkpoint's model.safetensors, rows by id: its own, or the embedding where there is
+/// none. Throws, naming the file, where it has neither.
+at::Tensor read_trained_matrix(const std::string& path);
 
 /// Every parameter as outsiders know it: one tensor a name, fused projections cut apart (as views of the master).
 std::vector<std::pair<std::string, at::Tensor>> named_tensors(const ParameterList& parameters);

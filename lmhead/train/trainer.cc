@@ -64,6 +64,11 @@ std::function<at::Tensor()> token_counts_of(const BatchSource& batches, std::int
   };
 }
 
+/// Empty where they are not known.
+std::function<std::vector<std::string>()> token_bytes_of(const BatchSource& batches) {
+  return [&batches] { return batches.token_bytes().value_or(std::vector<std::string>()); };
+}
+
 HeadInput detached(const HeadInput& input) {
   HeadInput result = input;
   result.hidden = input.hidden.detach();
@@ -104,7 +109,7 @@ Trainer::Trainer(const TrainConfiguration& configuration, const Json& complete, 
       batches_(open_run_batches(configuration)),
       model_(configuration.model, configuration.head, model_vocab_size(configuration, *batches_),
              fresh_parameters(std::uint64_t(configuration.training.seed)),
-             token_counts_of(*batches_, model_vocab_size(configuration, *batches_))),
+             token_counts_of(*batches_, model_vocab_size(configuration, *batches_)), token_bytes_of(*batches_)),
       parameters_(model_.parameters()),
       optimizer_(make_optimizer(configuration.optimizer, parameters_)),
       head_gradient_(make_head_gradient(configuration, *model_.head)),

@@ -25,6 +25,7 @@
 #include "tests/heads/references/normalized.h"
 #include "tests/heads/references/sigsoftmax.h"
 #include "tests/heads/references/token_skip.h"
+#include "tests/heads/references/two_level.h"
 
 namespace lmhead {
 
@@ -34,6 +35,7 @@ inline const std::map<std::string, Entry>& entries() {
       {"linear", linear_entry()},
       {"low_rank", low_rank_entry()},
       {"expanded", expanded_entry()},
+      {"two_level", two_level_entry()},
       {"mixture_of_softmaxes", mixture_of_softmaxes_entry()},
       {"sigsoftmax", sigsoftmax_entry()},
       {"normalized", normalized_entry()},
@@ -71,22 +73,15 @@ inline at::Tensor draw_targets(std::int64_t rows, std::int64_t vocab_size, const
   return targets;
 }
 
-/// Mean loss from the definition: (1 - s) nll + s (mean nll over the classes) + z lse^2.
-inline at::Tensor reference_loss(const at::Tensor& logits, const at::Tensor& targets, const LossOptions& options) {
-  const at::Tensor largest = logits.amax({1}, true);
-  const at::Tensor lse = (logits - largest).exp().sum({1}, true).log() + largest;
-  const at::Tensor cost = lse - logits;  // [N, V]: -log p
-  const at::Tensor nll = cost.gather(1, targets.unsqueeze(1));
-  const double smoothing = options.label_smoothing;
-  return ((1 - smoothing) * nll + smoothing * cost.mean(1, true) + options.z_loss * lse.square()).mean();
-}
-
-/// -log p of each target [N].
-inline at::Tensor reference_token_losses(const at::Tensor& logits, const at::Tensor& targets) {
-  return -logits.log_softmax(1).gather(1, targets.unsqueeze(1)).squeeze(1);
-}
-
 inline constexpr std::int64_t kBenchLayers = 4;
+
+/// Every text of the letters a, b and c, shorter ones first.
+inline std::vector<std::string> bench_bytes(std::int64_t vocab_size) {
+  std::vector<std::string> bytes;
+  for (std::int64_t id = 0; id < vocab_size; ++id)
+    bytes.push_back(id < 3 ? std::string(1, char('a' + id)) : bytes[std::size_t(id / 3 - 1)] + char('a' + id % 3));
+  return bytes;
+}
 
 inline HeadSpecification specification_of(const std::string& type, const Case& one) {
   Json json = one.options;
@@ -104,7 +99,8 @@ struct Bench {
                         .source = fresh_parameters(seed),
                         .initializer_range = 0.5,
                         .num_hidden_layers = kBenchLayers,
-                        .token_counts = [size = shape.vocab_size] { return at::arange(size, 0, -1, at::kLong); }};
+                        .token_counts = [size = shape.vocab_size] { return at::arange(size, 0, -1, at::kLong); },
+                        .token_bytes = [size = shape.vocab_size] { return bench_bytes(size); }};
     if (one.tied)
       embedding = context.tied_embedding = context.parameter(kEmbeddingName, {shape.vocab_size, shape.hidden_size},
                                                              normal_initializer(1), ParameterKind::kEmbedding);
@@ -145,6 +141,8 @@ struct Bench {
     return entry.training_loss ? entry.training_loss(options, at_values, at_input, targets, loss, step)
                                : reference_loss(reference(at_values, at_input), targets, loss);
   }
+  /// Whether sequences are long enough for every target that training looks at.
+  bool has_every_target() const { return tokens.size(1) > head->needs().targets_ahead; }
   /// What the head's training loss may be asked for.
   std::vector<LossOptions> losses() const {
     if (!entry.takes_logit_terms) return {{}};
@@ -176,6 +174,7 @@ inline void for_every_head(const std::function<void(Bench&, const Shape&, std::s
     std::size_t count = 0;
     for (const Shape& shape : kShapes)
       for (const Case& one : entry->second.cases(shape.hidden_size)) {
+        if (shape.vocab_size < one.least_vocab_size) continue;
         SCOPED_TRACE(testing::Message() << kind.type << ' ' << one.options.dump() << (one.tied ? " tied" : "") << " N "
                                         << shape.rows << " V " << shape.vocab_size << " D " << shape.hidden_size);
         Bench bench(kind.type, one, shape);
@@ -189,6 +188,7 @@ inline void for_every_head(const std::function<void(Bench&, const Shape&, std::s
 inline void for_every_case(const Shape& shape, const std::function<void(Bench&)>& body) {
   for (const HeadKind& kind : head_kinds())
     for (const Case& one : entries().at(kind.type).cases(shape.hidden_size)) {
+      if (shape.vocab_size < one.least_vocab_size) continue;
       SCOPED_TRACE(testing::Message() << kind.type << ' ' << one.options.dump() << (one.tied ? " tied" : ""));
       Bench bench(kind.type, one, shape);
       body(bench);

@@ -19,6 +19,7 @@ using Values = std::map<std::string, at::Tensor>;  // float64, by parameter name
 struct Case {
   Json options;  // as in a configuration, without the type
   bool tied = false;
+  std::int64_t least_vocab_size = 1;  // with which it can be built
 };
 
 /// A pass over tokens in float64: N = B T rows.
@@ -32,11 +33,33 @@ using ReferenceLogits = std::function<at::Tensor(const Json& options, const Valu
 using ReferenceTraining = std::function<at::Tensor(const Json& options, const Values&, const ReferenceInput&,
                                                    const at::Tensor& targets, const LossOptions&, const StepContext&)>;
 
+/// Mean loss from the definition: (1 - s) nll + s (mean nll over the classes) + z lse^2.
+inline at::Tensor reference_loss(const at::Tensor& logits, const at::Tensor& targets, const LossOptions& options) {
+  const at::Tensor largest = logits.amax({1}, true);
+  const at::Tensor lse = (logits - largest).exp().sum({1}, true).log() + largest;
+  const at::Tensor cost = lse - logits;  // [N, V]: -log p
+  const at::Tensor nll = cost.gather(1, targets.unsqueeze(1));
+  const double smoothing = options.label_smoothing;
+  return ((1 - smoothing) * nll + smoothing * cost.mean(1, true) + options.z_loss * lse.square()).mean();
+}
+
+/// -log p of each target [N].
+inline at::Tensor reference_token_losses(const at::Tensor& logits, const at::Tensor& targets) {
+  return -logits.log_softmax(1).gather(1, targets.unsqueeze(1)).squeeze(1);
+}
+
 struct Entry {
   std::function<std::vector<Case>(std::int64_t hidden_size)> cases;
   ReferenceLogits logits;                // [N, V], what `LmHead::logits` gives: forms every probability
   bool takes_logit_terms = true;         // z-loss and label smoothing
   ReferenceTraining training_loss = {};  // where it is not the mean cross-entropy of these logits with those terms
+  std::vector<std::string> training_only = {};  // how names begin that the logits do not depend on, `layer` among them
+
+  bool is_training_only(const std::string& name) const {
+    for (const std::string& begin : training_only)
+      if (name.starts_with(begin)) return true;
+    return false;
+  }
 };
 
 inline constexpr const char* kEmbeddingName = "model.embed_tokens.weight";

@@ -2,12 +2,14 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/log_softmax.h>
+#include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros_like.h>
 #include <gtest/gtest.h>
 
 #include <nlohmann/json.hpp>
 #include <set>
 
+#include "lmhead/models/safetensors.h"
 #include "tests/data/data_fixtures.h"
 #include "tests/models/model_fixtures.h"
 #include "tests/models/reference_decoder.h"
@@ -49,6 +51,21 @@ TEST(CausalModel, ParametersAreBodyThenHead) {
   EXPECT_EQ(all.back()->name, "lm_head.up_proj.weight");
   std::set<std::string> names;
   for (const auto& [name, tensor] : named_tensors(all)) EXPECT_TRUE(names.insert(name).second) << name;
+}
+
+TEST(CausalModel, ATrainedMatrixIsReadInTheOrderOfIds) {
+  const ScratchFolder folder;
+  const std::string path = (folder / "model.safetensors").string();
+  const at::Tensor own = at::tensor({1.0, 2.0, 3.0}).unsqueeze(1), embedding = own + 5;
+  const at::Tensor order = at::tensor({2.0, 0.0, 1.0});
+  write_safetensors(path, {{"lm_head.weight", own}, {"model.embed_tokens.weight", embedding}});
+  EXPECT_TRUE(read_trained_matrix(path).equal(own.to(at::kFloat)));
+  write_safetensors(path, {{"lm_head.weight", own}, {"lm_head.word_order", order}});
+  EXPECT_TRUE(read_trained_matrix(path).equal(at::tensor({2.0, 3.0, 1.0}).unsqueeze(1).to(at::kFloat)));
+  write_safetensors(path, {{"model.embed_tokens.weight", embedding}});
+  EXPECT_TRUE(read_trained_matrix(path).equal(embedding.to(at::kFloat)));
+  write_safetensors(path, {{"other", own}});
+  EXPECT_ERROR(read_trained_matrix(path), "must hold lm_head.weight or model.embed_tokens.weight, got neither");
 }
 
 TEST(CausalModel, NamedTensorsAreViewsOfTheMasters) {

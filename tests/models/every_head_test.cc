@@ -21,11 +21,15 @@ DecoderOptions options_of(const Case& one) {
   return options;
 }
 
+CausalModel model_of(const char* type, const Case& one, const ParameterSource& source) {
+  return {options_of(one), specification_of(type, one), kVocabSize, source, {}, [] { return bench_bytes(kVocabSize); }};
+}
+
 TEST(EveryHead, SamplesWhatTheWholeForwardSays) {
   for (const HeadKind& kind : head_kinds())
     for (const Case& one : entries().at(kind.type).cases(16)) {
       SCOPED_TRACE(testing::Message() << kind.type << ' ' << one.options.dump() << one.tied);
-      CausalModel model(options_of(one), specification_of(kind.type, one), kVocabSize, 1);
+      CausalModel model = model_of(kind.type, one, fresh_parameters(1));
       randomise(model.parameters());
 
       at::NoGradGuard no_grad;
@@ -45,10 +49,9 @@ TEST(EveryHead, IsLoadedFromParametersThatWereNeverDrawn) {
   for (const HeadKind& kind : head_kinds())
     for (const Case& one : entries().at(kind.type).cases(16)) {
       SCOPED_TRACE(testing::Message() << kind.type << ' ' << one.options.dump() << one.tied);
-      const DecoderOptions options = options_of(one);
-      const HeadSpecification head = specification_of(kind.type, one);
-      CausalModel drawn(options, head, kVocabSize, 1), read(options, head, kVocabSize, unset_parameters());
-      const CausalModel shapes(options, head, kVocabSize, shapes_alone());
+      CausalModel drawn = model_of(kind.type, one, fresh_parameters(1)),
+                  read = model_of(kind.type, one, unset_parameters());
+      const CausalModel shapes = model_of(kind.type, one, shapes_alone());
       EXPECT_EQ(shapes.head->flops_per_token(8), drawn.head->flops_per_token(8));
       at::NoGradGuard no_grad;
       const ParameterList from = drawn.parameters(), to = read.parameters();

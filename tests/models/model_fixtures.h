@@ -71,6 +71,7 @@ inline std::vector<Variant> variants() {
 inline void randomise(const ParameterList& parameters) {
   at::NoGradGuard no_grad;
   for (const ParameterPtr& parameter : parameters) {
+    if (parameter->kind == ParameterKind::kConstant) continue;
     RandomStream stream(5, parameter->name);
     const bool gain = parameter->kind == ParameterKind::kVector;
     auto* values = parameter->value.mutable_data_ptr<float>();
