@@ -9,6 +9,7 @@ HeadKind linear_head();
 HeadKind low_rank_head();
 HeadKind expanded_head();
 HeadKind two_level_head();
+HeadKind adaptive_head();
 HeadKind mixture_of_softmaxes_head();
 HeadKind sigsoftmax_head();
 HeadKind normalized_head();

@@ -12,6 +12,7 @@ const std::vector<HeadKind>& head_kinds() {
       low_rank_head(),
       expanded_head(),
       two_level_head(),
+      adaptive_head(),
       mixture_of_softmaxes_head(),
       sigsoftmax_head(),
       normalized_head(),

@@ -24,6 +24,7 @@ constexpr const char* kPinned = R"({
     "low_rank": {"rank": 16},
     "expanded": {"width": 512, "activation": "none"},
     "two_level": {"classes": null, "by": "mass", "weights": ""},
+    "adaptive": {"cutoffs": [], "width_divisor": 4.0},
     "mixture_of_softmaxes": {"components": 4},
     "sigsoftmax": {"bias": false},
     "normalized": {"initial_scale": null},

@@ -16,6 +16,7 @@
 
 #include "lmhead/base/random.h"
 #include "tests/heads/head_reference.h"
+#include "tests/heads/references/adaptive.h"
 #include "tests/heads/references/copy.h"
 #include "tests/heads/references/expanded.h"
 #include "tests/heads/references/linear.h"
@@ -36,6 +37,7 @@ inline const std::map<std::string, Entry>& entries() {
       {"low_rank", low_rank_entry()},
       {"expanded", expanded_entry()},
       {"two_level", two_level_entry()},
+      {"adaptive", adaptive_entry()},
       {"mixture_of_softmaxes", mixture_of_softmaxes_entry()},
       {"sigsoftmax", sigsoftmax_entry()},
       {"normalized", normalized_entry()},
