@@ -1,35 +1,17 @@
 // A head whose width differs from the body's.
 #include <ATen/core/grad_mode.h>
-#include <ATen/ops/gelu.h>
 #include <ATen/ops/linear.h>
 #include <ATen/ops/mm.h>
-#include <ATen/ops/silu.h>
 
 #include <cmath>
 
 #include "lmhead/base/error.h"
+#include "lmhead/heads/activation.h"
 #include "lmhead/heads/head_list.h"
 #include "lmhead/heads/mapped_head.h"
 
 namespace lmhead {
 namespace {
-
-struct Phi {
-  const char* name;
-  double second_moment;  // E[phi(x)^2] of a standard normal x
-  at::Tensor (*apply)(const at::Tensor&);
-};
-constexpr Phi kPhis[] = {
-    {"none", 1, [](const at::Tensor& x) { return x; }},
-    {"gelu", 0.42522148, [](const at::Tensor& x) { return at::gelu(x); }},  // 1/3 + 1 / (2 pi sqrt 3)
-    {"silu", 0.35577552, [](const at::Tensor& x) { return at::silu(x); }},  // by quadrature
-};
-
-const Phi& phi_named(const std::string& name) {
-  for (const Phi& phi : kPhis)
-    if (name == phi.name) return phi;
-  fail("head", "head.activation must be one of none, gelu, silu, got ", name);
-}
 
 /// The Jacobian of a token's logits by its features keeps rank D at most whatever the width; with an activation
 /// tokens do not share one subspace.
@@ -38,7 +20,7 @@ struct ExpandedHeadOptions : HeadOptions {
   std::string activation = "none";
   void visit_fields(FieldVisitor& visitor) override {
     visitor.field("width", width, "of the features that W sees", between(1, kMostHeadSize));
-    visitor.field("activation", activation, "phi; with none the logits are one linear map", {"none", "gelu", "silu"});
+    visitor.field("activation", activation, "phi; with none the logits are one linear map", phi_names());
   }
 };
 
@@ -58,13 +40,13 @@ class ExpandedHead : public MappedHead {
   }
 
   std::optional<LinearMap> linear_map() const override {
-    if (phi_.second_moment != 1) return std::nullopt;
+    if (!phi_.is_identity()) return std::nullopt;
     at::NoGradGuard no_grad;
     return LinearMap{at::mm(output_->value, up_->value)};
   }
 
   double memory_per_token(std::int64_t) const override {
-    return (phi_.second_moment == 1 ? 2 : 3) * double(up_->value.size(0));
+    return (phi_.is_identity() ? 2 : 3) * double(up_->value.size(0));
   }
 
  private:

@@ -10,6 +10,7 @@ HeadKind low_rank_head();
 HeadKind expanded_head();
 HeadKind two_level_head();
 HeadKind adaptive_head();
+HeadKind residual_expansion_head();
 HeadKind mixture_of_softmaxes_head();
 HeadKind sigsoftmax_head();
 HeadKind normalized_head();

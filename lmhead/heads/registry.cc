@@ -13,6 +13,7 @@ const std::vector<HeadKind>& head_kinds() {
       expanded_head(),
       two_level_head(),
       adaptive_head(),
+      residual_expansion_head(),
       mixture_of_softmaxes_head(),
       sigsoftmax_head(),
       normalized_head(),

@@ -25,6 +25,7 @@ constexpr const char* kPinned = R"({
     "expanded": {"width": 512, "activation": "none"},
     "two_level": {"classes": null, "by": "mass", "weights": ""},
     "adaptive": {"cutoffs": [], "width_divisor": 4.0},
+    "residual_expansion": {"width": 16, "activation": "gelu"},
     "mixture_of_softmaxes": {"components": 4},
     "sigsoftmax": {"bias": false},
     "normalized": {"initial_scale": null},

@@ -24,6 +24,7 @@
 #include "tests/heads/references/mixture_of_softmaxes.h"
 #include "tests/heads/references/multi_facet.h"
 #include "tests/heads/references/normalized.h"
+#include "tests/heads/references/residual_expansion.h"
 #include "tests/heads/references/sigsoftmax.h"
 #include "tests/heads/references/token_skip.h"
 #include "tests/heads/references/two_level.h"
@@ -38,6 +39,7 @@ inline const std::map<std::string, Entry>& entries() {
       {"expanded", expanded_entry()},
       {"two_level", two_level_entry()},
       {"adaptive", adaptive_entry()},
+      {"residual_expansion", residual_expansion_entry()},
       {"mixture_of_softmaxes", mixture_of_softmaxes_entry()},
       {"sigsoftmax", sigsoftmax_entry()},
       {"normalized", normalized_entry()},
