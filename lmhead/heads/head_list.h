@@ -11,6 +11,7 @@ HeadKind expanded_head();
 HeadKind two_level_head();
 HeadKind adaptive_head();
 HeadKind residual_expansion_head();
+HeadKind candidate_head();
 HeadKind mixture_of_softmaxes_head();
 HeadKind sigsoftmax_head();
 HeadKind normalized_head();

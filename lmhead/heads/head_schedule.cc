@@ -31,4 +31,11 @@ double HeadSchedule::at(const StepContext& step) const {
   return start + share * (end - start);
 }
 
+double HeadSchedule::share_of_run() const {
+  constexpr std::int64_t kSteps = 1000;
+  std::int64_t count = 0;
+  for (std::int64_t step = 1; step <= kSteps; ++step) count += at({.step = step, .steps = kSteps}) != 0 ? 1 : 0;
+  return double(count) / double(kSteps);
+}
+
 }  // namespace lmhead

@@ -19,6 +19,9 @@ struct HeadSchedule {
   /// run, between them along a line, half a cosine, or in `stages` four levels of equal length from `start` to `end`;
   /// `constant` stays at `start` until then. Throws outside training.
   double at(const StepContext& step) const;
+
+  /// The share of a run's steps at which the value is not 0, by a run of a thousand.
+  double share_of_run() const;
 };
 
 }  // namespace lmhead

@@ -14,6 +14,7 @@ const std::vector<HeadKind>& head_kinds() {
       two_level_head(),
       adaptive_head(),
       residual_expansion_head(),
+      candidate_head(),
       mixture_of_softmaxes_head(),
       sigsoftmax_head(),
       normalized_head(),

@@ -26,6 +26,10 @@ constexpr const char* kPinned = R"({
     "two_level": {"classes": null, "by": "mass", "weights": ""},
     "adaptive": {"cutoffs": [], "width_divisor": 4.0},
     "residual_expansion": {"width": 16, "activation": "gelu"},
+    "candidate": {
+      "drawn": {"start": 0.2, "end": 0.5, "shape": "stages", "until": 1.0}, "full_share": 0.075,
+      "negatives": "uniform", "correction": true
+    },
     "mixture_of_softmaxes": {"components": 4},
     "sigsoftmax": {"bias": false},
     "normalized": {"initial_scale": null},

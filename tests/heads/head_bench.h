@@ -17,6 +17,7 @@
 #include "lmhead/base/random.h"
 #include "tests/heads/head_reference.h"
 #include "tests/heads/references/adaptive.h"
+#include "tests/heads/references/candidate.h"
 #include "tests/heads/references/copy.h"
 #include "tests/heads/references/expanded.h"
 #include "tests/heads/references/linear.h"
@@ -40,6 +41,7 @@ inline const std::map<std::string, Entry>& entries() {
       {"two_level", two_level_entry()},
       {"adaptive", adaptive_entry()},
       {"residual_expansion", residual_expansion_entry()},
+      {"candidate", candidate_entry()},
       {"mixture_of_softmaxes", mixture_of_softmaxes_entry()},
       {"sigsoftmax", sigsoftmax_entry()},
       {"normalized", normalized_entry()},

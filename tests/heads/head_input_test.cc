@@ -67,6 +67,13 @@ TEST(HeadSchedule, GoesFromStartToEnd) {
     EXPECT_DOUBLE_EQ(at("stages", 1, step), 3 - level * 2.0 / 3) << step;
 }
 
+TEST(HeadSchedule, KnowsTheShareOfARunAtWhichItIsNotZero) {
+  EXPECT_EQ(HeadSchedule({.start = 1, .end = 0.5}).share_of_run(), 1);
+  EXPECT_EQ(HeadSchedule({.start = 0, .end = 0}).share_of_run(), 0);
+  EXPECT_NEAR(HeadSchedule({.start = 1, .end = 0, .shape = "constant", .until = 0.3}).share_of_run(), 0.3, 0.002);
+  EXPECT_NEAR(HeadSchedule({.start = 1, .end = 0, .shape = "stages"}).share_of_run(), 0.75, 0.002);
+}
+
 TEST(HeadSchedule, IsNotAskedOutsideTraining) {
   EXPECT_ERROR(HeadSchedule().at({}), "a schedule must be asked at one of a run's steps, got step 0 of 0");
   EXPECT_ERROR(HeadSchedule().at({0, 5, 4, 0}), "got step 5 of 4");
