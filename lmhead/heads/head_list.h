@@ -12,6 +12,7 @@ HeadKind two_level_head();
 HeadKind adaptive_head();
 HeadKind residual_expansion_head();
 HeadKind candidate_head();
+HeadKind multi_token_head();
 HeadKind mixture_of_softmaxes_head();
 HeadKind sigsoftmax_head();
 HeadKind normalized_head();

@@ -15,6 +15,7 @@ const std::vector<HeadKind>& head_kinds() {
       adaptive_head(),
       residual_expansion_head(),
       candidate_head(),
+      multi_token_head(),
       mixture_of_softmaxes_head(),
       sigsoftmax_head(),
       normalized_head(),

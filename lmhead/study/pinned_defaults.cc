@@ -30,6 +30,9 @@ constexpr const char* kPinned = R"({
       "drawn": {"start": 0.2, "end": 0.5, "shape": "stages", "until": 1.0}, "full_share": 0.075,
       "negatives": "uniform", "correction": true
     },
+    "multi_token": {
+      "targets": 2, "width": null, "weight": {"start": 0.5, "end": 0.0, "shape": "linear", "until": 1.0}
+    },
     "mixture_of_softmaxes": {"components": 4},
     "sigsoftmax": {"bias": false},
     "normalized": {"initial_scale": null},

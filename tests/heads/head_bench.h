@@ -24,6 +24,7 @@
 #include "tests/heads/references/low_rank.h"
 #include "tests/heads/references/mixture_of_softmaxes.h"
 #include "tests/heads/references/multi_facet.h"
+#include "tests/heads/references/multi_token.h"
 #include "tests/heads/references/normalized.h"
 #include "tests/heads/references/residual_expansion.h"
 #include "tests/heads/references/sigsoftmax.h"
@@ -42,6 +43,7 @@ inline const std::map<std::string, Entry>& entries() {
       {"adaptive", adaptive_entry()},
       {"residual_expansion", residual_expansion_entry()},
       {"candidate", candidate_entry()},
+      {"multi_token", multi_token_entry()},
       {"mixture_of_softmaxes", mixture_of_softmaxes_entry()},
       {"sigsoftmax", sigsoftmax_entry()},
       {"normalized", normalized_entry()},
