@@ -13,6 +13,7 @@ HeadKind adaptive_head();
 HeadKind residual_expansion_head();
 HeadKind candidate_head();
 HeadKind multi_token_head();
+HeadKind multi_exit_head();
 HeadKind mixture_of_softmaxes_head();
 HeadKind sigsoftmax_head();
 HeadKind normalized_head();

@@ -16,6 +16,7 @@ const std::vector<HeadKind>& head_kinds() {
       residual_expansion_head(),
       candidate_head(),
       multi_token_head(),
+      multi_exit_head(),
       mixture_of_softmaxes_head(),
       sigsoftmax_head(),
       normalized_head(),

@@ -33,6 +33,7 @@ constexpr const char* kPinned = R"({
     "multi_token": {
       "targets": 2, "width": null, "weight": {"start": 0.5, "end": 0.0, "shape": "linear", "until": 1.0}
     },
+    "multi_exit": {"exits": 1, "weight": {"start": 0.3, "end": 0.0, "shape": "linear", "until": 1.0}},
     "mixture_of_softmaxes": {"components": 4},
     "sigsoftmax": {"bias": false},
     "normalized": {"initial_scale": null},

@@ -23,6 +23,7 @@
 #include "tests/heads/references/linear.h"
 #include "tests/heads/references/low_rank.h"
 #include "tests/heads/references/mixture_of_softmaxes.h"
+#include "tests/heads/references/multi_exit.h"
 #include "tests/heads/references/multi_facet.h"
 #include "tests/heads/references/multi_token.h"
 #include "tests/heads/references/normalized.h"
@@ -44,6 +45,7 @@ inline const std::map<std::string, Entry>& entries() {
       {"residual_expansion", residual_expansion_entry()},
       {"candidate", candidate_entry()},
       {"multi_token", multi_token_entry()},
+      {"multi_exit", multi_exit_entry()},
       {"mixture_of_softmaxes", mixture_of_softmaxes_entry()},
       {"sigsoftmax", sigsoftmax_entry()},
       {"normalized", normalized_entry()},
