@@ -14,6 +14,7 @@ HeadKind residual_expansion_head();
 HeadKind candidate_head();
 HeadKind multi_token_head();
 HeadKind multi_exit_head();
+HeadKind multi_resolution_head();
 HeadKind mixture_of_softmaxes_head();
 HeadKind sigsoftmax_head();
 HeadKind normalized_head();

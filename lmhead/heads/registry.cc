@@ -17,6 +17,7 @@ const std::vector<HeadKind>& head_kinds() {
       candidate_head(),
       multi_token_head(),
       multi_exit_head(),
+      multi_resolution_head(),
       mixture_of_softmaxes_head(),
       sigsoftmax_head(),
       normalized_head(),

@@ -34,6 +34,10 @@ constexpr const char* kPinned = R"({
       "targets": 2, "width": null, "weight": {"start": 0.5, "end": 0.0, "shape": "linear", "until": 1.0}
     },
     "multi_exit": {"exits": 1, "weight": {"start": 0.3, "end": 0.0, "shape": "linear", "until": 1.0}},
+    "multi_resolution": {
+      "classes": [], "by": "mass", "weight": {"start": 0.5, "end": 0.0, "shape": "linear", "until": 1.0},
+      "prefix": false, "prefix_weight": {"start": 0.25, "end": 0.0, "shape": "linear", "until": 1.0}
+    },
     "mixture_of_softmaxes": {"components": 4},
     "sigsoftmax": {"bias": false},
     "normalized": {"initial_scale": null},

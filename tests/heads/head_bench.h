@@ -25,6 +25,7 @@
 #include "tests/heads/references/mixture_of_softmaxes.h"
 #include "tests/heads/references/multi_exit.h"
 #include "tests/heads/references/multi_facet.h"
+#include "tests/heads/references/multi_resolution.h"
 #include "tests/heads/references/multi_token.h"
 #include "tests/heads/references/normalized.h"
 #include "tests/heads/references/residual_expansion.h"
@@ -46,6 +47,7 @@ inline const std::map<std::string, Entry>& entries() {
       {"candidate", candidate_entry()},
       {"multi_token", multi_token_entry()},
       {"multi_exit", multi_exit_entry()},
+      {"multi_resolution", multi_resolution_entry()},
       {"mixture_of_softmaxes", mixture_of_softmaxes_entry()},
       {"sigsoftmax", sigsoftmax_entry()},
       {"normalized", normalized_entry()},
