@@ -15,6 +15,7 @@ HeadKind candidate_head();
 HeadKind multi_token_head();
 HeadKind multi_exit_head();
 HeadKind multi_resolution_head();
+HeadKind depth_tapped_head();
 HeadKind mixture_of_softmaxes_head();
 HeadKind sigsoftmax_head();
 HeadKind normalized_head();

@@ -18,6 +18,7 @@ const std::vector<HeadKind>& head_kinds() {
       multi_token_head(),
       multi_exit_head(),
       multi_resolution_head(),
+      depth_tapped_head(),
       mixture_of_softmaxes_head(),
       sigsoftmax_head(),
       normalized_head(),

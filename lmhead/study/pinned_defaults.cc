@@ -38,6 +38,7 @@ constexpr const char* kPinned = R"({
       "classes": [], "by": "mass", "weight": {"start": 0.5, "end": 0.0, "shape": "linear", "until": 1.0},
       "prefix": false, "prefix_weight": {"start": 0.25, "end": 0.0, "shape": "linear", "until": 1.0}
     },
+    "depth_tapped": {"blocks": 4, "by": "sqrt", "taps": 1, "width": null, "activation": "gelu"},
     "mixture_of_softmaxes": {"components": 4},
     "sigsoftmax": {"bias": false},
     "normalized": {"initial_scale": null},

@@ -19,6 +19,7 @@
 #include "tests/heads/references/adaptive.h"
 #include "tests/heads/references/candidate.h"
 #include "tests/heads/references/copy.h"
+#include "tests/heads/references/depth_tapped.h"
 #include "tests/heads/references/expanded.h"
 #include "tests/heads/references/linear.h"
 #include "tests/heads/references/low_rank.h"
@@ -48,6 +49,7 @@ inline const std::map<std::string, Entry>& entries() {
       {"multi_token", multi_token_entry()},
       {"multi_exit", multi_exit_entry()},
       {"multi_resolution", multi_resolution_entry()},
+      {"depth_tapped", depth_tapped_entry()},
       {"mixture_of_softmaxes", mixture_of_softmaxes_entry()},
       {"sigsoftmax", sigsoftmax_entry()},
       {"normalized", normalized_entry()},

@@ -1,0 +1,187 @@
+// Words in blocks of frequency, each read from features of its own: inner layers tapped, the last one bent.
+#include <ATen/TensorOperators.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/linear.h>
+#include <ATen/ops/logsumexp.h>
+#include <ATen/ops/mv.h>
+#include <ATen/ops/ones.h>
+#include <ATen/ops/stack.h>
+
+#include <cmath>
+
+#include "lmhead/base/error.h"
+#include "lmhead/heads/activation.h"
+#include "lmhead/heads/head_list.h"
+#include "lmhead/heads/inner_blocks.h"
+#include "lmhead/heads/word_classes.h"
+#include "lmhead/heads/word_partition.h"
+#include "lmhead/kernels/linear_logsumexp.h"
+
+namespace lmhead {
+namespace {
+
+struct DepthTappedOptions : HeadOptions {
+  std::int64_t blocks = 4;
+  std::string by = "sqrt";
+  std::int64_t taps = 1;
+  std::optional<std::int64_t> width;
+  std::string activation = "gelu";
+  void visit_fields(FieldVisitor& visitor) override {
+    visitor.field("blocks", blocks, "C, how many blocks of words there are", between(1, kMostHeadSize));
+    visitor.field("by", by, ways_to_partition_doc(), ways_to_partition());
+    visitor.field("taps", taps, "inner blocks of the body whose features are added, at even distances",
+                  between(0, kMostHeadSize));
+    visitor.field("width", width,
+                  "k, of the bent features of a block; 0: none; null: a quarter of hidden_size, rounded up",
+                  between(0, kMostHeadSize));
+    visitor.field("activation", activation, "phi", phi_names());
+  }
+};
+
+/// z_x = w_x . f_c(x), f_c = a_c h + sum_l a_cl norm(h^(l)) + B_c phi(A_c h): one softmax over the words of all blocks,
+/// whose gradient enters the body at several depths. Taps and B begin at zero and a_c at one: the head begins as the
+/// linear one.
+class DepthTappedHead : public LmHead {
+ public:
+  DepthTappedHead(const DepthTappedOptions& options, const HeadContext& context)
+      : LmHead(context.hidden_size, context.vocab_size),
+        count_(options.blocks),
+        phi_(phi_named(options.activation)),
+        layers_(inner_blocks(options.taps, context.num_hidden_layers, "depth_tapped", "taps")),
+        classes_(own_classes(options, context)) {
+    const std::int64_t hidden = context.hidden_size, width = options.width.value_or((hidden + 3) / 4);
+    weight_ = own(context.parameter("lm_head.weight", {context.vocab_size, hidden},
+                                    normal_initializer(context.initializer_range)));
+    const auto depths = std::int64_t(layers_.size()) + 1;
+    mix_ = own(context.parameter(
+        "lm_head.mix", {count_, depths},
+        [](at::Tensor& tensor, RandomStream&) {
+          tensor.fill_(0);
+          tensor.select(1, 0).fill_(1);
+        },
+        ParameterKind::kVector));
+    for (std::int64_t index = 0; index < (width > 0 ? count_ : 0); ++index) {
+      const std::string name = "lm_head.blocks." + std::to_string(index);
+      bends_.push_back({own(context.parameter(name + ".down_proj.weight", {width, hidden},
+                                              normal_initializer(1 / std::sqrt(double(hidden))))),
+                        own(context.parameter(name + ".up_proj.weight", {hidden, width}, constant_initializer(0)))});
+    }
+  }
+
+  HeadNeeds needs() const override { return {.layers = layers_}; }
+  std::optional<LinearMap> linear_map() const override {
+    if (count_ > 1 || !layers_.empty() || !bends_.empty()) return std::nullopt;
+    at::NoGradGuard no_grad;
+    return LinearMap{(weight_->value * mix_->value).index_select(0, classes_.layout()->rows)};
+  }
+  double flops_per_token(std::int64_t) const override {
+    double numbers = double(weight_->value.numel());
+    for (const Bend& bend : bends_) numbers += double(bend.down->value.numel() + bend.up->value.numel());
+    return 6 * numbers;
+  }
+  double memory_per_token(std::int64_t) const override {
+    const double blocks = double(count_), inner = bends_.empty() ? 0 : double(bends_[0].down->value.size(0));
+    return double(hidden_size()) * (2 + 5 * blocks + 2 * blocks * double(layers_.size())) + 4 * blocks * inner +
+           16 * blocks;
+  }
+
+ private:
+  struct Bend {
+    ParameterPtr down, up;  // A [k, D], B [D, k]
+  };
+
+  WordClasses own_classes(const DepthTappedOptions& options, const HeadContext& context) {
+    require(
+        !context.tied_embedding, "depth_tapped",
+        "depth_tapped must have model.tie_word_embeddings = false, got true: its rows stand in the order of blocks");
+    require(count_ <= context.vocab_size, "depth_tapped", "blocks must be at most V = ", context.vocab_size, ", got ",
+            count_);
+    const auto constants = partition_constants(
+        context, count_, [by = options.by, count = count_, context] { return partition_words(by, count, context); });
+    return {own(constants.order), own(constants.sizes)};
+  }
+
+  /// f_c [M, D] for every block.
+  std::vector<at::Tensor> features_of(const HeadInput& input) const {
+    const at::Tensor& hidden = input.hidden;
+    const at::ScalarType type = hidden.scalar_type();
+    const at::Tensor ones = at::ones({hidden_size()}, mix_->value.options().requires_grad(false));
+    std::vector<at::Tensor> depths = {hidden};
+    for (const at::Tensor& layer : input.layers) depths.push_back(normed_layer(layer, ones, type));
+    std::vector<at::Tensor> features;
+    for (std::int64_t index = 0; index < count_; ++index) {
+      at::Tensor sum;
+      for (std::size_t depth = 0; depth < depths.size(); ++depth) {
+        const at::Tensor part = depths[depth] * mix_->working[index][std::int64_t(depth)].to(type);
+        sum = sum.defined() ? sum + part : part;
+      }
+      if (!bends_.empty()) {
+        const Bend& bend = bends_[std::size_t(index)];
+        sum = sum + at::linear(phi_.apply(at::linear(hidden, bend.down->working)), bend.up->working);
+      }
+      features.push_back(sum);
+    }
+    return features;
+  }
+  at::Tensor compute_logits(const HeadInput& input) const override {
+    const auto layout = classes_.layout();
+    const std::vector<at::Tensor> features = features_of(input);
+    const auto weights = weight_->working.split_with_sizes(layout->sizes);
+    std::vector<at::Tensor> sorted;
+    for (std::size_t index = 0; index < features.size(); ++index)
+      sorted.push_back(linear_logits(features[index], {weights[index]}));
+    return at::cat(sorted, 1).index_select(1, layout->rows);
+  }
+  /// [M], in the order of the tokens.
+  at::Tensor losses(const HeadInput& input, const at::Tensor& targets, const LossOptions& options) const {
+    const auto layout = classes_.layout();
+    const ClassGroups groups = group_by_class(targets, *layout);
+    const std::vector<at::Tensor> features = features_of(input);
+    const auto weights = weight_->working.split_with_sizes(layout->sizes);
+    std::vector<at::Tensor> of_blocks, own;
+    for (std::size_t index = 0; index < features.size(); ++index)
+      of_blocks.push_back(linear_logsumexp(features[index], {weights[index]}));
+    const at::Tensor lse = count_ == 1 ? of_blocks[0] : at::logsumexp(at::stack(of_blocks, 1), 1);
+    for (const auto& [index, first, count] : groups.groups)
+      own.push_back(features[std::size_t(index)].index_select(0, groups.order.narrow(0, first, count)));
+    const at::Tensor logit = target_logits(own.size() == 1 ? own[0] : at::cat(own), {weight_->working},
+                                           layout->rows.index_select(0, targets.index_select(0, groups.order)))
+                                 .index_select(0, groups.places);
+    const double smoothing = options.label_smoothing;
+    at::Tensor losses = lse - (1 - smoothing) * logit;
+    if (smoothing != 0)
+      for (std::size_t index = 0; index < features.size(); ++index) {
+        const at::ScalarType wide = lse.scalar_type();
+        losses = losses - smoothing / double(vocab_size()) *
+                              at::mv(features[index].to(wide), weights[index].sum(0, /*keepdim=*/false, wide));
+      }
+    return options.z_loss == 0 ? losses : losses + options.z_loss * lse.square();
+  }
+  at::Tensor compute_token_losses(const HeadInput& input, const at::Tensor& targets) const override {
+    return losses(input, targets, {});
+  }
+  TrainingLoss compute_training_loss(const HeadInput& input, const at::Tensor& targets, const LossOptions& options,
+                                     TokenStatistics*) const override {
+    return {losses(input, targets, options).mean(), {}};
+  }
+
+  std::int64_t count_;
+  const Phi& phi_;
+  std::vector<std::int64_t> layers_;
+  WordClasses classes_;
+  ParameterPtr weight_, mix_;
+  std::vector<Bend> bends_;  // one a block, or none
+};
+
+}  // namespace
+
+HeadKind depth_tapped_head() {
+  return describe_head<DepthTappedHead, DepthTappedOptions>(
+      "depth_tapped",
+      "z_x = w_x . f_c(x), f_c = a_c h + sum_l a_cl norm(h^(l)) + B_c phi(A_c h), c: a block of words by frequency",
+      "4/3 (logits are formed again in the backward pass) + 2 C k / V: 6 (V D + 2 C k D) operations a token counted",
+      "(5 C + 2 C taps) D + 4 C k numbers a token", "ours");
+}
+
+}  // namespace lmhead
