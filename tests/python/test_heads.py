@@ -239,7 +239,7 @@ def test_training_lowers_the_loss(name):
         head.loss(hidden, targets, step=step, steps=steps, **given).backward()
         optimizer.step()
         head.after_update(step, steps)
-    assert exact_losses[0] == pytest.approx(math.log(V), abs=1.5)
+    assert math.log(V) / 2 < exact_losses[0] < 2 * math.log(V)  # classes of unequal size are no uniform distribution
     assert exact_losses[1] < 0.5 * exact_losses[0]
 
 
