@@ -7,7 +7,6 @@
 #include "lmhead/kernels/linear_cross_entropy.h"
 
 #include <ATen/TensorOperators.h>
-#include <ATen/autocast_mode.h>
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/ops/argsort.h>
 #include <torch/library.h>
@@ -16,6 +15,7 @@
 #include <tuple>
 
 #include "lmhead/base/error.h"
+#include "lmhead/kernels/autocast_type.h"
 #include "lmhead/kernels/cross_entropy_function.h"
 #include "lmhead/kernels/cross_entropy_operations.h"
 #include "lmhead/kernels/find_operation.h"
@@ -28,6 +28,17 @@ namespace lmhead {
 
 const char* mode_name(LinearCrossEntropyMode mode) {
   return mode == LinearCrossEntropyMode::kFast ? "fast" : mode == LinearCrossEntropyMode::kSmall ? "small" : "auto";
+}
+
+Reduction reduction_named(c10::string_view name, const char* who) {
+  if (name == "mean") return Reduction::kMean;
+  if (name == "sum") return Reduction::kSum;
+  require(name == "none", who, "reduction must be 'none', 'mean' or 'sum', got '", name, "'");
+  return Reduction::kNone;
+}
+
+const char* reduction_name(Reduction reduction) {
+  return reduction == Reduction::kNone ? "none" : reduction == Reduction::kSum ? "sum" : "mean";
 }
 
 LinearCrossEntropyMode choose_linear_cross_entropy_mode(std::int64_t vocab_size, at::ScalarType type,
@@ -79,20 +90,11 @@ namespace {
 
 constexpr const char* kWho = "linear_cross_entropy";
 
-Reduction reduction_named(c10::string_view name) {
-  if (name == "mean") return Reduction::kMean;
-  if (name == "sum") return Reduction::kSum;
-  require(name == "none", kWho, "reduction must be 'none', 'mean' or 'sum', got '", name, "'");
-  return Reduction::kNone;
-}
 LinearCrossEntropyMode mode_named(c10::string_view name) {
   if (name == "fast") return LinearCrossEntropyMode::kFast;
   if (name == "small") return LinearCrossEntropyMode::kSmall;
   require(name == "auto", kWho, "mode must be 'auto', 'fast' or 'small', got '", name, "'");
   return LinearCrossEntropyMode::kAuto;
-}
-std::string reduction_name(Reduction reduction) {
-  return reduction == Reduction::kNone ? "none" : reduction == Reduction::kSum ? "sum" : "mean";
 }
 
 using TwoTensors = std::tuple<at::Tensor, at::Tensor>;
@@ -113,12 +115,13 @@ struct Listed {
                           c10::string_view mode) {
     const LinearMap map{weight, value_or_undefined(bias),
                         transform_of(logit_scale, logit_softcap, sigmoid_cap, sigsoftmax, kWho)};
-    return kernel({hidden,
-                   targets,
-                   map,
-                   {reduction_named(reduction), ignore_index, label_smoothing, z_loss, value_or_undefined(class_weight),
-                    value_or_undefined(token_weight), value_or_undefined(temperature), mode_named(mode)}},
-                  more...);
+    return kernel(
+        {hidden,
+         targets,
+         map,
+         {reduction_named(reduction, kWho), ignore_index, label_smoothing, z_loss, value_or_undefined(class_weight),
+          value_or_undefined(token_weight), value_or_undefined(temperature), mode_named(mode)}},
+        more...);
   }
   template <class Signature>
   static Result call(const c10::TypedOperatorHandle<Signature>& operation, const Arguments& arguments, More... more) {
@@ -201,17 +204,6 @@ TwoTensors filtered_autograd(const Arguments& arguments, double threshold) {
       });
 }
 
-/// Hidden features and weight in the type of autocast, and autocast off while `call` runs.
-template <class Call>
-auto in_autocast_type(const Arguments& given, const Call& call) {
-  const auto device = given.hidden.device().type();
-  c10::impl::ExcludeDispatchKeyGuard guard(at::autocast::get_autocast_dispatch_key_from_device_type(device));
-  const auto type = at::autocast::get_autocast_dtype(device);
-  Arguments arguments = given;
-  arguments.hidden = at::autocast::cached_cast(type, given.hidden, device);
-  arguments.map.weight = at::autocast::cached_cast(type, given.map.weight, device);
-  return call(arguments);
-}
 at::Tensor loss_autocast(const Arguments& arguments) { return in_autocast_type(arguments, call_loss); }
 ThreeTensors statistics_autocast(const Arguments& arguments) {
   return in_autocast_type(arguments, call_with_statistics);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
+#include <c10/util/string_view.h>
 
 #include <cstdint>
 
@@ -11,6 +12,9 @@
 namespace lmhead {
 
 enum class Reduction { kNone, kMean, kSum };
+/// The one that PyTorch calls "none", "mean" or "sum"; throws `[who] ...` for other names.
+Reduction reduction_named(c10::string_view name, const char* who);
+const char* reduction_name(Reduction reduction);
 
 /// When gradients are formed. Fast: in the forward pass, three matrix products in all, beside a block of logits of at
 /// most 128 MiB. Small: in the backward pass from recomputed logits, four products, beside one tile a thread.

@@ -2,7 +2,6 @@
 #include "lmhead/kernels/linear_distillation.h"
 
 #include <ATen/TensorOperators.h>
-#include <ATen/autocast_mode.h>
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
@@ -16,6 +15,7 @@
 #include <vector>
 
 #include "lmhead/base/error.h"
+#include "lmhead/kernels/autocast_type.h"
 #include "lmhead/kernels/cross_entropy_function.h"
 #include "lmhead/kernels/distillation_pass.h"
 #include "lmhead/kernels/find_operation.h"
@@ -61,13 +61,11 @@ void check(const Arguments& arguments) {
 }
 
 constexpr const char* kDivergences[] = {"forward_kl", "reverse_kl", "jsd"};
-constexpr const char* kReductions[] = {"none", "mean", "sum"};
-template <class Names>
-std::int64_t position(c10::string_view name, const Names& names, const char* what) {
-  const auto found = std::ranges::find(names, name);
-  require(found != std::end(names), kWho, what, " must be '", names[0], "', '", names[1], "' or '", names[2],
-          "', got '", name, "'");
-  return found - std::begin(names);
+Divergence divergence_named(c10::string_view name) {
+  const auto* found = std::ranges::find(kDivergences, name);
+  require(found != std::end(kDivergences), kWho, "divergence must be '", kDivergences[0], "', '", kDivergences[1],
+          "' or '", kDivergences[2], "', got '", name, "'");
+  return static_cast<Divergence>(found - kDivergences);
 }
 
 // How the arguments travel: tensors, two choices, numbers.
@@ -226,8 +224,8 @@ at::Tensor operation(const at::Tensor& hidden, const at::Tensor& weight, const a
        teacher_hidden,
        {teacher_weight, value_or_undefined(teacher_bias),
         transform_of(teacher_logit_scale, teacher_logit_softcap, {}, false, kWho)},
-       {static_cast<Divergence>(position(divergence, kDivergences, "divergence")), beta, temperature,
-        value_or_undefined(token_weight), static_cast<Reduction>(position(reduction, kReductions, "reduction"))}});
+       {divergence_named(divergence), beta, temperature, value_or_undefined(token_weight),
+        reduction_named(reduction, kWho)}});
 }
 
 at::Tensor loss_kernel(const Arguments& arguments) { return std::get<0>(call_forward(arguments, {})); }
@@ -239,8 +237,8 @@ at::Tensor call(const Arguments& arguments) {
   return found.call(arguments.hidden, arguments.map.weight, arguments.teacher_hidden, arguments.teacher.weight,
                     optional_of(arguments.map.bias), optional_of(arguments.teacher.bias),
                     optional_of(options.token_weight), kDivergences[static_cast<int>(options.divergence)], options.beta,
-                    options.temperature, kReductions[static_cast<int>(options.reduction)], own.scale, own.softcap,
-                    sigmoid_cap_of(own), own.sigsoftmax, theirs.scale, theirs.softcap);
+                    options.temperature, reduction_name(options.reduction), own.scale, own.softcap, sigmoid_cap_of(own),
+                    own.sigsoftmax, theirs.scale, theirs.softcap);
 }
 
 at::Tensor autograd_kernel(const Arguments& arguments) {
@@ -260,15 +258,12 @@ at::Tensor autograd_kernel(const Arguments& arguments) {
 }
 
 at::Tensor autocast_kernel(const Arguments& given) {
-  const auto device = given.hidden.device().type();
-  c10::impl::ExcludeDispatchKeyGuard guard(at::autocast::get_autocast_dispatch_key_from_device_type(device));
-  const auto cast = [&](at::Tensor& tensor) {
-    tensor = at::autocast::cached_cast(at::autocast::get_autocast_dtype(device), tensor, device);
-  };
-  Arguments arguments = given;
-  cast(arguments.hidden), cast(arguments.map.weight);
-  cast(arguments.teacher_hidden), cast(arguments.teacher.weight);
-  return call(arguments);
+  return in_autocast_type(given, [](Arguments arguments) {
+    const AutocastType cast(arguments.teacher_hidden);
+    arguments.teacher_hidden = cast(arguments.teacher_hidden);
+    arguments.teacher.weight = cast(arguments.teacher.weight);
+    return call(arguments);
+  });
 }
 
 TORCH_LIBRARY_FRAGMENT(lmhead, library) {

@@ -6,7 +6,6 @@
 #include "lmhead/kernels/linear_logsumexp.h"
 
 #include <ATen/TensorOperators.h>
-#include <ATen/autocast_mode.h>
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
@@ -21,6 +20,7 @@
 #include <tuple>
 
 #include "lmhead/base/error.h"
+#include "lmhead/kernels/autocast_type.h"
 #include "lmhead/kernels/find_operation.h"
 #include "lmhead/kernels/logsumexp_pass.h"
 #include "lmhead/kernels/operation_arguments.h"
@@ -239,17 +239,6 @@ TwoTensors entropy_autograd(const Arguments& arguments) {
   }
 }
 
-/// In the type of autocast, and autocast off while `call` runs.
-template <class Call>
-auto in_autocast_type(const Arguments& given, const Call& call) {
-  const auto device = given.hidden.device().type();
-  c10::impl::ExcludeDispatchKeyGuard guard(at::autocast::get_autocast_dispatch_key_from_device_type(device));
-  const auto type = at::autocast::get_autocast_dtype(device);
-  Arguments arguments = given;
-  arguments.hidden = at::autocast::cached_cast(type, given.hidden, device);
-  arguments.map.weight = at::autocast::cached_cast(type, given.map.weight, device);
-  return call(arguments);
-}
 at::Tensor logsumexp_autocast(const Arguments& arguments) { return in_autocast_type(arguments, call_logsumexp); }
 TwoTensors entropy_autocast(const Arguments& arguments) { return in_autocast_type(arguments, call_with_entropy); }
 

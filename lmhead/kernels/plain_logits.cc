@@ -19,6 +19,8 @@ at::Tensor wide_linear_logits(const at::Tensor& hidden, const LinearMap& map) {
   return logits_of_product(adds_bias ? product + map.bias.to(type) : product, map.transform);
 }
 
+at::Tensor widened(const at::Tensor& tensor) { return tensor.to(loss_type(tensor.scalar_type())); }
+
 at::Tensor linear_logits(const at::Tensor& hidden, const LinearMap& map) {
   return wide_linear_logits(hidden, map).to(hidden.scalar_type());
 }

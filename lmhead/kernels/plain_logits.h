@@ -10,6 +10,8 @@ namespace lmhead {
 
 /// The type in which logits and losses are computed and losses returned: float64 for float64 features, else float32.
 at::ScalarType loss_type(at::ScalarType hidden_type);
+/// `tensor` in that type.
+at::Tensor widened(const at::Tensor& tensor);
 
 /// The logits [N, V] of `hidden` [N, D] in the type of `hidden`. Bias, scale and map of float16 and bfloat16 products
 /// are computed in float32.

@@ -1,12 +1,12 @@
 // The logits of single words: a gather of rows.
 #include <ATen/TensorOperators.h>
-#include <ATen/autocast_mode.h>
 #include <ATen/ops/embedding.h>
 #include <torch/library.h>
 
 #include <string>
 
 #include "lmhead/base/error.h"
+#include "lmhead/kernels/autocast_type.h"
 #include "lmhead/kernels/find_operation.h"
 #include "lmhead/kernels/linear_logsumexp.h"
 #include "lmhead/kernels/operation_arguments.h"
@@ -66,11 +66,9 @@ at::Tensor call(const at::Tensor& hidden, const LinearMap& map, const at::Tensor
 at::Tensor autocast_kernel(const at::Tensor& hidden, const at::Tensor& weight, const at::Tensor& targets,
                            const OptionalTensor& bias, const OptionalTensor& temperature, double logit_scale,
                            double logit_softcap, at::ArrayRef<double> sigmoid_cap, bool sigsoftmax) {
-  const auto device = hidden.device().type();
-  c10::impl::ExcludeDispatchKeyGuard guard(at::autocast::get_autocast_dispatch_key_from_device_type(device));
-  const auto type = at::autocast::get_autocast_dtype(device);
-  return kernel(at::autocast::cached_cast(type, hidden, device), at::autocast::cached_cast(type, weight, device),
-                targets, bias, temperature, logit_scale, logit_softcap, sigmoid_cap, sigsoftmax);
+  const AutocastType cast(hidden);
+  return kernel(cast(hidden), cast(weight), targets, bias, temperature, logit_scale, logit_softcap, sigmoid_cap,
+                sigsoftmax);
 }
 
 TORCH_LIBRARY_FRAGMENT(lmhead, library) {

@@ -165,7 +165,9 @@ TEST(LinearLogsumexp, TheSameThreadCountGivesTheSameBits) {
     const LogsumexpProblem problem = draw_problem(at::kFloat, random);
     const Tensors first = run_problem(problem, at::kFloat, fast), second = run_problem(problem, at::kFloat, fast);
     for (int index = 0; index < 6; ++index)
-      if (first[index].defined()) EXPECT_TRUE(first[index].equal(second[index]));
+      if (first[index].defined()) {
+        EXPECT_TRUE(first[index].equal(second[index]));
+      }
   }
 }
 
