@@ -8,7 +8,7 @@
 #include "lmhead/heads/candidate_words.h"
 #include "lmhead/heads/head_list.h"
 #include "lmhead/heads/head_schedule.h"
-#include "lmhead/heads/mapped_head.h"
+#include "lmhead/heads/words_head.h"
 #include "lmhead/kernels/linear_cross_entropy.h"
 
 namespace lmhead {
@@ -34,23 +34,17 @@ struct CandidateOptions : HeadOptions {
 
 /// z = W h. In training the softmax is over the batch's targets and S drawn words; a drawn word stands for V / S, which
 /// the correction adds to its logit. Whatever else asks is told the whole softmax.
-class CandidateHead : public MappedHead {
+class CandidateHead : public WordsHead {
  public:
-  CandidateHead(const CandidateOptions& options, const HeadContext& context)
-      : MappedHead(context.hidden_size, context.vocab_size), options_(options), owns_weight_(!context.tied_embedding) {
+  CandidateHead(const CandidateOptions& options, const HeadContext& context) : WordsHead(context), options_(options) {
     for (const auto& [name, share] : {std::pair{"drawn.start", options.drawn.start}, {"drawn.end", options.drawn.end}})
       require(share >= 0 && share <= 1, "candidate", name, " must be between 0 and 1, got ", share);
-    weight_ = owns_weight_ ? own(context.parameter("lm_head.weight", {context.vocab_size, context.hidden_size},
-                                                   normal_initializer(context.initializer_range)))
-                           : context.tied_embedding;
   }
 
   HeadNeeds needs() const override {
     const bool draws = options_.full_share < 1 && (options_.drawn.start < 1 || options_.drawn.end < 1);
     return {.random = draws};
   }
-  std::optional<LinearMap> linear_map() const override { return LinearMap{weight_->value.detach()}; }
-  ParameterPtr own_matrix() const override { return owns_weight_ ? weight_ : nullptr; }
   /// The mean over a run; targets that were not drawn come on top.
   double flops_per_token(std::int64_t) const override {
     constexpr std::int64_t kSteps = 1000;
@@ -61,9 +55,6 @@ class CandidateHead : public MappedHead {
   void check_loss(const LossOptions& options) const override { require_no_logit_terms(options, "candidate"); }
 
  private:
-  at::Tensor map_features(const HeadInput& input) const override { return input.hidden; }
-  LinearMap working_map() const override { return {weight_->working}; }
-
   /// S.
   std::int64_t drawn_at(const StepContext& step) const {
     if (!needs().random) return vocab_size();
@@ -78,7 +69,7 @@ class CandidateHead : public MappedHead {
       return {linear_cross_entropy(input.hidden, working_map(), targets), {{"candidates", double(vocab_size())}}};
     const Candidates candidates = candidates_of(
         targets, draw_words(input.step, vocab_size(), drawn, options_.negatives == "strides"), vocab_size());
-    LinearMap map{weight_->working.index_select(0, candidates.ids)};
+    LinearMap map{working_map().weight.index_select(0, candidates.ids)};
     if (options_.correction && drawn > 0)
       map.bias =
           candidates.drawn.to(loss_type(input.hidden.scalar_type())) * -std::log(double(drawn) / double(vocab_size()));
@@ -87,8 +78,6 @@ class CandidateHead : public MappedHead {
   }
 
   CandidateOptions options_;
-  bool owns_weight_;  // else it is the embedding's
-  ParameterPtr weight_;
 };
 
 }  // namespace

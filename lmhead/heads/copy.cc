@@ -17,8 +17,8 @@
 
 #include "lmhead/heads/context.h"
 #include "lmhead/heads/head_list.h"
+#include "lmhead/heads/token_loss_head.h"
 #include "lmhead/kernels/block_operations.h"
-#include "lmhead/kernels/linear_token_loss.h"
 
 namespace lmhead {
 namespace {
@@ -73,15 +73,13 @@ struct Pointer {
 
 /// p(y) = p_lm(y) (1 - alpha (1 - a_sink)) + alpha p_copy(y), p_copy(y) = sum_(s <= t, x_s = y) a_ts: the token at the
 /// place pointed at is copied, the present one included, for the target stands one place later.
-class CopyHead : public LmHead {
+class CopyHead : public TokenLossHead {
  public:
   CopyHead(const CopyOptions& options, const HeadContext& context)
-      : LmHead(context.hidden_size, context.vocab_size), options_(options), has_slot_(options.gate == "slot") {
+      : TokenLossHead(context.hidden_size, context.vocab_size), options_(options), has_slot_(options.gate == "slot") {
     const Initializer like_words = normal_initializer(context.initializer_range);
     const Initializer unit = normal_initializer(1 / std::sqrt(double(context.hidden_size)));
-    weight_ = context.tied_embedding
-                  ? context.tied_embedding
-                  : own(context.parameter("lm_head.weight", {context.vocab_size, context.hidden_size}, like_words));
+    weight_ = own_words(context, context.initializer_range);
     gate_ = own(context.parameter("lm_head.copy_gate.weight", {1, context.hidden_size}, like_words));
     query_ = own(context.parameter("lm_head.copy_query.weight", {options.width, context.hidden_size}, unit));
     key_ = own(context.parameter("lm_head.copy_key.weight", {options.width, context.hidden_size}, unit));
@@ -107,7 +105,6 @@ class CopyHead : public LmHead {
     map.transform.softcap = options_.logit_softcap;
     return map;
   }
-  static at::Tensor widened(const at::Tensor& x) { return x.scalar_type() == at::kDouble ? x : x.to(at::kFloat); }
   /// The slot's logit, or u . h: [M].
   at::Tensor gate_logit(const at::Tensor& hidden) const {
     const at::Tensor z = widened(at::linear(hidden, gate_->working)).squeeze(1);
@@ -145,13 +142,6 @@ class CopyHead : public LmHead {
     return at::logaddexp(words,
                          log_alpha.unsqueeze(1) + copied.clamp_min(kSmallest).log().masked_fill(is_nothing, kNothing));
   }
-  at::Tensor compute_token_losses(const HeadInput& input, const at::Tensor& targets) const override {
-    return losses(input, targets, Reduction::kNone);
-  }
-  TrainingLoss compute_training_loss(const HeadInput& input, const at::Tensor& targets, const LossOptions&,
-                                     TokenStatistics*) const override {
-    return {losses(input, targets, Reduction::kMean), {}};
-  }
   /// Which word is likeliest is told by probabilities, a block of rows at a time.
   TokenScores compute_token_scores(const HeadInput& input, const at::Tensor& targets) const override {
     constexpr std::int64_t kBlock = std::int64_t(1) << 21;
@@ -171,19 +161,15 @@ class CopyHead : public LmHead {
     }
     return {-compute_token_losses(input, targets), at::cat(correct)};
   }
-  at::Tensor losses(const HeadInput& input, const at::Tensor& targets, Reduction reduction) const {
+  TokenLossProblem token_loss_problem(const HeadInput& input, const at::Tensor& targets) const override {
     const at::Tensor hidden = input.select(input.hidden);
     const Pointer pointer = point(input);
     const at::Tensor is_other = tokens_of_rows(input).ne(targets.unsqueeze(1));
     const at::Tensor log_copy = at::logsumexp(pointer.scores.masked_fill(is_other, kNothing), 1) - pointer.total;
-    const TokenLossProblem problem{
-        hidden, working_map(), targets, at::stack({gate_logit(hidden), pointer.log_sink, log_copy}, 1),
-        [has_slot = has_slot_](std::int64_t, const TokenTerms& terms, const TokenSlopes& by) {
-          return copy_loss(has_slot, terms, by);
-        }};
-    if (linear_token_loss_takes(problem)) return linear_token_loss(problem, reduction);
-    const at::Tensor all = LmHead::compute_token_losses(input, targets);
-    return reduction == Reduction::kNone ? all : all.mean();
+    return {hidden, working_map(), targets, at::stack({gate_logit(hidden), pointer.log_sink, log_copy}, 1),
+            [has_slot = has_slot_](std::int64_t, const TokenTerms& terms, const TokenSlopes& by) {
+              return copy_loss(has_slot, terms, by);
+            }};
   }
 
   CopyOptions options_;

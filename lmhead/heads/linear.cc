@@ -71,22 +71,18 @@ class LinearHead : public MappedHead {
  public:
   LinearHead(const LinearHeadOptions& options, const HeadContext& context)
       : MappedHead(context.hidden_size, context.vocab_size),
-        owns_weight_(!context.tied_embedding),
         transform_(transform_of(options, context.hidden_size)),
         mean_row_penalty_(options.mean_row_penalty),
         center_rows_(options.center_rows) {
-    require(owns_weight_ || !options.initializer_range, "head",
+    const bool is_tied = bool(context.tied_embedding);
+    require(!is_tied || !options.initializer_range, "head",
             "head.initializer_range must be null where model.tie_word_embeddings is true: the embedding has its own");
-    require(owns_weight_ || !options.center_rows, "head",
+    require(!is_tied || !options.center_rows, "head",
             "head.center_rows must be false where model.tie_word_embeddings is true: it would change the embedding");
     const bool counts = options.bias_initialization == "log_counts";
     require(options.bias || !counts, "head",
             "head.bias must be true for head.bias_initialization log_counts, got false");
-    weight_ =
-        owns_weight_
-            ? own(context.parameter("lm_head.weight", {context.vocab_size, context.hidden_size},
-                                    normal_initializer(options.initializer_range.value_or(context.initializer_range))))
-            : context.tied_embedding;
+    weight_ = own_words(context, options.initializer_range.value_or(context.initializer_range));
     if (options.bias)
       bias_ = own(context.parameter(
           "lm_head.bias", {context.vocab_size},
@@ -103,7 +99,7 @@ class LinearHead : public MappedHead {
   std::optional<LinearMap> linear_map() const override {
     return LinearMap{weight_->value.detach(), bias_ ? bias_->value.detach() : at::Tensor(), transform_};
   }
-  ParameterPtr own_matrix() const override { return owns_weight_ ? weight_ : nullptr; }
+  ParameterPtr own_matrix() const override { return if_own(weight_); }
   double flops_per_token(std::int64_t) const override { return 6 * double(vocab_size()) * double(hidden_size()); }
   void after_update(const StepContext&) override {
     if (!center_rows_) return;
@@ -135,7 +131,6 @@ class LinearHead : public MappedHead {
   }
 
   ParameterPtr weight_, bias_;
-  bool owns_weight_ = false;  // else it is the embedding's, or was made elsewhere
   LogitTransform transform_;
   double mean_row_penalty_ = 0;
   bool center_rows_ = false;

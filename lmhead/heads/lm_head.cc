@@ -42,6 +42,16 @@ ParameterPtr LmHead::own(ParameterPtr parameter) {
   return parameter;
 }
 
+ParameterPtr LmHead::own_words(const HeadContext& context, double deviation) {
+  if (context.tied_embedding) return context.tied_embedding;
+  return own(
+      context.parameter("lm_head.weight", {context.vocab_size, context.hidden_size}, normal_initializer(deviation)));
+}
+
+ParameterPtr LmHead::if_own(const ParameterPtr& parameter) const {
+  return std::ranges::find(parameters_, parameter) == parameters_.end() ? nullptr : parameter;
+}
+
 HeadInput LmHead::checked(const HeadInput& input) const {
   require(input.hidden.defined() && input.hidden.dim() == 2 && input.hidden.size(1) == hidden_size_, "head",
           "hidden must be [N, ", hidden_size_, "], got ", sizes_of(input.hidden));

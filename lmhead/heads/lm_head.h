@@ -18,6 +18,7 @@
 namespace lmhead {
 
 struct TokenStatistics;
+struct HeadContext;
 
 /// What the training loss adds to plain cross-entropy.
 struct LossOptions {
@@ -88,6 +89,11 @@ class LmHead {
  protected:
   LmHead(std::int64_t hidden_size, std::int64_t vocab_size) : hidden_size_(hidden_size), vocab_size_(vocab_size) {}
   ParameterPtr own(ParameterPtr parameter);
+  /// The matrix of words [V, D]: the embedding's where that is tied, else `lm_head.weight`, of initial values with this
+  /// standard deviation.
+  ParameterPtr own_words(const HeadContext& context, double deviation);
+  /// `parameter` where this head alone has it, else null.
+  ParameterPtr if_own(const ParameterPtr& parameter) const;
 
   // Heads that need no tokens are given the features (and layers) of the rows asked for and nothing else; the others
   // select rows themselves.

@@ -9,7 +9,7 @@
 #include <cmath>
 
 #include "lmhead/heads/head_list.h"
-#include "lmhead/kernels/linear_token_loss.h"
+#include "lmhead/heads/token_loss_head.h"
 
 namespace lmhead {
 namespace {
@@ -37,18 +37,15 @@ double mixture_loss(std::int64_t components, const TokenTerms& terms, const Toke
 }
 
 /// p = sum_k pi_k softmax(W f_k), f_k = tanh(U_k h), pi = softmax(A h). Of one component there is no A.
-class MixtureOfSoftmaxesHead : public LmHead {
+class MixtureOfSoftmaxesHead : public TokenLossHead {
  public:
   MixtureOfSoftmaxesHead(const MixtureOfSoftmaxesOptions& options, const HeadContext& context)
-      : LmHead(context.hidden_size, context.vocab_size), components_(options.components) {
+      : TokenLossHead(context.hidden_size, context.vocab_size), components_(options.components) {
     // For features of unit square mean U_k h is standard normal and E[tanh^2] = 0.394 (by quadrature): initial logits
     // of a component are then as large as the linear head's.
     constexpr double kTanhSquare = 0.39429449;
     const double width = double(context.hidden_size);
-    weight_ = context.tied_embedding
-                  ? context.tied_embedding
-                  : own(context.parameter("lm_head.weight", {context.vocab_size, context.hidden_size},
-                                          normal_initializer(context.initializer_range / std::sqrt(kTanhSquare))));
+    weight_ = own_words(context, context.initializer_range / std::sqrt(kTanhSquare));
     latent_ =
         own(context.parameter("lm_head.latent_proj.weight", {components_ * context.hidden_size, context.hidden_size},
                               normal_initializer(1 / std::sqrt(width))));
@@ -76,7 +73,7 @@ class MixtureOfSoftmaxesHead : public LmHead {
   /// log pi [M, K], float32 or wider.
   at::Tensor log_prior(const HeadInput& input) const {
     const at::Tensor scores = at::linear(input.hidden, prior_->working);
-    return at::log_softmax(scores, 1, scores.scalar_type() == at::kDouble ? at::kDouble : at::kFloat);
+    return at::log_softmax(scores, 1, loss_type(scores.scalar_type()));
   }
 
   at::Tensor compute_logits(const HeadInput& input) const override {
@@ -85,30 +82,24 @@ class MixtureOfSoftmaxesHead : public LmHead {
     at::Tensor log_p;
     for (std::int64_t component = 0; component < components_; ++component) {
       const at::Tensor logits = at::linear(features.select(1, component), weight_->working);
-      at::Tensor own = at::log_softmax(logits, 1, logits.scalar_type() == at::kDouble ? at::kDouble : at::kFloat);
+      at::Tensor own = at::log_softmax(logits, 1, loss_type(logits.scalar_type()));
       if (prior_) own = own + prior.narrow(1, component, 1);
       log_p = component == 0 ? own : at::logaddexp(log_p, own);
     }
     return log_p;
   }
-  at::Tensor compute_token_losses(const HeadInput& input, const at::Tensor& targets) const override {
-    return losses(input, targets, Reduction::kNone);
+  at::Tensor losses(const HeadInput& input, const at::Tensor& targets, Reduction reduction) const override {
+    if (prior_) return TokenLossHead::losses(input, targets, reduction);
+    return linear_cross_entropy(components(input), {weight_->working}, targets, {.reduction = reduction});
   }
-  TrainingLoss compute_training_loss(const HeadInput& input, const at::Tensor& targets, const LossOptions&,
-                                     TokenStatistics*) const override {
-    return {losses(input, targets, Reduction::kMean), {}};
-  }
-  at::Tensor losses(const HeadInput& input, const at::Tensor& targets, Reduction reduction) const {
-    const at::Tensor features = components(input);
-    const LinearMap map{weight_->working};
-    if (!prior_) return linear_cross_entropy(features, map, targets, {.reduction = reduction});
-    const TokenLossProblem problem{features, map, targets, log_prior(input),
-                                   [count = components_](std::int64_t, const TokenTerms& terms, const TokenSlopes& by) {
-                                     return mixture_loss(count, terms, by);
-                                   }};
-    if (linear_token_loss_takes(problem)) return linear_token_loss(problem, reduction);
-    const at::Tensor all = LmHead::compute_token_losses(input, targets);
-    return reduction == Reduction::kNone ? all : all.mean();
+  TokenLossProblem token_loss_problem(const HeadInput& input, const at::Tensor& targets) const override {
+    return {components(input),
+            {weight_->working},
+            targets,
+            log_prior(input),
+            [count = components_](std::int64_t, const TokenTerms& terms, const TokenSlopes& by) {
+              return mixture_loss(count, terms, by);
+            }};
   }
 
   std::int64_t components_;

@@ -6,7 +6,7 @@
 #include "lmhead/heads/head_list.h"
 #include "lmhead/heads/head_schedule.h"
 #include "lmhead/heads/inner_blocks.h"
-#include "lmhead/heads/mapped_head.h"
+#include "lmhead/heads/words_head.h"
 #include "lmhead/kernels/linear_cross_entropy.h"
 
 namespace lmhead {
@@ -24,24 +24,18 @@ struct MultiExitOptions : HeadOptions {
 
 /// z = W h. Training adds weight (t) times the loss of softmax(W g_e norm(h^(l_e))) for every exit e, g_e: a trained
 /// gain; whatever else asks is told the last block's.
-class MultiExitHead : public MappedHead {
+class MultiExitHead : public WordsHead {
  public:
   MultiExitHead(const MultiExitOptions& options, const HeadContext& context)
-      : MappedHead(context.hidden_size, context.vocab_size),
+      : WordsHead(context),
         options_(options),
-        blocks_(inner_blocks(options.exits, context.num_hidden_layers, "multi_exit", "exits")),
-        owns_weight_(!context.tied_embedding) {
-    weight_ = owns_weight_ ? own(context.parameter("lm_head.weight", {context.vocab_size, context.hidden_size},
-                                                   normal_initializer(context.initializer_range)))
-                           : context.tied_embedding;
+        blocks_(inner_blocks(options.exits, context.num_hidden_layers, "multi_exit", "exits")) {
     for (std::int64_t index = 0; index < options.exits; ++index)
       gains_.push_back(own(context.parameter("lm_head.exit_norms." + std::to_string(index) + ".weight",
                                              {context.hidden_size}, constant_initializer(1), ParameterKind::kVector)));
   }
 
   HeadNeeds needs() const override { return {.layers = blocks_}; }
-  std::optional<LinearMap> linear_map() const override { return LinearMap{weight_->value.detach()}; }
-  ParameterPtr own_matrix() const override { return owns_weight_ ? weight_ : nullptr; }
   double flops_per_token(std::int64_t) const override {
     return 6 * double(vocab_size()) * double(hidden_size()) *
            (1 + double(options_.exits) * options_.weight.share_of_run());
@@ -51,34 +45,24 @@ class MultiExitHead : public MappedHead {
   }
 
  private:
-  at::Tensor map_features(const HeadInput& input) const override { return input.hidden; }
-  LinearMap working_map() const override { return {weight_->working}; }
   TrainingLoss compute_training_loss(const HeadInput& input, const at::Tensor& targets, const LossOptions& options,
                                      TokenStatistics*) const override {
     const double weight = options_.weight.at(input.step);
     if (weight == 0)
-      return {MappedHead::compute_training_loss(input, targets, options, nullptr).loss, {{"exit_weight", 0}}};
-    // One pass over all of them: one gradient of W, and as many products as there are rows.
+      return {WordsHead::compute_training_loss(input, targets, options, nullptr).loss, {{"exit_weight", 0}}};
     const double count = double(targets.size(0));
     const at::ScalarType type = input.hidden.scalar_type();
-    const at::TensorOptions wide = input.hidden.options().dtype(loss_type(type));
-    std::vector<at::Tensor> features = {input.hidden}, weights = {at::full(targets.sizes(), 1 / count, wide)};
-    for (std::size_t index = 0; index < gains_.size(); ++index) {
-      features.push_back(normed_layer(input.layers[index], gains_[index]->working, type));
-      weights.push_back(at::full(targets.sizes(), weight / count, wide));
-    }
-    const at::Tensor loss = linear_cross_entropy(at::cat(features), working_map(), targets.repeat({1 + options_.exits}),
-                                                 {.reduction = Reduction::kSum,
-                                                  .label_smoothing = options.label_smoothing,
-                                                  .z_loss = options.z_loss,
-                                                  .token_weight = at::cat(weights)});
-    return {loss, {{"exit_weight", weight}}};
+    const auto weights = [&](double of_mean) {
+      return at::full(targets.sizes(), of_mean / count, input.hidden.options().dtype(loss_type(type)));
+    };
+    std::vector<Rows> all = {{input.hidden, targets, weights(1)}};
+    for (std::size_t index = 0; index < gains_.size(); ++index)
+      all.push_back({normed_layer(input.layers[index], gains_[index]->working, type), targets, weights(weight)});
+    return {joint_loss(all, options), {{"exit_weight", weight}}};
   }
 
   MultiExitOptions options_;
   std::vector<std::int64_t> blocks_;
-  bool owns_weight_;  // else it is the embedding's
-  ParameterPtr weight_;
   std::vector<ParameterPtr> gains_;
 };
 

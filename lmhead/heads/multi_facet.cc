@@ -10,7 +10,7 @@
 
 #include "lmhead/heads/context.h"
 #include "lmhead/heads/head_list.h"
-#include "lmhead/kernels/linear_token_loss.h"
+#include "lmhead/heads/token_loss_head.h"
 
 namespace lmhead {
 namespace {
@@ -41,14 +41,12 @@ double facet_loss(const TokenTerms& terms, const TokenSlopes& by) {
 
 /// One softmax over z_x = w_x . f(h) for words of the context, which ends with the present one, and w_x . h for the
 /// others. B begins at zero, so that the head begins as the linear one.
-class MultiFacetHead : public LmHead {
+class MultiFacetHead : public TokenLossHead {
  public:
   MultiFacetHead(const MultiFacetOptions& options, const HeadContext& context)
-      : LmHead(context.hidden_size, context.vocab_size) {
+      : TokenLossHead(context.hidden_size, context.vocab_size) {
     const std::int64_t width = context.hidden_size, inner = options.width.value_or(width);
-    weight_ = context.tied_embedding ? context.tied_embedding
-                                     : own(context.parameter("lm_head.weight", {context.vocab_size, width},
-                                                             normal_initializer(context.initializer_range)));
+    weight_ = own_words(context, context.initializer_range);
     up_ = own(context.parameter("lm_head.facet_up_proj.weight", {inner, width},
                                 normal_initializer(1 / std::sqrt(double(width)))));
     down_ = own(context.parameter("lm_head.facet_down_proj.weight", {width, inner}, constant_initializer(0)));
@@ -65,7 +63,6 @@ class MultiFacetHead : public LmHead {
   void check_loss(const LossOptions& options) const override { require_no_logit_terms(options, "multi_facet"); }
 
  private:
-  static at::Tensor widened(const at::Tensor& x) { return x.scalar_type() == at::kDouble ? x : x.to(at::kFloat); }
   /// The logits [M, T] of the words at each position of a row's sequence, by the facet of the context.
   at::Tensor facet_logits(const HeadInput& input) const {
     const at::Tensor hidden = input.select(input.hidden);
@@ -87,30 +84,19 @@ class MultiFacetHead : public LmHead {
         (facet_logits(input) - logits.gather(1, tokens)).masked_fill(unused_positions(input, context_words(input)), 0);
     return logits.scatter_add(1, tokens, change);
   }
-  at::Tensor compute_token_losses(const HeadInput& input, const at::Tensor& targets) const override {
-    return losses(input, targets, Reduction::kNone);
-  }
-  TrainingLoss compute_training_loss(const HeadInput& input, const at::Tensor& targets, const LossOptions&,
-                                     TokenStatistics*) const override {
-    return {losses(input, targets, Reduction::kMean), {}};
-  }
-  at::Tensor losses(const HeadInput& input, const at::Tensor& targets, Reduction reduction) const {
+  TokenLossProblem token_loss_problem(const HeadInput& input, const at::Tensor& targets) const override {
     const ContextWords context = context_words(input);
     const at::Tensor unused = unused_positions(input, context), logits = facet_logits(input);
     const at::Tensor of_words = at::logsumexp(logits.masked_fill(unused, kNothing), 1);
     const at::Tensor is_other = tokens_of_rows(input).ne(targets.unsqueeze(1)).logical_or_(unused);
     const at::Tensor of_target = logits.masked_fill(is_other, 0).sum(1).masked_fill(is_other.all(1), NAN);
-    const TokenLossProblem problem{
-        .hidden = input.select(input.hidden),
-        .map = {weight_->working},
-        .targets = targets,
-        .further = at::stack({of_words, of_target}, 1),
-        .loss = [](std::int64_t, const TokenTerms& terms, const TokenSlopes& by) { return facet_loss(terms, by); },
-        .absent_begin = context.begin,
-        .absent = context.words};
-    if (linear_token_loss_takes(problem)) return linear_token_loss(problem, reduction);
-    const at::Tensor all = LmHead::compute_token_losses(input, targets);
-    return reduction == Reduction::kNone ? all : all.mean();
+    return {.hidden = input.select(input.hidden),
+            .map = {weight_->working},
+            .targets = targets,
+            .further = at::stack({of_words, of_target}, 1),
+            .loss = [](std::int64_t, const TokenTerms& terms, const TokenSlopes& by) { return facet_loss(terms, by); },
+            .absent_begin = context.begin,
+            .absent = context.words};
   }
 
   ParameterPtr weight_, up_, down_;

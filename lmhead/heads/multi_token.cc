@@ -10,7 +10,7 @@
 
 #include "lmhead/heads/head_list.h"
 #include "lmhead/heads/head_schedule.h"
-#include "lmhead/heads/mapped_head.h"
+#include "lmhead/heads/words_head.h"
 #include "lmhead/kernels/linear_cross_entropy.h"
 
 namespace lmhead {
@@ -32,13 +32,9 @@ constexpr std::int64_t kIgnored = -100;  // a target that is not there
 
 /// z = W h. Training adds weight(t) times the mean loss of y_(t+1+k) under softmax(W (h + B_k silu(A_k h))) for k = 1
 /// to K; whatever else asks is told the next token's.
-class MultiTokenHead : public MappedHead {
+class MultiTokenHead : public WordsHead {
  public:
-  MultiTokenHead(const MultiTokenOptions& options, const HeadContext& context)
-      : MappedHead(context.hidden_size, context.vocab_size), options_(options), owns_weight_(!context.tied_embedding) {
-    weight_ = owns_weight_ ? own(context.parameter("lm_head.weight", {context.vocab_size, context.hidden_size},
-                                                   normal_initializer(context.initializer_range)))
-                           : context.tied_embedding;
+  MultiTokenHead(const MultiTokenOptions& options, const HeadContext& context) : WordsHead(context), options_(options) {
     const std::int64_t hidden = context.hidden_size, width = options.width.value_or((hidden + 3) / 4);
     for (std::int64_t ahead = 1; ahead <= options.targets; ++ahead) {
       // B begins at zero: an adapter begins as the identity.
@@ -50,8 +46,6 @@ class MultiTokenHead : public MappedHead {
   }
 
   HeadNeeds needs() const override { return {.tokens = true, .targets_ahead = options_.targets}; }
-  std::optional<LinearMap> linear_map() const override { return LinearMap{weight_->value.detach()}; }
-  ParameterPtr own_matrix() const override { return owns_weight_ ? weight_ : nullptr; }
   double flops_per_token(std::int64_t) const override {
     const double further = double(options_.targets) * options_.weight.share_of_run();
     return 6 * (double(vocab_size()) * double(hidden_size()) * (1 + further) +
@@ -68,22 +62,17 @@ class MultiTokenHead : public MappedHead {
     ParameterPtr down, up;  // A [w, D], B [D, w]
   };
 
-  at::Tensor map_features(const HeadInput& input) const override { return input.select(input.hidden); }
-  LinearMap working_map() const override { return {weight_->working}; }
   TrainingLoss compute_training_loss(const HeadInput& input, const at::Tensor& targets, const LossOptions& options,
                                      TokenStatistics*) const override {
     const double weight = options_.weight.at(input.step);
     if (weight == 0)
-      return {MappedHead::compute_training_loss(input, targets, options, nullptr).loss, {{"ahead_weight", 0}}};
-    // One pass over all of them: one gradient of W, and as many products as there are rows.
+      return {WordsHead::compute_training_loss(input, targets, options, nullptr).loss, {{"ahead_weight", 0}}};
     const at::Tensor& hidden = input.hidden;
     const at::TensorOptions wide = hidden.options().dtype(loss_type(hidden.scalar_type()));
-    std::vector<at::Tensor> features, wanted, weights;
-    const auto add = [&](const at::Tensor& rows, const at::Tensor& of_rows, double of_mean) {
-      features.push_back(rows);
-      wanted.push_back(of_rows);
+    std::vector<Rows> all;
+    const auto add = [&](const at::Tensor& features, const at::Tensor& of_rows, double of_mean) {
       const auto counted = std::max<std::int64_t>(1, of_rows.ne(kIgnored).sum().item<std::int64_t>());
-      weights.push_back(at::full(of_rows.sizes(), of_mean / double(counted), wide));
+      all.push_back({features, of_rows, at::full(of_rows.sizes(), of_mean / double(counted), wide)});
     };
     add(hidden, targets, 1);
     for (std::size_t index = 0; index < adapters_.size(); ++index) {
@@ -92,17 +81,10 @@ class MultiTokenHead : public MappedHead {
       add(hidden + at::linear(inner, adapter.up->working),
           targets_ahead(targets, input.tokens, std::int64_t(index) + 1), weight);
     }
-    const at::Tensor loss = linear_cross_entropy(at::cat(features), working_map(), at::cat(wanted),
-                                                 {.reduction = Reduction::kSum,
-                                                  .label_smoothing = options.label_smoothing,
-                                                  .z_loss = options.z_loss,
-                                                  .token_weight = at::cat(weights)});
-    return {loss, {{"ahead_weight", weight}}};
+    return {joint_loss(all, options), {{"ahead_weight", weight}}};
   }
 
   MultiTokenOptions options_;
-  bool owns_weight_;  // else it is the embedding's
-  ParameterPtr weight_;
   std::vector<Adapter> adapters_;
 };
 

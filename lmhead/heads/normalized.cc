@@ -25,10 +25,7 @@ class NormalizedHead : public MappedHead {
  public:
   NormalizedHead(const NormalizedOptions& options, const HeadContext& context)
       : MappedHead(context.hidden_size, context.vocab_size) {
-    weight_ = context.tied_embedding
-                  ? context.tied_embedding
-                  : own(context.parameter("lm_head.weight", {context.vocab_size, context.hidden_size},
-                                          normal_initializer(context.initializer_range)));
+    weight_ = own_words(context, context.initializer_range);
     const double scale = options.initial_scale.value_or(std::sqrt(double(context.hidden_size)));
     log_scale_ =
         own(context.parameter("lm_head.log_scale", {1}, constant_initializer(std::log(scale)), ParameterKind::kVector));

@@ -17,11 +17,8 @@ struct SigsoftmaxOptions : HeadOptions {
 class SigsoftmaxHead : public MappedHead {
  public:
   SigsoftmaxHead(const SigsoftmaxOptions& options, const HeadContext& context)
-      : MappedHead(context.hidden_size, context.vocab_size), is_tied_(context.tied_embedding) {
-    weight_ = context.tied_embedding
-                  ? context.tied_embedding
-                  : own(context.parameter("lm_head.weight", {context.vocab_size, context.hidden_size},
-                                          normal_initializer(context.initializer_range)));
+      : MappedHead(context.hidden_size, context.vocab_size) {
+    weight_ = own_words(context, context.initializer_range);
     if (options.bias)
       bias_ =
           own(context.parameter("lm_head.bias", {context.vocab_size}, constant_initializer(0), ParameterKind::kBias));
@@ -30,7 +27,7 @@ class SigsoftmaxHead : public MappedHead {
   std::optional<LinearMap> linear_map() const override {
     return map_of(weight_->value.detach(), bias_ ? bias_->value.detach() : at::Tensor());
   }
-  ParameterPtr own_matrix() const override { return is_tied_ ? nullptr : weight_; }
+  ParameterPtr own_matrix() const override { return if_own(weight_); }
   double flops_per_token(std::int64_t) const override { return 6 * double(vocab_size()) * double(hidden_size()); }
 
  private:
@@ -42,7 +39,6 @@ class SigsoftmaxHead : public MappedHead {
   at::Tensor map_features(const HeadInput& input) const override { return input.hidden; }
   LinearMap working_map() const override { return map_of(weight_->working, bias_ ? bias_->working : at::Tensor()); }
 
-  bool is_tied_;
   ParameterPtr weight_, bias_;
 };
 

@@ -33,10 +33,7 @@ class TokenSkipHead : public MappedHead {
       : MappedHead(context.hidden_size, context.vocab_size),
         order_(options.order),
         buckets_(options.buckets.value_or(context.vocab_size * (options.order == 1 ? 1 : 4))) {
-    weight_ = context.tied_embedding
-                  ? context.tied_embedding
-                  : own(context.parameter("lm_head.weight", {context.vocab_size, context.hidden_size},
-                                          normal_initializer(context.initializer_range)));
+    weight_ = own_words(context, context.initializer_range);
     // W_2 begins at zero, so that the head begins as the linear one; rows of the table have unit square mean.
     skip_ = own(
         context.parameter("lm_head.skip_proj.weight", {context.vocab_size, options.width}, constant_initializer(0)));

@@ -93,10 +93,11 @@ TEST(HeadContract, EveryParameterOfACaseIsUsedByItsReference) {
       const at::Tensor& value = bench.values.at(name);
       Values changed = bench.values;
       changed[name] = value + normal(value.sizes(), "change of " + name);
-      if (!bench.entry.is_training_only(name))
+      if (!bench.entry.is_training_only(name)) {
         EXPECT_GT(largest(bench.reference(changed, bench.reference_input) - before), 1e-6) << name;
-      else if (bench.has_every_target())
+      } else if (bench.has_every_target()) {
         EXPECT_GT(largest(bench.reference_training(changed, bench.reference_input, {}) - trained), 1e-6) << name;
+      }
     }
   });
 }

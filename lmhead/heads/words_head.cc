@@ -1,0 +1,26 @@
+#include "lmhead/heads/words_head.h"
+
+#include <ATen/ops/cat.h>
+
+#include "lmhead/kernels/linear_cross_entropy.h"
+
+namespace lmhead {
+
+WordsHead::WordsHead(const HeadContext& context)
+    : MappedHead(context.hidden_size, context.vocab_size), weight_(own_words(context, context.initializer_range)) {}
+
+at::Tensor WordsHead::joint_loss(const std::vector<Rows>& all, const LossOptions& options) const {
+  std::vector<at::Tensor> features, targets, weights;
+  for (const Rows& rows : all) {
+    features.push_back(rows.features);
+    targets.push_back(rows.targets);
+    weights.push_back(rows.weights);
+  }
+  return linear_cross_entropy(at::cat(features), working_map(), at::cat(targets),
+                              {.reduction = Reduction::kSum,
+                               .label_smoothing = options.label_smoothing,
+                               .z_loss = options.z_loss,
+                               .token_weight = at::cat(weights)});
+}
+
+}  // namespace lmhead

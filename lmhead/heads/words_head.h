@@ -1,0 +1,34 @@
+// What heads have in common that are z = W h, and differ from the linear head in how they are trained.
+#pragma once
+
+#include <optional>
+#include <vector>
+
+#include "lmhead/heads/mapped_head.h"
+
+namespace lmhead {
+
+/// W [V, D] is the embedding's matrix where that is tied.
+class WordsHead : public MappedHead {
+ public:
+  std::optional<LinearMap> linear_map() const override { return LinearMap{weight_->value.detach()}; }
+  ParameterPtr own_matrix() const override { return if_own(weight_); }
+
+ protected:
+  explicit WordsHead(const HeadContext& context);
+
+  at::Tensor map_features(const HeadInput& input) const override { return input.select(input.hidden); }
+  LinearMap working_map() const override { return {weight_->working}; }
+
+  /// Further features that W is trained on beside the head's own.
+  struct Rows {
+    at::Tensor features, targets, weights;  // [N, D]; [N], -100 where a row counts nothing; [N] of each loss
+  };
+  /// The weighted sum of all their losses, in one pass: one gradient of W, and as many products as there are rows.
+  at::Tensor joint_loss(const std::vector<Rows>& all, const LossOptions& options) const;
+
+ private:
+  ParameterPtr weight_;
+};
+
+}  // namespace lmhead
