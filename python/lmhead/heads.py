@@ -225,7 +225,7 @@ class Head(torch.nn.Module):
         if count == 0:  # as torch has it
             return (hidden.float().sum() * 0 if reduction == "sum" else hidden.new_tensor(float("nan"))), {}
         loss, figures = self._call(
-            self._native.training_loss, hidden, rows, given, targets, float(z_loss), float(label_smoothing)
+            self._native.training_loss, hidden, rows, targets, float(z_loss), float(label_smoothing), **given
         )
         return (loss if reduction == "mean" else loss * count), dict(figures)
 
@@ -235,7 +235,7 @@ class Head(torch.nn.Module):
         Of the shape of ``targets``; other arguments are those of :meth:`loss`.
         """
         rows, counted = self._counted(hidden, targets, takes_all=False)
-        losses = self._call(self._native.token_losses, hidden, rows, given, counted)
+        losses = self._call(self._native.token_losses, hidden, rows, counted, **given)
         if rows is not None:
             losses = losses.new_zeros(targets.numel()).index_copy(0, rows, losses)
         return losses.reshape(targets.shape)
@@ -253,7 +253,7 @@ class Head(torch.nn.Module):
         self._native.after_update(self._tensors(), [self.seed, step, steps, 0])
 
     def _of_words(self, method: Callable[..., Tensor], hidden: Tensor, given: dict[str, Any]) -> Tensor:
-        return self._call(method, hidden, None, given).reshape(*hidden.shape[:-1], self.vocab_size)
+        return self._call(method, hidden, None, **given).reshape(*hidden.shape[:-1], self.vocab_size)
 
     def _counted(self, hidden: Tensor, targets: Tensor, takes_all: bool) -> tuple[Tensor | None, Tensor]:
         """Which rows count, None for all, and their targets."""
@@ -268,10 +268,7 @@ class Head(torch.nn.Module):
         rows = counts.nonzero().squeeze(1)
         return rows, targets[rows]
 
-    def _call(self, method: Callable[..., Any], hidden: Tensor, rows: Tensor | None, given: dict[str, Any], *more: Any) -> Any:
-        return self._call_with(method, hidden, rows, *more, **given)
-
-    def _call_with(
+    def _call(
         self,
         method: Callable[..., Any],
         hidden: Tensor,

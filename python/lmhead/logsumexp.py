@@ -21,15 +21,25 @@ __all__ = [
 ]
 
 
-def _options(
+def _call(
+    operation: Any,
     input: Tensor,
-    linear_bias: Tensor | None,
-    temperature: Tensor | float | None,
-    sigmoid_cap: tuple[float, float, float] | None,
-    options: dict[str, Any],
-) -> dict[str, Any]:
-    return dict(
-        bias=linear_bias, temperature=_of_tokens(temperature, "temperature", input), sigmoid_cap=sigmoid_cap or [], **options
+    linear_weight: Tensor,
+    *more: Tensor,
+    linear_bias: Tensor | None = None,
+    temperature: Tensor | float | None = None,
+    sigmoid_cap: tuple[float, float, float] | None = None,
+    **options: Any,
+) -> Any:
+    """Calls a native operation, whose tokens are in one dimension."""
+    return operation(
+        input.reshape(input.shape[:-1].numel(), input.shape[-1]),
+        linear_weight,
+        *more,
+        bias=linear_bias,
+        temperature=_of_tokens(temperature, "temperature", input),
+        sigmoid_cap=sigmoid_cap or [],
+        **options,
     )
 
 
@@ -60,9 +70,16 @@ def linear_logsumexp(
         ``[...]``, float32, or float64 for float64 input. Gradients flow to ``input``, ``linear_weight``, ``linear_bias`` and
         ``temperature``; derivatives of other kinds are those of the plain composition, at its cost.
     """
-    options = dict(logit_scale=logit_scale, logit_softcap=logit_softcap, sigsoftmax=sigsoftmax)
-    result: Tensor = torch.ops.lmhead.linear_logsumexp(
-        input.reshape(input.shape[:-1].numel(), input.shape[-1]), linear_weight, **_options(input, linear_bias, temperature, sigmoid_cap, options)
+    result: Tensor = _call(
+        torch.ops.lmhead.linear_logsumexp,
+        input,
+        linear_weight,
+        linear_bias=linear_bias,
+        temperature=temperature,
+        logit_scale=logit_scale,
+        logit_softcap=logit_softcap,
+        sigmoid_cap=sigmoid_cap,
+        sigsoftmax=sigsoftmax,
     )
     return result.reshape(input.shape[:-1])
 
@@ -70,19 +87,13 @@ def linear_logsumexp(
 def linear_entropy(
     input: Tensor,
     linear_weight: Tensor,
-    *,
-    linear_bias: Tensor | None = None,
-    temperature: Tensor | float | None = None,
-    sigmoid_cap: tuple[float, float, float] | None = None,
     **options: Any,
 ) -> Tensor:
     """The entropy, in nats, of the distribution that :func:`linear_logsumexp` normalises, ``[...]``; same options and costs.
 
     Differentiable in ``input``, ``linear_weight`` and ``linear_bias``; ``temperature`` must not require a gradient.
     """
-    result: Tensor = torch.ops.lmhead.linear_logsumexp_and_entropy(
-        input.reshape(input.shape[:-1].numel(), input.shape[-1]), linear_weight, **_options(input, linear_bias, temperature, sigmoid_cap, options)
-    )[1]
+    result: Tensor = _call(torch.ops.lmhead.linear_logsumexp_and_entropy, input, linear_weight, **options)[1]
     return result.reshape(input.shape[:-1])
 
 
@@ -90,10 +101,6 @@ def target_logits(
     input: Tensor,
     linear_weight: Tensor,
     target: Tensor,
-    *,
-    linear_bias: Tensor | None = None,
-    temperature: Tensor | float | None = None,
-    sigmoid_cap: tuple[float, float, float] | None = None,
     **options: Any,
 ) -> Tensor:
     """The logits of ``target``, int64 ``[...]`` or ``[..., K]`` for features ``[..., D]``, as :func:`linear_logsumexp` sees them.
@@ -105,9 +112,7 @@ def target_logits(
             f"[target_logits] target must have the shape {tuple(input.shape[:-1])}, or one dimension more, got {tuple(target.shape)}"
         )
     flat = target.reshape(-1, *target.shape[input.dim() - 1 :])
-    result: Tensor = torch.ops.lmhead.target_logits(
-        input.reshape(input.shape[:-1].numel(), input.shape[-1]), linear_weight, flat, **_options(input, linear_bias, temperature, sigmoid_cap, options)
-    )
+    result: Tensor = _call(torch.ops.lmhead.target_logits, input, linear_weight, flat, **options)
     return result.reshape(target.shape)
 
 

@@ -17,6 +17,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from lmhead.verbs import write_programs
+
 LMHEAD = Path(__file__).resolve().parents[2] / "build" / "release" / "bin" / "lmhead"
 # What clocks and the process say, and what follows from it: the log's bytes hold times.
 CLOCKS = {"tokens_per_second", "wall_seconds", "equal_wall_seconds", "measure_seconds", "log_bytes", "log_hash", "peak_memory_bytes", "started", "finished"}
@@ -43,6 +45,23 @@ def write_inputs(folder: Path) -> None:
     arms = [{"name": "full"}, {"name": "rank 2", "set": {"head.type": "low_rank", "head.rank": 2}}]
     study = {"name": "killed", "base": run, "arms": arms, "seeds": [0, 1], "comparisons": [{"baseline": "full"}]}
     (folder / "study.json").write_text(json.dumps(study))
+
+
+def write_finished_run(folder: Path) -> None:
+    """The inputs, a finished run of three steps, and in `bin` every Python verb's program."""
+    write_inputs(folder)
+    (folder / "bin").mkdir()
+    write_programs(folder / "bin")
+    configuration = json.loads((folder / "config.json").read_text())
+    configuration["training"]["steps"] = 3
+    (folder / "config.json").write_text(json.dumps(configuration))
+    done = subprocess.run([LMHEAD, "train", "config.json", "--run", "run"], cwd=folder, capture_output=True)
+    assert done.returncode == 0, done.stderr
+
+
+def environment_of(folder: Path) -> dict[str, str]:
+    """This process's, in which those programs are found first."""
+    return os.environ | {"PATH": f"{folder / 'bin'}:{os.environ['PATH']}"}
 
 
 def without_clocks(value: object) -> object:

@@ -1,12 +1,8 @@
 """lmhead.linear_distillation against plain PyTorch: values, gradients, torch.compile, opcheck, autocast."""
 
-import pathlib
-import sys
 
 import pytest
 
-REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(REPOSITORY / "python"))
 torch = pytest.importorskip("torch")
 try:
     from lmhead.distillation import linear_distillation
@@ -14,6 +10,7 @@ try:
     from lmhead import ops  # noqa: F401 (loads the library)
 except ImportError as error:  # the library is not built
     pytest.skip(str(error), allow_module_level=True)
+from kernel_fixtures import gradients  # noqa: E402
 
 F = torch.nn.functional
 
@@ -34,13 +31,6 @@ def plain(h, w, b, th, tw, tb, divergence, beta, temperature):
         return F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(-1)
     log_m = (beta * q + (1 - beta) * p).log()
     return beta * (q * (log_q - log_m)).sum(-1) + (1 - beta) * (p * (log_p - log_m)).sum(-1)
-
-
-def gradients(function, leaves):
-    leaves = [leaf.detach().clone().requires_grad_() for leaf in leaves]
-    value = function(*leaves)
-    upstream = torch.linspace(0.5, 2, value.numel(), dtype=value.dtype).reshape(value.shape)
-    return [value.detach(), *torch.autograd.grad(value, leaves, upstream)]
 
 
 @pytest.mark.parametrize("reduction", ["none", "mean", "sum"])

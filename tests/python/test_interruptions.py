@@ -10,8 +10,8 @@ import sys
 import time
 
 import pytest
-from kill_trials import LMHEAD, write_inputs
-from lmhead.verbs import VERBS, write_programs
+from kill_trials import LMHEAD, environment_of, write_finished_run
+from lmhead.verbs import VERBS
 
 pytestmark = pytest.mark.skipif(not LMHEAD.exists(), reason="the release build is not there")
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
@@ -22,19 +22,12 @@ NATIVE = ["train --keys", "train run", "study study.json --dry-run", "heads", "i
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("interruptions")
-    write_inputs(folder)
-    (folder / "bin").mkdir()
-    write_programs(folder / "bin")
-    configuration = json.loads((folder / "config.json").read_text())
-    configuration["training"]["steps"] = 3
-    (folder / "config.json").write_text(json.dumps(configuration))
-    done = subprocess.run([LMHEAD, "train", "config.json", "--run", "run"], cwd=folder, capture_output=True)
-    assert done.returncode == 0, done.stderr
+    write_finished_run(folder)
     return folder
 
 
 def start(folder, arguments, **options):
-    environment = os.environ | {"PATH": f"{folder / 'bin'}:{os.environ['PATH']}"} | options.pop("environment", {})
+    environment = environment_of(folder) | options.pop("environment", {})
     return subprocess.Popen([LMHEAD, *arguments.split()], cwd=folder, env=environment, stdout=subprocess.PIPE,
                             stderr=subprocess.PIPE, text=True, start_new_session=True, **options)
 

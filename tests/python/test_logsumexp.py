@@ -1,17 +1,14 @@
 """lmhead.linear_logsumexp and what is made of it, against plain PyTorch: values, gradients, torch.compile, opcheck, autocast."""
 
-import pathlib
-import sys
 
 import pytest
 
-REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(REPOSITORY / "python"))
 torch = pytest.importorskip("torch")
 try:
     from lmhead import logsumexp, ops
 except ImportError as error:  # the library is not built
     pytest.skip(str(error), allow_module_level=True)
+from kernel_fixtures import gradients  # noqa: E402
 
 F = torch.nn.functional
 MAPS = {
@@ -26,13 +23,6 @@ def problem(size=23, rows=301, width=12, dtype=torch.float64):
     generator = torch.Generator().manual_seed(11)
     tensors = [torch.randn(*shape, generator=generator, dtype=torch.float64) for shape in [(size, width), (rows, width), (rows,)]]
     return [tensor.to(dtype) for tensor in tensors], torch.randint(0, rows, (size, 3), generator=generator)
-
-
-def gradients(function, leaves):
-    leaves = [leaf.detach().clone().requires_grad_() for leaf in leaves]
-    value = function(*leaves)
-    upstream = torch.linspace(0.5, 2, value.numel(), dtype=value.dtype).reshape(value.shape)
-    return [value.detach(), *torch.autograd.grad(value, leaves, upstream)]
 
 
 def same(mine, plain, leaves):

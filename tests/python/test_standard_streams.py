@@ -5,8 +5,8 @@ import os
 import subprocess
 
 import pytest
-from kill_trials import LMHEAD, write_inputs
-from lmhead.verbs import VERBS, write_programs
+from kill_trials import LMHEAD, environment_of, write_finished_run
+from lmhead.verbs import VERBS
 
 pytestmark = pytest.mark.skipif(not LMHEAD.exists(), reason="the release build is not there")
 NATIVE = [
@@ -20,20 +20,12 @@ NATIVE = [
 def folder(tmp_path_factory):
     """A finished run, and every Python verb's program."""
     folder = tmp_path_factory.mktemp("streams")
-    write_inputs(folder)
-    (folder / "bin").mkdir()
-    write_programs(folder / "bin")
-    done = subprocess.run([LMHEAD, "train", "config.json", "--run", "run", "training.steps=3"], cwd=folder, capture_output=True)
-    assert done.returncode == 0, done.stderr
-    configuration = json.loads((folder / "config.json").read_text())
-    configuration["training"]["steps"] = 3
-    (folder / "config.json").write_text(json.dumps(configuration))
+    write_finished_run(folder)
     return folder
 
 
 def run(folder, arguments, stdout=None, stderr=subprocess.PIPE, closed=None):
-    environment = os.environ | {"PATH": f"{folder / 'bin'}:{os.environ['PATH']}"}
-    return subprocess.run([LMHEAD, *arguments.split()], cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=stdout,
+    return subprocess.run([LMHEAD, *arguments.split()], cwd=folder, env=environment_of(folder), stdin=subprocess.DEVNULL, stdout=stdout,
                           stderr=stderr, text=True, timeout=120, preexec_fn=None if closed is None else lambda: os.close(closed))
 
 

@@ -6,7 +6,7 @@ import re
 from pathlib import PurePath
 from typing import Any
 
-from lmhead.evaluate.table import FINDINGS, ORDER, cell, shown_figures
+from lmhead.evaluate.table import FINDINGS, cell, in_order, shown_figures
 from lmhead.formats import count, difference, fixed, shortened
 from lmhead.page import document
 from lmhead.page.labels import key_names, plotly_text, plotted_names
@@ -84,8 +84,7 @@ def sentences(result: dict[str, Any]) -> list[str]:
 
 def figures_of(result: dict[str, Any]) -> list[str]:
     """The figures that any task has, the usual ones first."""
-    known = dict.fromkeys(name for names in shown_figures(result).values() for name in names)
-    return [name for name in ORDER if name in known] + [name for name in known if name not in ORDER]
+    return in_order(name for names in shown_figures(result).values() for name in names)
 
 
 def scores(result: dict[str, Any]) -> Table:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from lmhead.formats import ABSENT, difference, fixed, one_line
@@ -10,12 +11,18 @@ ORDER = ("acc", "acc_norm", "exact_match", "perplexity", "bits_per_byte")
 FINDINGS = {"harm": "worse", "gain": "better", "no_harm": "no worse by the margin", "undecided": "undecided"}
 
 
+def in_order(known: Iterable[str]) -> list[str]:
+    """Names of figures, the usual ones first, then those that are left as they come."""
+    names = list(dict.fromkeys(known))
+    return [name for name in ORDER if name in names] + [name for name in names if name not in ORDER]
+
+
 def shown_figures(result: dict[str, Any]) -> dict[str, list[str]]:
     """The figures of each task that a table has, the usual ones first."""
     shown = {}
     for task in result["tasks"]:
         known = {name for model in result["models"] for name in model["figures"][task]} - {"gold_log_likelihood"}
-        shown[task] = [name for name in ORDER if name in known] + sorted(known - set(ORDER))
+        shown[task] = in_order(sorted(known))
     return shown
 
 
