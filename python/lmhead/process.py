@@ -85,6 +85,14 @@ class Interruptions:
         finally:
             self._is_held = False
 
+    @contextlib.contextmanager
+    def deferred(self) -> Iterator[None]:
+        """An interruption inside comes at its end, so that what was made is known to whoever clears it away."""
+        with self.held():
+            yield
+        if self.came:
+            raise KeyboardInterrupt
+
     def _install(self, handler: Any) -> None:
         for number in self._signals:
             signal.signal(number, handler)
@@ -103,6 +111,7 @@ class Interruptions:
 
 interruptions = Interruptions()
 interruptions_held = interruptions.held
+interruptions_deferred = interruptions.deferred
 
 
 def open_streams() -> None:

@@ -18,6 +18,7 @@ from typing import Any
 
 from lmhead.command import Parser, RequestError, carry_out, load
 from lmhead.formats import count, visible
+from lmhead.process import interruptions_deferred
 from lmhead.report import runs
 from lmhead.report.runs import Run, Study
 
@@ -81,7 +82,9 @@ def convert(study: Study, out: Path) -> int:
     """Converts every run into `out`, a folder a run in a study; replaces `out` when all is written."""
     require_replaceable(out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as scratch:
+    with interruptions_deferred():
+        made = tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent)
+    with made as scratch:
         fresh = Path(scratch) / "fresh"
         fresh.mkdir()
         written = 0

@@ -93,6 +93,24 @@ def test_an_interruption_at_any_time_leaves_all_or_nothing(tmp_path):
         assert left_over(tmp_path) == []
 
 
+def test_a_folder_that_is_being_made_is_known_before_an_interruption_comes():
+    program = """
+import os, signal
+from lmhead.process import interruptions
+interruptions.importing("test")
+interruptions.working()
+try:
+    with interruptions.deferred():
+        os.kill(os.getpid(), signal.SIGINT)
+        made = True
+    print("went on")
+except KeyboardInterrupt:
+    print("made", made)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, env=ENVIRONMENT)
+    assert (done.stdout, done.stderr, done.returncode) == ("made True\n", "", 0)
+
+
 def test_what_the_caller_ignores_stays_ignored(tmp_path):
     folder = write_folder(tmp_path / "in", texts(200))
     process = start("prepare", tmp_path / "out", folder, "--bytes",

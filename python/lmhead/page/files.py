@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 
 from lmhead.command import RequestError
+from lmhead.process import interruptions_deferred
 
 
 def write_page(html: str, out: Path) -> None:
@@ -14,6 +15,11 @@ def write_page(html: str, out: Path) -> None:
     page = html.encode("utf-8", "backslashreplace")
     if out.is_dir():
         raise RequestError(f"--out must name a file, got the folder {str(out)!r}")
+    with interruptions_deferred():  # else the temporary file would be left behind
+        _replace(page, out)
+
+
+def _replace(page: bytes, out: Path) -> None:
     temporary = None
     try:
         handle, temporary = tempfile.mkstemp(prefix=f".{out.name}.", dir=out.parent)

@@ -25,7 +25,7 @@ from lmhead.prepare.dataset import is_intact, present_dataset, replace_folder, s
 from lmhead.prepare.files import PYTHON_STDLIB, recorded
 from lmhead.prepare.options import add_text_arguments, text_options
 from lmhead.prepare.progress import Progress
-from lmhead.process import interruptions_held
+from lmhead.process import interruptions_deferred, interruptions_held
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -123,7 +123,8 @@ def prepare(options: argparse.Namespace) -> str:
     if corpus.is_lone_file and texts.split_at is None and texts.document_bytes is None:
         progress.say(f"one text file: cut at line ends into documents of at most {corpus.document_bytes} bytes")
     out.parent.mkdir(parents=True, exist_ok=True)
-    scratch = tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent)
+    with interruptions_deferred():
+        scratch = tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent)
     try:
         fresh = Path(scratch.name) / "fresh"
         fresh.mkdir()
