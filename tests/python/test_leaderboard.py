@@ -90,6 +90,19 @@ def test_a_dearer_entry_gets_fewer_steps_with_a_schedule_of_their_own(tmp_path):
     assert "training.steps" not in equal_tokens["arms"][1]["set"]
 
 
+def test_a_search_of_an_entry_replaces_only_the_keys_that_it_names(tmp_path):
+    other_rates = {"values": [0.3, 1.0], "factor": 3}
+    entries = [
+        {"name": "linear"},
+        {"name": "by signs", "search": {"keys": {"optimizer.groups.0.learning_rate_scale": other_rates}, "rounds": 3}},
+        {"name": "untuned", "search": False},
+    ]
+    board = board_of(tmp_path, entries=entries)
+    study = studies.study_of(board, board.stages[0], "tokens", list(board.entries), {})
+    keys = BOARD["search"]["keys"] | {"optimizer.groups.0.learning_rate_scale": other_rates}
+    assert [arm.get("search") for arm in study["arms"]] == [None, {"keys": keys, "rounds": 3}, False]
+
+
 @pytest.mark.parametrize("cost, steps", [(1.0, 600), (1.019, 600), (0.981, 600), (1.03, 583), (0.5, 1200), (4.0, 150), (1e5, 1)])
 def test_steps_at_equal_time(cost, steps):
     assert studies.steps_at_cost(600, cost, 0.02) == steps

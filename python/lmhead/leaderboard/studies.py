@@ -22,18 +22,19 @@ def study_of(board: Board, stage: Stage, equal: str, entries: list[Entry], costs
     """The study file of `entries`, which has the baseline among them. `costs` holds a ratio for every one where `equal` is
     "time"."""
     full = board.steps_of(stage)
+    search = {**board.search, **(stage.search or {})}
     arms = []
     for entry in entries:
         steps = steps_at_cost(full, costs[entry.name], board.cost_resolution) if equal == "time" else full
         arm: dict[str, Any] = {"name": entry.name, "set": {**settings_of(stage, entry), **_schedule(board, stage, steps, full)}}
         if entry.search is not None:
-            arm["search"] = entry.search
+            arm["search"] = _search_of(entry, search)
         arms.append(arm)
     return {
         "name": study_name(board, stage, equal),
         "description": f"{stage.title}, at equal training {equal}. {board.description}",
         "base": board.base,
-        "search": {**board.search, **(stage.search or {})},
+        "search": search,
         "seeds": list(stage.seeds or board.seeds),
         "arms": arms,
         "comparisons": [{"baseline": board.baseline}],
@@ -42,6 +43,13 @@ def study_of(board: Board, stage: Stage, equal: str, entries: list[Entry], costs
         **({"details": list(board.details)} if board.details else {}),
         **({"limits": list(board.limits)} if board.limits else {}),
     }
+
+
+def _search_of(entry: Entry, search: dict[str, Any]) -> dict[str, Any] | bool | None:
+    """What the entry's search has in place of the stage's: of keys those that it names, so that the others stay searched."""
+    if not isinstance(entry.search, dict) or not isinstance(entry.search.get("keys"), dict):
+        return entry.search
+    return {**entry.search, "keys": {**search.get("keys", {}), **entry.search["keys"]}}
 
 
 def _schedule(board: Board, stage: Stage, steps: int, full: int) -> dict[str, Any]:
