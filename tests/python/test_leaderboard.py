@@ -196,11 +196,31 @@ def test_a_head_costs_what_its_benchmark_says(tmp_path):
     assert read(head, whole, head | {"ratio_to_linear": 2.0, "ratio_quantiles": [2, 2]})["rank 2"].ratio == pytest.approx(1.25)
 
 
+def search_of(outcomes):
+    return {"seeds": [], "search": [{"key": "optimizer.learning_rate", "candidates": [{"value": 0.003, "outcomes": outcomes}]}]}
+
+
+def part_of(board, *arms):
+    return page.Part(board.stages[0], "time", {"arms": list(arms), "comparisons": [], "runs": {}}, {}, [])
+
+
+def test_what_nobody_has_begun_takes_a_line(tmp_path):
+    entries = [{"name": "linear"}, {"name": "rank 2", "note": "narrow"}, {"name": "rank 3", "note": "wider"}]
+    board = board_of(tmp_path, entries=entries)
+    begun, not_begun = search_of([2.5, None]), search_of([None, None])
+    arms = [arm("linear", False) | begun, arm("rank 2", False) | not_begun, arm("rank 3", False) | not_begun]
+    nothing = page.render(board, [part_of(board, *arms)], "lmhead leaderboard b.json")
+    assert "## Not begun\n\n- Eight steps, at equal time\n" in nothing and "## Eight steps" not in nothing
+    arms[2] = arm("rank 3", False) | begun
+    text = page.render(board, [part_of(board, *arms)], "lmhead leaderboard b.json")
+    assert "## Eight steps, at equal time" in text and "wider" in text and "narrow" not in text
+    assert "Not finished: linear: still searched; rank 3: still searched." in text and "Not begun: rank 2." in text
+
+
 def test_names_are_text_on_the_page(tmp_path):
     entries = [{"name": "linear"}, {"name": "<b>|*x*", "note": "a\n# b"}]
     board = board_of(tmp_path, entries=entries, description="<script>")
-    found = {"arms": [arm("<b>|*x*", False) | {"seeds": []}], "comparisons": [], "runs": {}}
-    text = page.render(board, [page.Part(board.stages[0], "time", found, {}, [])], "lmhead leaderboard b.json")
+    text = page.render(board, [part_of(board, arm("<b>|*x*", False) | search_of([2.5, None]))], "lmhead leaderboard b.json")
     assert "\\<script>" in text and "<script>" not in text.replace("\\<", "")
     assert "\\<b>\\|\\*x\\*: still searched" in text and "<b>" not in text.replace("\\<", "")
     assert "a # b" in text and "\n#" not in text.replace("\n## ", "")

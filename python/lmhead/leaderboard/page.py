@@ -33,8 +33,15 @@ class Part:
 def render(board: Board, parts: list[Part], command: str) -> str:
     lines = [f"# {block(board.name.capitalize())}", "", block(board.description), ""]
     lines += _rules(board)
-    for part in parts:
+    begun = [part for part in parts if _is_begun_beyond(board.baseline, part)]
+    for part in begun:
         lines += _section(board, part, command)
+    waiting: dict[str, list[str]] = {}
+    for part in parts:
+        if part not in begun:
+            waiting.setdefault(part.stage.title, []).append(part.equal)
+    if waiting:
+        lines += ["## Not begun", "", *[f"- {words(title)}, at equal {' and '.join(equal)}" for title, equal in waiting.items()], ""]
     if board.limits:
         lines += ["## What this does not show", "", *[f"- {block(limit)}" for limit in board.limits], ""]
     lines += ["## To reproduce", "", *fenced([command]), ""]
@@ -55,8 +62,7 @@ def _rules(board: Board) -> list[str]:
 
 def _section(board: Board, part: Part, command: str) -> list[str]:
     lines = [f"## {block(part.stage.title)}, at equal {part.equal}", ""]
-    if part.statistics is None:
-        return [*lines, "No run is finished yet.", ""]
+    assert part.statistics is not None  # it is begun
     found = {arm["arm"]: arm for arm in part.statistics["arms"]}
     whole = [arm for arm in found.values() if is_finished(arm)]
     comparisons = compared(part.statistics)
@@ -70,11 +76,14 @@ def _section(board: Board, part: Part, command: str) -> list[str]:
         lines += [image("differences with 95 % intervals", part.plot), ""]
     lines += _notes(board, found)
     unfinished = [arm for arm in found.values() if not is_finished(arm)]
-    if unfinished:
-        said = "; ".join(f"{words(arm['arm'])}: {_missing(arm)}" for arm in unfinished)
-        lines += [f"Not finished: {said}.", ""]
+    said = [f"{words(arm['arm'])}: {_missing(arm)}" for arm in unfinished if _is_begun(arm)]
+    if said:
+        lines += [f"Not finished: {'; '.join(said)}.", ""]
+    waiting = [words(arm["arm"]) for arm in unfinished if not _is_begun(arm)]
+    if waiting:
+        lines += [f"Not begun: {'; '.join(waiting)}.", ""]
     if part.undecided:
-        lines += [f"May still come from the earlier stage: {', '.join(map(words, part.undecided))}.", ""]
+        lines += [f"May still come from the earlier stage, which is not finished: {len(part.undecided)} entries.", ""]
     versions = ", ".join(map(str, part.statistics["runs"].get("versions", []))) or ABSENT
     one_entry = f"{command} --stage {shlex.quote(part.stage.name)} --equal {part.equal} --entries NAME"
     lines += [f"One entry: {code(one_entry)}. Rows of version {versions}.", ""]
@@ -103,8 +112,17 @@ def _row(board: Board, arm: dict[str, Any], one: dict[str, Any] | None, cost: Co
 
 
 def _notes(board: Board, found: dict[str, Any]) -> list[str]:
-    notes = [f"- **{words(entry.name)}**: {words(entry.note)}" for entry in board.entries if entry.note and entry.name in found]
+    notes = [f"- **{words(entry.name)}**: {words(entry.note)}" for entry in board.entries if entry.note and entry.name in found and _is_begun(found[entry.name])]
     return [*notes, ""] if notes else []
+
+
+def _is_begun(arm: dict[str, Any]) -> bool:
+    """Whether a run of it is finished, of its search or of its seeds."""
+    return bool(arm["seeds"]) or any(value is not None for key in arm["search"] for one in key["candidates"] for value in one["outcomes"])
+
+
+def _is_begun_beyond(baseline: str, part: Part) -> bool:
+    return part.statistics is not None and any(_is_begun(arm) for arm in part.statistics["arms"] if arm["arm"] != baseline)
 
 
 def _missing(arm: dict[str, Any]) -> str:
