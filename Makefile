@@ -11,7 +11,7 @@ LMHEAD := .venv/bin/lmhead
 export PYTHON
 export EXTRAS
 
-.PHONY: setup demo test study-smoke test-slow study bench bench-head bench-heads bench-small fuzz clean
+.PHONY: setup demo test study-smoke test-slow study bench bench-head bench-heads bench-evaluate bench-small fuzz clean
 
 setup:
 	@scripts/setup
@@ -58,6 +58,10 @@ bench-head: setup
 BENCH ?=
 bench-heads: setup
 	@.venv/bin/python bench/heads.py $(BENCH)
+
+# The scorer beside lm-evaluation-harness's own backend; needs EXTRAS=evaluate, BENCH as above.
+bench-evaluate: setup
+	@.venv/bin/python bench/evaluation.py $(BENCH)
 
 bench-small: setup
 	@.venv/bin/python bench/small_models.py

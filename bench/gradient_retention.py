@@ -14,6 +14,7 @@ import time
 
 import result_rows
 import torch
+from process_memory import status
 
 ROOT = result_rows.ROOT
 sys.path.insert(0, str(ROOT / "python"))
@@ -46,14 +47,6 @@ def inputs(vocabulary, tokens=TOKENS):
     weight = torch.randn(vocabulary, HIDDEN_SIZE, generator=generator) / HIDDEN_SIZE**0.5
     return (torch.randn(tokens, HIDDEN_SIZE, generator=generator), weight,
             torch.randint(vocabulary, (tokens,), generator=generator))
-
-
-def status(key):
-    """A line of /proc/self/status, in bytes."""
-    for line in pathlib.Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(key):
-            return int(line.split()[1]) * 1024
-    raise SystemExit(f"[bench] /proc/self/status must have {key}, got none")
 
 
 def print_memory(arguments):

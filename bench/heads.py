@@ -22,6 +22,7 @@ import head_table
 import result_rows
 import torch
 import torch.nn.functional as F
+from process_memory import status
 
 ROOT = result_rows.ROOT
 sys.path.insert(0, str(ROOT / "python"))
@@ -155,14 +156,6 @@ def print_memory(arguments):
     before = status("VmRSS")
     entrant.step(share=0.0)
     print(max(0, status("VmHWM") - before - entrant.gradient_bytes()))
-
-
-def status(key):
-    """A line of /proc/self/status, in bytes."""
-    for line in pathlib.Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(key):
-            return int(line.split()[1]) * 1024
-    raise SystemExit(f"[bench] /proc/self/status must have {key}, got none")
 
 
 def extra_memory(name, settings, shape_name, threads):

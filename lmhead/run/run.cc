@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <bit>
 
+#include "lmhead/base/content_hash.h"
 #include "lmhead/base/error.h"
 
 namespace lmhead {
@@ -150,7 +151,8 @@ RunInputs inputs_of_run(const std::filesystem::path& folder) {
   };
   const Json dataset = summary.value("dataset", Json());
   return {.dataset = text(dataset.is_object() ? dataset.value("content_hash", Json()) : Json()),
-          .initial_weights = text(summary.value("initial_weights", Json()))};
+          .initial_weights = text(summary.value("initial_weights", Json())),
+          .requests = text(summary.value("requests", Json()))};
 }
 
 bool run_training(const Json& json, const std::filesystem::path& folder, const RunControl& control) {
@@ -158,6 +160,8 @@ bool run_training(const Json& json, const std::filesystem::path& folder, const R
   const Json complete = write_options(configuration);
   Trainer trainer(configuration.train, complete, folder, completed);
   add_observers(trainer, configuration);
+  const DownstreamOptions& downstream = configuration.observe.downstream;
+  const std::string requests = downstream.every > 0 ? hash_file(downstream.requests) : "";
   control.on_start({trainer.resumed_step(), at::get_num_threads(), trainer.resumed_threads()});
   bool finished = false;
   try {
@@ -167,6 +171,7 @@ bool run_training(const Json& json, const std::filesystem::path& folder, const R
     throw;
   }
   Json summary = trainer.summary(finished ? "finished" : "stopped");
+  summary["requests"] = requests;
   const Json values = head_singular_values(*trainer.model().head);
   if (!values.is_null()) summary["head_singular_values"] = values;
   trainer.folder().write_summary(summary);

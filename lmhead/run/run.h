@@ -64,6 +64,7 @@ bool is_finished(const std::filesystem::path& folder, const Json& complete);
 struct RunInputs {
   std::optional<std::string> dataset;
   std::optional<std::string> initial_weights;  // empty: drawn from its seed
+  std::optional<std::string> requests;         // that it was asked while it trained; empty: none
 };
 RunInputs inputs_of_run(const std::filesystem::path& folder);
 

@@ -94,6 +94,9 @@ RunRow start_row(const Study& study, const StudyRun& run, const RunIdentity& ide
   require(inputs.initial_weights.value_or("") == identity.initial_weights, "study", run_folder.string(),
           " must have begun from what training.initial_weights holds now, \"", identity.initial_weights, "\", got \"",
           inputs.initial_weights.value_or(""), '"');
+  require(inputs.requests.value_or("") == identity.requests, "study", run_folder.string(),
+          " must have been asked what observe.downstream.requests holds now, \"", identity.requests, "\", got \"",
+          inputs.requests.value_or(""), '"');
   row.dataset = inputs.dataset;
   require(row.dataset.has_value(), "study", run_folder.string(),
           " must hold a summary that names its dataset, got none");

@@ -74,9 +74,11 @@ const StudyRun& StudyPlanner::run_of(std::size_t arm, RunPhase phase, const KeyV
   const std::string folder = folder_of(owner, searched, seed);
   const auto found = runs_.find(folder);
   if (found != runs_.end()) return found->second;
+  KeyValues set = searched;
+  if (phase == RunPhase::kConfirm) set.insert(set.end(), study_.confirm.begin(), study_.confirm.end());
   return runs_
-      .emplace(folder, StudyRun{arm, owner.name, phase, seed, searched, folder,
-                                configuration_of(study_, owner, searched, seed)})
+      .emplace(folder,
+               StudyRun{arm, owner.name, phase, seed, searched, folder, configuration_of(study_, owner, set, seed)})
       .first->second;
 }
 

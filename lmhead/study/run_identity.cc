@@ -50,15 +50,15 @@ std::string hash_of_values(const Json& json) {
 std::string configuration_hash(const Json& complete) { return hash_of_values(settings_of(complete)); }
 
 /// A file that cannot be read has a name that no content has; the run itself will say what is wrong.
-std::string RunIdentities::weights_hash_of(const std::string& path) {
-  const auto known = weights_.find(path);
-  if (known != weights_.end()) return known->second;
+std::string RunIdentities::hash_of(const std::string& file) {
+  const auto known = files_.find(file);
+  if (known != files_.end()) return known->second;
   std::string hash = "unreadable";
   try {
-    hash = hash_file(path);
+    hash = hash_file(file);
   } catch (const Error&) {
   }
-  return weights_.emplace(path, std::move(hash)).first->second;
+  return files_.emplace(file, std::move(hash)).first->second;
 }
 
 const RunIdentity& RunIdentities::of(const StudyRun& run) {
@@ -67,8 +67,13 @@ const RunIdentity& RunIdentities::of(const StudyRun& run) {
   RunIdentity identity{.settings = settings_of(run.configuration)};
   const auto weights = run.configuration.at("training").at("initial_weights").get<std::string>();
   if (!weights.empty()) {
-    identity.initial_weights = weights_hash_of(weights);
+    identity.initial_weights = hash_of(weights);
     identity.settings["training"]["initial_weights"] = identity.initial_weights;
+  }
+  const Json& downstream = run.configuration.at("observe").at("downstream");
+  if (downstream.at("every").get<std::int64_t>() > 0) {
+    identity.requests = hash_of(downstream.at("requests").get<std::string>());
+    identity.settings["observe"]["downstream"]["requests"] = identity.requests;
   }
   identity.configuration = hash_of_values(identity.settings);
   const auto configuration = read_options<RunConfiguration>(run.configuration).train;

@@ -17,13 +17,15 @@ struct RunIdentity {
   Json settings;                          // see `settings_of`
   std::optional<std::string> dataset;     // content hash; nothing where the data is not there
   std::string initial_weights;            // content hash; empty where the run draws its own
+  std::string requests;                   // of observe.downstream: content hash; empty where the run asks nothing
   std::optional<double> flops_per_token;  // nothing where the data, and so the vocabulary, is not there
 };
 
 /// A hash of every value, the same for any order of keys.
 std::string hash_of_values(const Json& json);
 /// The values that can change a run's figures and are not the pinned defaults (pinned_defaults.h): not `data.path`,
-/// threads or checkpoints. In an identity, `training.initial_weights` is the hash of that file's content.
+/// threads or checkpoints. In an identity, `training.initial_weights` and `observe.downstream.requests` are the hashes
+/// of these files' contents.
 Json settings_of(const Json& complete);
 /// The hash of these settings: a new key with a neutral default changes none, a changed default gives a run another.
 std::string configuration_hash(const Json& complete);
@@ -34,11 +36,11 @@ class RunIdentities {
   const RunIdentity& of(const StudyRun& run);
 
  private:
-  std::string weights_hash_of(const std::string& path);
+  std::string hash_of(const std::string& file);
   std::map<std::string, RunIdentity> runs_;                               // by folder
   std::map<std::string, std::pair<std::string, std::int64_t>> datasets_;  // content hash, vocabulary
   std::map<std::string, double> flops_;
-  std::map<std::string, std::string> weights_;  // by path
+  std::map<std::string, std::string> files_;  // content hash by path
 };
 
 }  // namespace lmhead

@@ -38,7 +38,7 @@ Study read_study(const Json& json, const std::vector<std::string>& overrides) {
   require(json.is_object(), "study", "a study must be an object, got ", json.type_name());
   check_keys(json, "",
              {"name", "description", "source", "base", "arms", "grid", "search", "seeds", "outcome", "higher_is_better",
-              "comparisons", "correlations", "margin", "reach", "details", "against", "keep", "limits"});
+              "confirm", "comparisons", "correlations", "margin", "reach", "details", "against", "keep", "limits"});
   Study study;
   study.json = json;
   study.name = name_member(json, /*is_arm=*/false);
@@ -50,6 +50,13 @@ Study read_study(const Json& json, const std::vector<std::string>& overrides) {
   study.json["base"] = study.base;
   study.seeds = {0};
   if (json.contains("seeds")) study.seeds = read_seeds(json["seeds"], "seeds");
+  if (json.contains("confirm"))
+    for (const auto& item : member(json, "confirm", Json::value_t::object, "an object").items()) {
+      require(item.key().starts_with("observe."), "study",
+              "confirm must hold keys of observe alone (what is compared is what was searched), got \"", item.key(),
+              '"');
+      study.confirm.emplace_back(item.key(), item.value());
+    }
   if (json.contains("higher_is_better"))
     study.higher_is_better = member(json, "higher_is_better", Json::value_t::boolean, "true or false").get<bool>();
   if (json.contains("margin")) study.margin = read_number(json["margin"], "margin", 0);

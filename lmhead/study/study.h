@@ -61,6 +61,7 @@ struct Study {
   Json base;                   // a run configuration
   std::vector<StudyArm> arms;  // the arms of the file times its grid; at least one
   std::vector<std::int64_t> seeds;
+  KeyValues confirm;                   // of the runs that are compared and not of a search: what is observed
   std::string outcome = kLossOutcome;  // dotted path into a run's final record
   bool higher_is_better = false;
   std::optional<double> margin;  // smallest difference that would matter

@@ -48,6 +48,14 @@ def test_every_benchmark_that_writes_rows_asks_the_same_function_where(copy):
         assert "result_rows.add_arguments(parser)" in text
 
 
+def test_the_evaluation_benchmark_s_table_is_that_of_its_rows():
+    sys.path.insert(0, str(ROOT / "bench"))
+    import evaluation_table
+
+    table = evaluation_table.summary(ROOT / "bench/results/evaluation.jsonl")
+    assert table in (ROOT / "docs/evaluating.md").read_text(encoding="utf-8")
+
+
 def test_the_heads_benchmark_times_any_head_and_tells_the_spread(copy):
     if not (ROOT / ".venv/lib/liblmhead.so").exists():
         pytest.skip("lmhead is not installed")

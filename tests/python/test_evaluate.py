@@ -9,16 +9,16 @@ try:
     import lmhead.ops  # noqa: F401
 except ImportError as error:  # the library is not built
     pytest.skip(str(error), allow_module_level=True)
-from evaluate_fixtures import QUESTIONS, TASKS, evaluation, read_json  # noqa: E402, F401
+from evaluate_fixtures import QUESTIONS, TASKS, evaluation, make_model, read_json  # noqa: E402, F401
 from lmhead.command import RequestError  # noqa: E402
-from lmhead.evaluate.cache import ScoreCache, model_key  # noqa: E402
+from lmhead.evaluate.cache import AnswerCache, model_key  # noqa: E402
 from lmhead.evaluate.command import main, request  # noqa: E402
 from lmhead.evaluate.harness import LmheadLM  # noqa: E402
 from lmhead.evaluate.page import render as render_page  # noqa: E402
 from lmhead.evaluate.run import evaluate, load_tasks, task_manager  # noqa: E402
 from lmhead.evaluate.table import cell  # noqa: E402
 
-from lmhead.evaluate import figures, task_data  # noqa: E402
+from lmhead.evaluate import figures, harness, task_data  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -181,7 +181,7 @@ def test_a_limit_takes_the_first_documents(evaluation, tmp_path):  # noqa: F811
 def test_what_was_scored_is_not_scored_again(evaluation, tmp_path):  # noqa: F811
     file = tmp_path / "scores" / "model.jsonl"
     tasks = load_tasks(["arc_easy"], data=evaluation["data"])
-    lm = LmheadLM(evaluation["one"], cache=ScoreCache(file))
+    lm = LmheadLM(evaluation["one"], cache=AnswerCache(file))
     want = evaluate(lm, tasks)["results"]["arc_easy"]
     lines = file.read_bytes().splitlines(keepends=True)
     assert len(lines) == 20
@@ -196,7 +196,7 @@ def test_what_was_scored_is_not_scored_again(evaluation, tmp_path):  # noqa: F81
             self.asked += len(requests)
             return self.scorer.score(requests)
 
-    again = LmheadLM(evaluation["one"], cache=ScoreCache(file))
+    again = LmheadLM(evaluation["one"], cache=AnswerCache(file))
     again.scorer = Counting(again.scorer)
     assert evaluate(again, tasks)["results"]["arc_easy"] == want
     assert again.scorer.asked == 8
@@ -237,13 +237,56 @@ def test_tasks_become_requests_for_a_run(evaluation, tmp_path):  # noqa: F811
     (["--tasks", "arc_easy", "--num-fewshot", "2"], "must come from its split train"),
     (["--tasks", "arc_easy", "--max-length", "3"], "a continuation must be no longer than the model's 3 tokens"),
     (["--tasks", "nq_open", "--requests", "out.json"], "must be a folder that `lmhead prepare` wrote"),
+    (["--tasks", "arc_easy", "--num-fewshot", "-1"], "--num-fewshot must be at least 0, got -1"),
+    (["--tasks", "arc_easy", "--limit", "0"], "--limit must be at least 1, got 0"),
+    (["--tasks", "arc_easy", "--max-length", "0"], "--max-length must be at least 1, got 0"),
+    (["--tasks", "arc_easy", "--margin", "nan"], "--margin must be a number above 0, got nan"),
+    (["--tasks", "arc_easy", "--prefix-token-id", "99999"], "must be at least 0 and below 320, got 99999"),
+    (["--tasks", "arc_easy", "--json", "nowhere/out.json"], "--json must name a file in a folder that can be written to"),
+    (["--tasks", "arc_easy", "--html", "."], "--html must name a file in a folder that can be written to"),
+    (["--tasks", "arc_easy", "--cache", __file__ + "/scores"], "answers must be kept in"),
     ([], "--tasks must name a task"),
 ])
 def test_what_cannot_be_is_one_line(evaluation, arguments, message):  # noqa: F811
     with pytest.raises(RequestError, match=".") as refused:
-        request([str(evaluation["one"]), *arguments, *options(evaluation)])
+        request([str(evaluation["one"]), *options(evaluation), *arguments])
     assert message in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+def test_a_token_beyond_the_vocabulary_is_one_line(evaluation, tmp_path):  # noqa: F811
+    folder = make_model(tmp_path / "small", vocab_size=200)
+    with pytest.raises(RequestError, match="ids of request 0 must be at least 0 and below 200, got ..."):
+        request([str(folder), "--tasks", "arc_easy", *options(evaluation)])
+
+
+def test_a_full_disk_is_one_line(tmp_path):
+    cache = AnswerCache(tmp_path / "answers.jsonl")
+    cache["key"] = (-1.0, True, 2)
+    cache._file.close()
+    cache._file = open("/dev/full", "wb", buffering=0)
+    with pytest.raises(RequestError, match="answers must be kept in .*, got: No space left on device"):
+        cache.flush()
+    cache.flush()  # what could not be kept is not tried again at the end
+
+
+def test_parts_keep_the_choices_of_a_question_together():
+    question = [(list(range(harness.TOKENS_AT_ONCE)), [choice]) for choice in range(4)]
+    other = [([1, 2], [3])] * (2 * harness.REQUESTS_AT_ONCE)
+    strangers = [([place], [1, 2]) for place in range(harness.REQUESTS_AT_ONCE + 1)]
+    parts = list(harness.in_parts([*question, *other, *strangers]))
+    assert [request for part in parts for request in part] == [*question, *other, *strangers]
+    assert [len(part) for part in parts] == [4, len(other), harness.REQUESTS_AT_ONCE, 1]
+    assert list(harness.in_parts([])) == []
+
+
+def test_what_was_generated_is_not_generated_again(evaluation, tmp_path):  # noqa: F811
+    file = tmp_path / "answers.jsonl"
+    tasks = load_tasks(["nq_open"], data=evaluation["data"])
+    want = evaluate(LmheadLM(evaluation["one"], cache=AnswerCache(file)), tasks)
+    again = LmheadLM(evaluation["one"], cache=AnswerCache(file))
+    again.scorer = None
+    assert evaluate(again, tasks)["samples"]["nq_open"] == want["samples"]["nq_open"]
 
 
 def test_a_model_that_is_none_is_refused_before_anything_is_read(evaluation, tmp_path):  # noqa: F811

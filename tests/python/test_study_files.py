@@ -79,6 +79,18 @@ def paths_of(study):
     return {path for path in paths | {arm.get("set", {}).get("data.path") for arm in study["arms"]} if path}
 
 
+def write_requests(study, folder):
+    """The first documents of every task that confirmation runs are asked."""
+    path = study.get("confirm", {}).get("observe.downstream.requests")
+    if not path:
+        return
+    requests = json.loads((ROOT / path).read_text())
+    for task in requests["tasks"]:
+        task["documents"] = task["documents"][:3]
+    (folder / path).parent.mkdir(parents=True)
+    (folder / path).write_text(json.dumps(requests))
+
+
 @pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory):
     """Two datasets of a few thousand tokens: bytes, and a byte-level BPE of 300."""
@@ -105,6 +117,7 @@ def check(study, folder, tiny_data, monkeypatch):
         place = folder / path
         place.parent.mkdir(parents=True, exist_ok=True)
         place.symlink_to(tiny_data / ("bytes" if path == "data/bytes" else "bpe"))
+    write_requests(study, folder)
     (folder / "whole.json").write_text(json.dumps(study))
     dry = lmhead_study(folder, "whole.json", "--dry-run")
     assert dry.returncode == 0, dry.stderr

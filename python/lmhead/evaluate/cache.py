@@ -1,7 +1,8 @@
-"""Scores that were computed before, so that a run that was stopped goes on where it was."""
+"""Answers that were computed before, so that a run that was stopped goes on where it was."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -9,7 +10,9 @@ from collections.abc import Iterator, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any
 
-WEIGHTS = ("config.json", "model.safetensors", "model.safetensors.index.json", "state.json")
+from lmhead.command import RequestError
+
+WEIGHTS = ("config.json", "tokenizer.json", "model.safetensors", "model.safetensors.index.json", "state.json")
 
 
 def request_key(context: Sequence[int], continuation: Sequence[int]) -> str:
@@ -30,44 +33,78 @@ def model_key(folder: str | os.PathLike[str], **settings: Any) -> str:
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-class ScoreCache(MutableMapping[str, tuple[float, bool, int]]):
-    """Scores by key, each a line of a JSONL file as soon as it is known; without a file they last as long as this."""
+def generation_key(context: str, options: dict[str, Any]) -> str:
+    """Names what is to be generated after a text."""
+    text = json.dumps([context, options], sort_keys=True, default=str)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+Answer = tuple[Any, ...]  # log probability, greedy, tokens; or a text that was generated
+
+
+def read_answer(line: bytes) -> tuple[str, Answer]:
+    """Key and answer. Raises ValueError or TypeError where the line is none."""
+    key, *answer = json.loads(line)
+    if len(answer) == 1 and isinstance(answer[0], str):
+        return key, (answer[0],)
+    log_probability, is_greedy, tokens = answer
+    return key, (float(log_probability), bool(is_greedy), int(tokens))
+
+
+class AnswerCache(MutableMapping[str, Answer]):
+    """Answers by key, each a line of a JSONL file once `flush` is called; without a file they last as long as this.
+
+    Raises RequestError where the file cannot be read or written.
+    """
 
     def __init__(self, file: Path | None = None) -> None:
-        self._scores: dict[str, tuple[float, bool, int]] = {}
-        self._file = None
+        self._answers: dict[str, Answer] = {}
+        self._path, self._file = file, None
+        self._fresh: list[bytes] = []
         if file is None:
             return
-        file.parent.mkdir(parents=True, exist_ok=True)
-        self._file = file.open("a+b")
-        self._file.seek(0)
-        end = 0
-        for line in self._file:
-            try:
-                key, *score = json.loads(line)
-                self._scores[key] = (float(score[0]), bool(score[1]), int(score[2]))
-            except (ValueError, TypeError, IndexError):  # cut off when a run was killed
-                break
-            end += len(line)
-        self._file.truncate(end)
+        with self._failures_told():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            self._file = file.open("a+b", buffering=0)  # what could not be written is not tried again at the end
+            self._file.seek(0)
+            end = 0
+            for line in self._file.read().splitlines(keepends=True):
+                try:
+                    key, answer = read_answer(line)
+                except (ValueError, TypeError):  # cut off when a run was killed
+                    break
+                self._answers[key] = answer
+                end += len(line)
+            self._file.truncate(end)
 
-    def __getitem__(self, key: str) -> tuple[float, bool, int]:
-        return self._scores[key]
+    def __getitem__(self, key: str) -> Answer:
+        return self._answers[key]
 
-    def __setitem__(self, key: str, score: tuple[float, bool, int]) -> None:
-        self._scores[key] = score
+    def __setitem__(self, key: str, answer: Answer) -> None:
+        self._answers[key] = answer
         if self._file:
-            self._file.write((json.dumps([key, *score]) + "\n").encode())
+            self._fresh.append((json.dumps([key, *answer]) + "\n").encode())
 
     def __delitem__(self, key: str) -> None:
-        raise TypeError("scores stay")
+        raise TypeError("answers stay")
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._scores)
+        return iter(self._answers)
 
     def __len__(self) -> int:
-        return len(self._scores)
+        return len(self._answers)
 
     def flush(self) -> None:
-        if self._file:
-            self._file.flush()
+        left = memoryview(b"".join(self._fresh))
+        self._fresh.clear()
+        with self._failures_told():
+            while self._file and left:
+                left = left[self._file.write(left) :]
+
+    @contextlib.contextmanager
+    def _failures_told(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise RequestError(f"answers must be kept in {self._path}, got: {error.strerror}; --cache names another folder, "
+                               "--cache none keeps none") from None

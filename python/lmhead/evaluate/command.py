@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -89,19 +90,16 @@ def split_of(task: Any) -> str:
 
 
 def evaluate_model(model: str, folder: Path, tasks: Any, arguments: argparse.Namespace, cache: Path | None) -> dict[str, Any]:
-    from lmhead.evaluate.cache import ScoreCache, model_key
+    from lmhead.evaluate.cache import AnswerCache, model_key
     from lmhead.evaluate.figures import task_figures
     from lmhead.evaluate.harness import LmheadLM
     from lmhead.evaluate.run import evaluate
 
     settings = {"max_length": arguments.max_length, "precision": arguments.precision}
-    kept = ScoreCache(cache / f"{model_key(folder, **settings)}.jsonl" if cache else None)
+    kept = AnswerCache(cache / f"{model_key(folder, **settings)}.jsonl" if cache else None)
     interruptions.advice = "; what is scored is kept, and the same command goes on" if cache else ""
-    try:
-        lm = LmheadLM(folder, max_length=arguments.max_length, dtype=arguments.precision, cache=kept,
-                      prefix_token_id=arguments.prefix_token_id, progress=progress_line(model))
-    except RuntimeError as error:  # what the native code says is a line already
-        raise RequestError(str(error).splitlines()[0].removeprefix("[evaluate] ")) from None
+    lm = LmheadLM(folder, max_length=arguments.max_length, dtype=arguments.precision, cache=kept,
+                  prefix_token_id=arguments.prefix_token_id, progress=progress_line(model))
     results = evaluate(lm, tasks, limit=arguments.limit, seed=SEED)
     return {
         "model": model,
@@ -174,8 +172,29 @@ def write_requests(arguments: argparse.Namespace) -> str:
     return f"{count(documents, 'document')} of {count(len(recorded['tasks']), 'task')} in {arguments.requests}"
 
 
+def check(arguments: argparse.Namespace) -> None:
+    """Raises RequestError on what is known to be wrong before anything slow."""
+    for name, least in (("limit", 1), ("num_fewshot", 0), ("max_length", 1), ("prefix_token_id", 0)):
+        value = getattr(arguments, name)
+        if value is not None and value < least:
+            raise RequestError(f"--{name.replace('_', '-')} must be at least {least}, got {value}")
+    if arguments.margin is not None and not 0 < arguments.margin < math.inf:
+        raise RequestError(f"--margin must be a number above 0, got {arguments.margin}")
+    for name in ("json", "html", "requests"):
+        file = getattr(arguments, name)
+        if file is None:
+            continue
+        folder = Path(file).absolute().parent
+        if os.path.isdir(file) or not os.path.isdir(folder) or not os.access(folder, os.W_OK):
+            raise RequestError(f"--{name} must name a file in a folder that can be written to, got {file}")
+    repeated = [model for model in arguments.models if arguments.models.count(model) > 1]
+    if repeated:
+        raise RequestError(f"models must differ, got {repeated[0]} twice")
+
+
 def request(argv: list[str] | None) -> str | None:
     arguments = parser().parse_args(argv)
+    check(arguments)
     if arguments.fetch_data is not None:
         from lmhead.evaluate.fetch_data import fetch_data
 

@@ -9,7 +9,7 @@ Importing needs the extra `evaluate`.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from lm_eval.api.model import TemplateLM
@@ -20,12 +20,36 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from tqdm import tqdm
 
 from lmhead.command import RequestError
-from lmhead.evaluate.cache import ScoreCache, request_key
+from lmhead.evaluate.cache import AnswerCache, generation_key, request_key
 from lmhead.evaluate.scorer import Score, Scorer
 from lmhead.evaluate.tokenizer import open_tokenizer
 
-REQUESTS_AT_ONCE = 256  # between two looks at the keyboard and the cache
+TOKENS_AT_ONCE = 4096  # between two looks at the keyboard and the cache: about a pass of the scorer
+REQUESTS_AT_ONCE = 256
+Request = tuple[Sequence[int], Sequence[int]]  # ids of a context, and of what is scored after it
 FIRST_TOKENS = 16  # generated before the first look for a stop sequence; then as many again
+
+
+def said_in_a_line(call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    """What `call` returns; what native code says of a request is a line already, and becomes a RequestError."""
+    try:
+        return call(*arguments, **options)
+    except RuntimeError as error:
+        raise RequestError(str(error).splitlines()[0].removeprefix("[evaluate] ")) from None
+
+
+def in_parts(requests: Sequence[Request]) -> Iterator[Sequence[Request]]:
+    """Requests a pass or so at a time; those of one context, which the scorer runs once, stay together."""
+    first = tokens = 0
+    for place, (context, continuation) in enumerate(requests):
+        is_full = tokens >= TOKENS_AT_ONCE or place - first >= REQUESTS_AT_ONCE
+        if is_full and context != requests[place - 1][0]:
+            yield requests[first:place]
+            first, tokens = place, 0
+        shares = place > first and context == requests[place - 1][0]
+        tokens += len(continuation) + (0 if shares else len(context))
+    if first < len(requests):
+        yield requests[first:]
 
 
 class HarnessTokens(TemplateLM):
@@ -64,7 +88,7 @@ class LmheadLM(HarnessTokens):
         dtype: "float32" or "bfloat16".
         add_bos_token, prefix_token_id: as for the harness's model `hf`.
         batch_size, max_batch_size, device: for the harness's sake; passes are filled by tokens, on the CPU.
-        cache: scores that are known already, and where those that are computed go.
+        cache: answers that are known already, and where those that are computed go.
         progress: told how many requests are done, of how many, in place of the harness's bars.
     """
 
@@ -79,12 +103,15 @@ class LmheadLM(HarnessTokens):
         batch_size: int | str | None = None,
         max_batch_size: int | None = None,
         device: str | None = None,
-        cache: ScoreCache | None = None,
+        cache: AnswerCache | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
         if device not in (None, "cpu"):
             raise RequestError(f"device must be cpu, got {device}")
-        self.scorer = Scorer(pretrained, max_length=max_length, precision="float32" if dtype == "auto" else dtype)
+        self.scorer = said_in_a_line(Scorer, pretrained, max_length=max_length,
+                                     precision="float32" if dtype == "auto" else dtype)
+        if prefix_token_id is not None and not 0 <= prefix_token_id < self.scorer.vocab_size:
+            raise RequestError(f"prefix_token_id must be at least 0 and below {self.scorer.vocab_size}, got {prefix_token_id}")
         if tokenizer is None:
             opened = open_tokenizer(self.scorer.description, pretrained)
         else:
@@ -92,7 +119,7 @@ class LmheadLM(HarnessTokens):
 
             opened = transformers.AutoTokenizer.from_pretrained(tokenizer)
         super().__init__(opened, add_bos_token, prefix_token_id)
-        self.cache = ScoreCache() if cache is None else cache
+        self.cache = AnswerCache() if cache is None else cache
         self.progress = progress
 
     @property
@@ -106,20 +133,23 @@ class LmheadLM(HarnessTokens):
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         return super().loglikelihood(requests, disable_tqdm=disable_tqdm or self.progress is not None)
 
-    def score(self, requests: Sequence[tuple[Sequence[int], Sequence[int]]], quiet: bool) -> Iterable[Score]:
+    def score(self, requests: Sequence[Request], quiet: bool) -> Iterable[Score]:
         """Scores in order; what the cache has is not run again, and what is run goes there."""
+        done = 0
         with tqdm(total=len(requests), disable=quiet, desc="Scoring") as bar:
-            for first in range(0, len(requests), REQUESTS_AT_ONCE):
-                part = {request_key(*request): request for request in requests[first : first + REQUESTS_AT_ONCE]}
-                fresh = [key for key in part if key not in self.cache]
-                for key, score in zip(fresh, self.scorer.score(part[key] for key in fresh), strict=True):
+            for part in in_parts(requests):
+                keys = [request_key(*request) for request in part]
+                fresh = {key: request for key, request in zip(keys, part, strict=True) if key not in self.cache}
+                for key, score in zip(fresh, said_in_a_line(self.scorer.score, fresh.values()), strict=True):
                     self.cache[key] = (score.log_probability, score.is_greedy, score.tokens)
                 self.cache.flush()
-                for request in requests[first : first + REQUESTS_AT_ONCE]:
-                    yield Score(*self.cache[request_key(*request)])
+                for key in keys:
+                    log_probability, is_greedy, tokens = self.cache[key]
+                    yield Score(log_probability, is_greedy, tokens)
                     bar.update()
+                done += len(part)
                 if self.progress:
-                    self.progress(min(first + REQUESTS_AT_ONCE, len(requests)), len(requests))
+                    self.progress(done, len(requests))
 
     def _loglikelihood_tokens(
         self,
@@ -164,10 +194,18 @@ class LmheadLM(HarnessTokens):
         return totals
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
-        texts = []
-        for context, gen_kwargs in tqdm([request.args for request in requests], disable=disable_tqdm, desc="Generating"):
-            texts.append(self._generate(context, dict(gen_kwargs)))
-            self.cache_hook.add_partial("generate_until", (context, gen_kwargs), texts[-1])
+        texts: list[str] = []
+        quiet = disable_tqdm or self.progress is not None
+        for context, gen_kwargs in tqdm([request.args for request in requests], disable=quiet, desc="Generating"):
+            key = generation_key(context, gen_kwargs)
+            if key not in self.cache:
+                self.cache[key] = (self._generate(context, dict(gen_kwargs)),)
+                self.cache.flush()
+            (text,) = self.cache[key]
+            texts.append(text)
+            self.cache_hook.add_partial("generate_until", (context, gen_kwargs), text)
+            if self.progress:
+                self.progress(len(texts), len(requests))
         return texts
 
     def _generate(self, context: str, gen_kwargs: dict[str, Any]) -> str:
@@ -183,7 +221,8 @@ class LmheadLM(HarnessTokens):
         tokens: list[int] = []
         step = FIRST_TOKENS
         while True:
-            fresh = self.scorer.generate(
+            fresh = said_in_a_line(
+                self.scorer.generate,
                 [*prompt, *tokens],
                 max_new_tokens=min(step, limit - len(tokens)),
                 end_tokens=[] if end is None else [end],
