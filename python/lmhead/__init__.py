@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     )
     from lmhead.ops import LinearCrossEntropyLoss, filtered_linear_cross_entropy, linear_cross_entropy
     from lmhead.retention import GradientRetention, measure
+    from lmhead.vocabulary_parallel import (
+        vocabulary_parallel_cross_entropy,
+        vocabulary_parallel_cross_entropy_with_statistics,
+    )
 
 _NATIVE = {
     "GradientRetention": "retention",
@@ -36,6 +40,8 @@ _NATIVE = {
     "linear_multi_target_cross_entropy": "logsumexp",
     "linear_token_log_probabilities": "logsumexp",
     "target_logits": "logsumexp",
+    "vocabulary_parallel_cross_entropy": "vocabulary_parallel",
+    "vocabulary_parallel_cross_entropy_with_statistics": "vocabulary_parallel",
 }
 
 __all__ = [
@@ -52,6 +58,8 @@ __all__ = [
     "linear_token_log_probabilities",
     "measure",
     "target_logits",
+    "vocabulary_parallel_cross_entropy",
+    "vocabulary_parallel_cross_entropy_with_statistics",
 ]
 
 
