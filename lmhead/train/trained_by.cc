@@ -3,6 +3,7 @@
 #include <ATen/Parallel.h>
 #include <ATen/Version.h>
 #include <sys/utsname.h>
+#include <torch/library.h>
 #include <torch/version.h>
 
 #include <algorithm>
@@ -84,4 +85,12 @@ TrainedBy trained_by_this_process() {
           .threads = at::get_num_threads()};
 }
 
+namespace {
+
+/// For `lmhead doctor`: this process as a JSON object.
+std::string process_as_json() { return write_options(trained_by_this_process()).dump(); }
+
+TORCH_LIBRARY_FRAGMENT(lmhead, library) { library.def("_trained_by_this_process", process_as_json); }
+
+}  // namespace
 }  // namespace lmhead

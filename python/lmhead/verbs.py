@@ -13,6 +13,7 @@ VERBS = {  # module, and what the verb does; CMake reads the lines, so one has b
     "leaderboard": ("leaderboard.command", "compare heads, rules and optimisers under one protocol"),
     "tensorboard": ("tensorboard", "convert the logs of a run or study for TensorBoard"),
     "evaluate": ("evaluate.command", "score models on the tasks of lm-evaluation-harness"),
+    "doctor": ("doctor", "print versions, processor, devices and what is missing, to paste into a report"),
     "fetch": ("hub", "fetch a model of the hub, and print its folder"),
     "tokenize": ("prepare.tokenize", "turn text into token ids for lmhead measure"),
     "measurement-report": ("measurement.command", "write the figures of lmhead measure as one HTML file"),
