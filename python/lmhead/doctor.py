@@ -32,7 +32,10 @@ PACKAGES = {
     "transformers": ("lmhead.measure of any model, the examples", "transformers"),
     "lm_eval": ("lmhead evaluate", "evaluate"),
     "datasets": ("hf:NAME as a text, lmhead evaluate", "datasets"),
-    "tensorboard": ("lmhead tensorboard", "tensorboard"),
+    "tensorboard": ("lmhead log --to tensorboard", "tensorboard"),
+    "wandb": ("lmhead log --to wandb", "wandb"),
+    "trackio": ("lmhead log --to trackio", "trackio"),
+    "lightning": ("lmhead.integrations.lightning", "integrations"),
 }
 
 

@@ -117,7 +117,7 @@ def measure(model: Any, batches: Iterable[Batch], **options: Any) -> dict[str, f
 
     features: list[Tensor] = []
     hook = head.register_forward_pre_hook(lambda _, inputs: features.append(inputs[0].detach()))
-    was_training = model.training
+    modes = {module: module.training for module in model.modules()}
     model.eval()
     checked = False
     try:
@@ -138,7 +138,8 @@ def measure(model: Any, batches: Iterable[Batch], **options: Any) -> dict[str, f
             retention.update(hidden, targets[counted])
     finally:
         hook.remove()
-        model.train(was_training)
+        for module, mode in modes.items():  # of each its own: part of a model may be kept in evaluation mode
+            module.training = mode
     return retention.compute()
 
 

@@ -12,6 +12,7 @@ VERBS = {  # module, and what the verb does; CMake reads the lines, so one has b
     "study-document": ("study.command", "write what came of a study as Markdown with plots"),
     "leaderboard": ("leaderboard.command", "compare heads, rules and optimisers under one protocol"),
     "tensorboard": ("tensorboard", "convert the logs of a run or study for TensorBoard"),
+    "log": ("loggers", "give the log of a run or study to TensorBoard, Weights & Biases or trackio"),
     "evaluate": ("evaluate.command", "score models on the tasks of lm-evaluation-harness"),
     "doctor": ("doctor", "print versions, processor, devices and what is missing, to paste into a report"),
     "fetch": ("hub", "fetch a model of the hub, and print its folder"),

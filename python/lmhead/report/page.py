@@ -20,8 +20,8 @@ RUNS_LISTED_OPEN = 6  # rows up to which a table of runs or of what was searched
 NOTES_LISTED = 20
 
 
-def render(study: Study, command_path: str) -> str:
-    """The whole page; `command_path` is the folder as the user named it."""
+def render(study: Study, command_path: str, refresh: int | None = None) -> str:
+    """The whole page; `command_path` is the folder as the user named it. With `refresh` it loads itself again every so many seconds."""
     names = [arm.name for arm in study.arms]
     panels = figures.panels(study)
     return document.render(
@@ -30,7 +30,8 @@ def render(study: Study, command_path: str) -> str:
         title=f"{study.name} – lmhead report",
         kind=f"lmhead {'study' if study.is_study else 'run'}",
         name=study.name,
-        facts=facts(study),
+        facts=facts(study) + ([f"loads itself again every {refresh} s"] if refresh else []),
+        refresh=refresh,
         description=description(study),
         sentences=words.summary(study),
         arms=arms_table(study, compare(study)),
