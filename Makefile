@@ -2,6 +2,7 @@
 # make test   everything that must hold
 # make study-smoke   every study in studies/, small, end to end
 # make study         one of them, whole
+# make docs   the documentation as a site in build/site; make wheel   the package in build/wheels
 # All set the machine up first; PYTHON=... names an interpreter, whose torch is used if it has one.
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -11,7 +12,7 @@ LMHEAD := .venv/bin/lmhead
 export PYTHON
 export EXTRAS
 
-.PHONY: setup demo test study-smoke test-slow study bench bench-head bench-heads bench-evaluate bench-small fuzz clean
+.PHONY: setup demo docs wheel test study-smoke test-slow study bench bench-head bench-heads bench-evaluate bench-small fuzz clean
 
 setup:
 	@scripts/setup
@@ -37,7 +38,7 @@ test-slow: test
 	@build/release/bin/test_kernels --gtest_brief=1 --gtest_repeat=5 --gtest_shuffle
 	@build/release/bin/test_train --gtest_brief=1 --gtest_repeat=3 --gtest_shuffle
 	@LMHEAD_PROPERTY_SECONDS=60 LMHEAD_PROPERTY_SEED=$$(date +%s) build/release/bin/test_kernels --gtest_brief=1 --gtest_filter='*Property*'
-	@LMHEAD_SLOW_TESTS=1 .venv/bin/python -m pytest -q tests/python/test_package.py tests/python/test_evaluate_parity.py tests/python/test_integrations.py
+	@LMHEAD_SLOW_TESTS=1 .venv/bin/python -m pytest -q tests/python/test_package.py tests/python/test_evaluate_parity.py tests/python/test_integrations.py tests/python/test_site.py
 	@.venv/bin/python -m pytest -q tests/python/slow
 	@scripts/check_sanitizers.sh
 	@scripts/check_clang.sh
@@ -65,6 +66,17 @@ bench-evaluate: setup
 
 bench-small: setup
 	@.venv/bin/python bench/small_models.py
+
+# A site that can be searched where it is served: python3 -m http.server -d build/site
+docs: EXTRAS += docs
+docs: setup
+	@NO_MKDOCS_2_WARNING=1 PATH="$$PWD/.venv/bin:$$PATH" .venv/bin/python -m mkdocs build -q
+	@echo "open build/site/index.html"
+
+# What pip installs into any environment that has the same torch; built against the torch of .venv.
+wheel: setup
+	@.venv/bin/python -m pip wheel -q --disable-pip-version-check --no-build-isolation --no-deps -w build/wheels .
+	@ls build/wheels/*.whl
 
 fuzz:
 	@scripts/fuzz.sh
