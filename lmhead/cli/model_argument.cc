@@ -29,10 +29,11 @@ bool is_hub_name(const std::string& given) {
 
 fs::path resolve_model(const std::string& given) {
   std::error_code error;
-  if (fs::exists(given, error)) return given;
-  const bool looks_like_file = given.size() > 12 && given.ends_with(".safetensors");
-  require(is_hub_name(given) && !looks_like_file, "lmhead",
-          "MODEL must be a folder, a .safetensors file or a name on the hub, got nothing at ", given);
+  const bool is_gguf = given.ends_with(".gguf");
+  if (fs::exists(given, error) && !is_gguf) return given;
+  const bool looks_like_file = is_gguf || (given.size() > 12 && given.ends_with(".safetensors"));
+  require(fs::exists(given, error) || (is_hub_name(given) && !looks_like_file), "lmhead",
+          "MODEL must be a folder, a .safetensors or .gguf file or a name on the hub, got nothing at ", given);
   return run_python_program("lmhead-fetch", {"--", given});
 }
 

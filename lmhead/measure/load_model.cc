@@ -66,7 +66,7 @@ LoadedModel load_features(const fs::path& path) {
 }  // namespace
 
 std::vector<fs::path> find_models(const fs::path& path, CheckpointChoice choice) {
-  require(fs::exists(path), kWho, "a model must be a folder, a .safetensors file or a name on the hub, got ",
+  require(fs::exists(path), kWho, "a model must be a folder, a .safetensors or .gguf file or a name on the hub, got ",
           path.string());
   if (!fs::is_directory(path) || !is_trained_model(path)) return {path};
   return find_checkpoints(path, choice);

@@ -75,6 +75,7 @@ Json measure_model(const LoadedModel& model, const MeasuredTokens* tokens, const
   Json result = {{"model", model.name},
                  {"kind", to_string(model.kind)},
                  {"family", model.family.empty() ? Json(nullptr) : Json(model.family)},
+                 {"quantization", model.quantization.empty() ? Json(nullptr) : Json(model.quantization)},
                  {"step", or_null(model.step)},
                  {"training_tokens", or_null(model.training_tokens)},
                  {"sequence_length", nullptr}};

@@ -92,6 +92,7 @@ class ScorerClass : public torch::CustomClassHolder {
     return Json{{"name", model.name},
                 {"kind", to_string(model.kind)},
                 {"family", model.family},
+                {"quantization", model.quantization.empty() ? Json(nullptr) : Json(model.quantization)},
                 {"vocab_size", model.head->vocab_size()},
                 {"max_length", scorer_.max_length()},
                 {"is_bytes", text.is_bytes},

@@ -39,6 +39,7 @@ struct LoadedModel {
   ModelKind kind;
   std::string name;                        // as the user asked for it; one checkpoint of several has its step in it
   std::string family;                      // model_type, the head's type for a run, empty for features
+  std::string quantization;                // of the file that the weights were undone from; empty: none
   std::shared_ptr<const Decoder> decoder;  // ends at the features after the final norm; null for features
   std::shared_ptr<const LmHead> head;      // makes logits of them
   Features features;                       // where there is no decoder

@@ -34,6 +34,11 @@ LoadedModel load_pretrained(const fs::path& folder) {
                      .name = folder.string(),
                      .family = configuration.text("model_type"),
                      .text = text_of(folder, configuration)};
+  if (configuration.has("gguf")) {
+    const HfConfiguration source = configuration.object("gguf");
+    const std::string main = source.text("quantization"), head = source.text("head_quantization");
+    loaded.quantization = main == head ? main : main + ", head " + head;
+  }
   if (configuration.has("max_position_embeddings"))
     loaded.max_position_embeddings = configuration.size("max_position_embeddings");
   const TensorFolder tensors = TensorFolder::open(folder);

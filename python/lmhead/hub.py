@@ -1,6 +1,7 @@
-"""Fetches a model of the Hugging Face hub for `lmhead measure` and prints the folder that holds its files.
+"""Fetches a model of the Hugging Face hub for `lmhead measure` and prints the folder that holds its files; of a `.gguf` file
+the folder that stands for it (gguf/convert.py).
 
-    lmhead-fetch [--] NAME[@REVISION]
+    lmhead-fetch [--] NAME[@REVISION] | FILE.gguf
 
 The cache, HF_ENDPOINT, HF_HUB_OFFLINE and tokens are those of huggingface_hub. Configuration, tokenizer and safetensors
 alone are fetched, shards under the names that the index has: pickled weights never are.
@@ -16,6 +17,7 @@ import re
 import sys
 
 from lmhead.command import Parser, RequestError, carry_out
+from lmhead.gguf.convert import convert, is_gguf
 
 INDEX = "model.safetensors.index.json"
 FILES = ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", INDEX]
@@ -63,8 +65,12 @@ def fetch(name: str, revision: str | None = None) -> str:
 
 def request(argv: list[str] | None) -> None:
     parser = Parser(prog="lmhead-fetch", description="Fetch a model of the Hugging Face hub, and print its folder.")
-    parser.add_argument("name", metavar="NAME[@REVISION]", help="such as openai-community/gpt2")
-    name, _, revision = parser.parse_args(argv).name.partition("@")
+    parser.add_argument("name", metavar="NAME[@REVISION]", help="such as openai-community/gpt2, or a .gguf file")
+    given = parser.parse_args(argv).name
+    if is_gguf(given):
+        print(convert(given))
+        return
+    name, _, revision = given.partition("@")
     print(fetch(name, revision or None))
 
 

@@ -291,7 +291,7 @@ def test_what_was_generated_is_not_generated_again(evaluation, tmp_path):  # noq
 
 def test_a_model_that_is_none_is_refused_before_anything_is_read(evaluation, tmp_path):  # noqa: F811
     for model in (str(tmp_path / "nothing"), "./nothing", __file__):
-        with pytest.raises(RequestError, match="a model must be a folder or a name on the hub"):
+        with pytest.raises(RequestError, match="a model must be a folder, a .gguf file or a name on the hub"):
             request([model, "--tasks", "arc_easy", *options(evaluation)])
     with pytest.raises(RequestError, match="MODEL must be given"):
         request(["--tasks", "arc_easy"])

@@ -22,6 +22,7 @@ from lmhead.command import Parser, RequestError, carry_out
 from lmhead.evaluate.run import quiet_harness
 from lmhead.evaluate.task_data import LocalSplits, default_folder
 from lmhead.formats import count, one_line
+from lmhead.gguf.convert import convert, is_gguf
 from lmhead.page.files import write_page
 from lmhead.process import interruptions
 
@@ -31,7 +32,7 @@ SEED = 1234  # of few-shot examples, as in the harness
 def parser() -> Parser:
     made = Parser(prog="lmhead evaluate", description="Score models on the tasks of lm-evaluation-harness.",
                   formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("models", metavar="MODEL", nargs="*", help="a folder in the Hugging Face layout, a run, a checkpoint, or "
+    made.add_argument("models", metavar="MODEL", nargs="*", help="a folder in the Hugging Face layout, a .gguf file, a run, a checkpoint, or "
                       "a name on the hub; the first is what the others are compared with")
     made.add_argument("--tasks", metavar="NAMES", help="names of tasks or groups, with commas between them; `lm-eval ls tasks` "
                       "lists them")
@@ -58,12 +59,14 @@ def parser() -> Parser:
 
 def resolve(model: str) -> Path:
     """The folder of a model; a name that is no path is one on the hub."""
+    if is_gguf(model):
+        return Path(convert(model))
     if os.path.exists(model):
         if not os.path.isdir(model):
-            raise RequestError(f"a model must be a folder or a name on the hub, got the file {model}")
+            raise RequestError(f"a model must be a folder, a .gguf file or a name on the hub, got the file {model}")
         return Path(model)
     if model.startswith((".", "/", "~")) or model.count("/") > 1:
-        raise RequestError(f"a model must be a folder or a name on the hub, got nothing at {model}")
+        raise RequestError(f"a model must be a folder, a .gguf file or a name on the hub, got nothing at {model}")
     from lmhead.hub import fetch
 
     name, _, revision = model.partition("@")

@@ -113,7 +113,7 @@ class LmheadLM(HarnessTokens):
         if prefix_token_id is not None and not 0 <= prefix_token_id < self.scorer.vocab_size:
             raise RequestError(f"prefix_token_id must be at least 0 and below {self.scorer.vocab_size}, got {prefix_token_id}")
         if tokenizer is None:
-            opened = open_tokenizer(self.scorer.description, pretrained)
+            opened = open_tokenizer(self.scorer.description, self.scorer.description["name"])
         else:
             import transformers
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 
 from lmhead import ops as _ops  # noqa: F401  (loads the library that has the class)
+from lmhead.gguf.convert import convert, is_gguf
 
 __all__ = ["Score", "Scorer"]
 
@@ -30,7 +31,7 @@ class Scorer:
     threads may call one scorer at once. On the CPU; log probabilities in float32 or wider, summed in float64.
 
     Args:
-        model: a folder in the Hugging Face layout, a run's or a checkpoint's.
+        model: a folder in the Hugging Face layout, a run's or a checkpoint's, or a .gguf file.
         max_length: tokens that the model sees at most; None: as many as it was made for.
         precision: of products, "float32" or "bfloat16".
         pass_tokens: tokens through the model at once; memory grows with it.
@@ -44,7 +45,8 @@ class Scorer:
         precision: str = "float32",
         pass_tokens: int = 4096,
     ) -> None:
-        self._native = torch.classes.lmhead.Scorer(os.fspath(model), max_length or 0, precision, pass_tokens)
+        place = convert(model) if is_gguf(model) else os.fspath(model)
+        self._native = torch.classes.lmhead.Scorer(place, max_length or 0, precision, pass_tokens)
         self.description: dict[str, Any] = json.loads(self._native.describe())
         self.max_length: int = self.description["max_length"]
         self.vocab_size: int = self.description["vocab_size"]

@@ -72,9 +72,11 @@ def render(measurement: dict[str, Any]) -> str:
 
 def facts(measurement: dict[str, Any]) -> list[str]:
     source = measurement["text"] or ([measurement["tokens_file"]] if measurement["tokens_file"] else ["exported features"])
+    kinds = sorted({model["quantization"] for model in measurement["models"] if model.get("quantization")})
     return [
         count(len(measurement["models"]), "model"),
         "on " + ", ".join(map(str, source[:3])) + (" …" if len(source) > 3 else ""),
+        *(f"weights undone from {kind}" for kind in kinds),
     ]
 
 
