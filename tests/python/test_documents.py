@@ -1,6 +1,7 @@
 """The committed documents say what the committed rows say."""
 
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -89,3 +90,32 @@ def test_a_new_head_s_writer_is_sent_to_the_file_that_holds_the_entries():
 def test_links_lead_somewhere(page):
     for target in LINK.findall(page.read_text(encoding="utf-8")):
         assert (page.parent / target).exists(), target
+
+
+WALK = ROOT / "examples/new_head.md"
+WALKED = ["lmhead/heads/head_list.h", "lmhead/heads/registry.cc", "lmhead/study/pinned_defaults.cc", "tests/heads/head_bench.h", "docs/heads.md"]
+
+
+def walk(folder):
+    """The walk's files, written as its blocks up to the build write them."""
+    for name in WALKED:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text((ROOT / name).read_text(encoding="utf-8"), encoding="utf-8")
+    (folder / "tests/heads/references").mkdir(exist_ok=True)
+    writing = WALK.read_text(encoding="utf-8").split("## 5.")[0]
+    for block in re.findall(r"^```sh\n(.*?)^```$", writing, re.MULTILINE | re.DOTALL):
+        subprocess.run(["bash", "-e", "-c", block], cwd=folder, check=True)
+
+
+def test_the_walk_through_a_new_head_finds_the_places_that_it_names(tmp_path):
+    walk(tmp_path)
+    added = {name: len((tmp_path / name).read_text().splitlines()) - len((ROOT / name).read_text().splitlines()) for name in WALKED}
+    assert added == {**dict.fromkeys(WALKED, 1), "tests/heads/head_bench.h": 2, "docs/heads.md": 4}
+    for name in WALKED:
+        assert "gained" in (tmp_path / name).read_text(), name
+    head = (tmp_path / "lmhead/heads/gained.cc").read_text()
+    lines = [line for line in head.splitlines() if line and not line.startswith(("#include", "//", "}  //", "namespace"))]
+    assert len(lines) <= 45  # the code itself, its includes and closing lines left out
+    assert (tmp_path / "tests/heads/references/gained.h").exists()
+    for name in re.findall(r"`(\w+\.cc)`", WALK.read_text(encoding="utf-8").split("## Where")[1]):
+        assert (ROOT / "lmhead/heads" / name).exists(), name
