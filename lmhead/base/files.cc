@@ -1,6 +1,5 @@
 #include "lmhead/base/files.h"
 
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -29,21 +28,6 @@ void make_directory(const fs::path& path) {
   fs::create_directories(path, error);
   if (error) fail_system("a folder that can be made", path, error.value());
   for (const fs::path& parent : parents) detail::sync_directory(parent);
-}
-
-std::shared_ptr<const MappedFile> MappedFile::open(const fs::path& path) {
-  const InputFile file(path);
-  const auto size = std::size_t(file.size());
-  void* data = nullptr;
-  if (size > 0) {
-    data = ::mmap(nullptr, size, PROT_READ, MAP_SHARED, file.descriptor(), 0);
-    if (data == MAP_FAILED) fail_system("mappable", path, errno);
-  }
-  return std::shared_ptr<const MappedFile>(new MappedFile(static_cast<const std::byte*>(data), size));
-}
-
-MappedFile::~MappedFile() {
-  if (data_) ::munmap(const_cast<std::byte*>(data_), size_);
 }
 
 }  // namespace lmhead

@@ -1,10 +1,9 @@
-// Files and folders that are whole or absent: atomic replacement, read-only mappings.
+// Files and folders that are whole or absent: atomic replacement.
 #pragma once
 
 #include <cstddef>
 #include <filesystem>
 #include <functional>
-#include <memory>
 #include <string>
 #include <string_view>
 
@@ -37,22 +36,6 @@ void remove_leftovers(const std::filesystem::path& directory,
 
 /// Makes the directory and its parents, names that survive a loss of power. Throws when that is not possible.
 void make_directory(const std::filesystem::path& path);
-
-/// A file mapped read-only; empty files have a null `data`. Memory: pages are read on demand and shared.
-class MappedFile {
- public:
-  static std::shared_ptr<const MappedFile> open(const std::filesystem::path& path);
-  ~MappedFile();
-  MappedFile(const MappedFile&) = delete;
-  MappedFile& operator=(const MappedFile&) = delete;
-  const std::byte* data() const { return data_; }
-  std::size_t size() const { return size_; }
-
- private:
-  MappedFile(const std::byte* data, std::size_t size) : data_(data), size_(size) {}
-  const std::byte* data_;
-  std::size_t size_;
-};
 
 namespace detail {
 /// Exchanges two directories where the file system has no way to do it in one step: `fresh` takes the place of `path`,

@@ -57,7 +57,6 @@ int run_verb(const lmhead::Request& request) {
 int main(int argument_count, char** arguments) {
   lmhead::prepare_standard_streams();
   lmhead::end_on_stop_signals();
-  lmhead::explain_bus_errors();
   // Tensors of a few megabytes come and go every step. Left to itself the C library gives their pages back each time,
   // and a small model spends a tenth of its step on getting them again.
   ::mallopt(M_MMAP_THRESHOLD, 32 << 20);

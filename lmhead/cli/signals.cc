@@ -3,7 +3,6 @@
 #include <unistd.h>
 
 #include <csignal>
-#include <string_view>
 
 namespace lmhead {
 namespace {
@@ -25,17 +24,6 @@ void end_at_once(int) {
 void on_stop_signal(int signal) {
   stop_flag = 1;
   std::signal(signal, end_at_once);
-}
-
-void on_bus_error(int signal, siginfo_t* information, void*) {
-  if (information->si_code != BUS_ADRERR) {  // a defect of ours, which shall look like one
-    std::signal(signal, SIG_DFL);
-    return;  // to the same instruction
-  }
-  constexpr std::string_view kText =
-      "[files] a file that is being read must stay as long as it is, got one that was cut short, or a failing disk\n";
-  if (::write(STDERR_FILENO, kText.data(), kText.size()) >= 0) clean_up();
-  ::_exit(2);
 }
 
 void set_stop_handler(void (*handler)(int)) {
@@ -64,12 +52,5 @@ void hold_stop_signals() { change_mask(SIG_BLOCK); }
 void install_stop_handler() { set_stop_handler(on_stop_signal); }
 
 bool stop_requested() { return stop_flag != 0; }
-
-void explain_bus_errors() {
-  struct sigaction action{};
-  action.sa_sigaction = on_bus_error;
-  action.sa_flags = SA_SIGINFO;
-  ::sigaction(SIGBUS, &action, nullptr);
-}
 
 }  // namespace lmhead

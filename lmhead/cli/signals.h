@@ -18,7 +18,4 @@ void hold_stop_signals();
 void install_stop_handler();
 bool stop_requested();
 
-/// A mapped file that another process cuts short, or whose disk fails, ends the process in one line and exit code 2.
-void explain_bus_errors();
-
 }  // namespace lmhead

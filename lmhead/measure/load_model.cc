@@ -16,29 +16,34 @@ namespace {
 
 namespace fs = std::filesystem;
 constexpr const char* kWho = "measure";
-constexpr std::int64_t kRowsAtOnce = 8192;  // of a mapped tensor, so that checking it makes no copy of it
+constexpr std::int64_t kRowsAtOnce = 8192;  // that are checked, so that features need not fit into memory
 
-/// A tensor of the file with the wanted shape; -1 stands for any size.
-at::Tensor feature(const SafetensorsFile& file, const char* key, const std::vector<std::int64_t>& shape,
+/// Throws where the file has no such numbers of the wanted shape; -1 stands for any size.
+void check_feature(const SafetensorsFile& file, const char* key, const std::vector<std::int64_t>& shape,
                    bool is_integer) {
   require(file.contains(key), kWho, file.path().string(), " must hold ", key, ", got none");
-  const at::Tensor tensor = file.tensor(key);
-  bool fits = tensor.dim() == std::int64_t(shape.size());
+  const SafetensorsEntry& entry = file.info(key);
+  const auto type = file.type(key);
+  bool fits = entry.shape.size() == shape.size();
   for (std::size_t axis = 0; fits && axis < shape.size(); ++axis)
-    fits = shape[axis] < 0 ? tensor.size(axis) > 0 : tensor.size(axis) == shape[axis];
-  const bool type =
-      is_integer ? at::isIntegralType(tensor.scalar_type(), false) : at::isFloatingType(tensor.scalar_type());
+    fits = shape[axis] < 0 ? entry.shape[axis] > 0 : entry.shape[axis] == shape[axis];
+  fits = fits && (is_integer ? at::isIntegralType(type, false) : at::isFloatingType(type));
   std::string wanted;
   for (const std::int64_t size : shape)
     wanted += (wanted.empty() ? "" : ", ") + (size < 0 ? std::string("*") : std::to_string(size));
-  require(fits && type, kWho, file.path().string(), ": ", key, " must be ",
-          is_integer ? "integers" : "floating numbers", " [", wanted, "], got ", file.info(key).dtype, " ",
-          tensor.sizes());
-  if (is_integer) return tensor.to(at::kLong);
-  for (std::int64_t row = 0; row < tensor.size(0); row += kRowsAtOnce)
-    require(at::isfinite(tensor.narrow(0, row, std::min(kRowsAtOnce, tensor.size(0) - row))).all().item<bool>(), kWho,
+  require(fits, kWho, file.path().string(), ": ", key, " must be ", is_integer ? "integers" : "floating numbers", " [",
+          wanted, "], got ", entry.dtype, " ", at::IntArrayRef(entry.shape));
+  if (is_integer) return;
+  for (std::int64_t row = 0; row < entry.shape[0]; row += kRowsAtOnce)
+    require(at::isfinite(file.rows(key, row, std::min(kRowsAtOnce, entry.shape[0] - row))).all().item<bool>(), kWho,
             file.path().string(), ": ", key, " must be finite, got NaN or infinity in it");
-  return tensor;
+}
+
+at::Tensor feature(const SafetensorsFile& file, const char* key, const std::vector<std::int64_t>& shape,
+                   bool is_integer) {
+  check_feature(file, key, shape, is_integer);
+  const at::Tensor tensor = file.tensor(key);
+  return is_integer ? tensor.to(at::kLong) : tensor;
 }
 
 LoadedModel load_features(const fs::path& path) {
@@ -46,8 +51,10 @@ LoadedModel load_features(const fs::path& path) {
   LinearMap map{.weight = feature(file, "weight", {-1, -1}, false)};
   const std::int64_t vocab_size = map.weight.size(0);
   if (file.contains("bias")) map.bias = feature(file, "bias", {vocab_size}, false);
-  Features features{.hidden = feature(file, "hidden", {-1, map.weight.size(1)}, false)};
-  const std::int64_t tokens = features.hidden.size(0);
+  check_feature(file, "hidden", {-1, map.weight.size(1)}, false);
+  Features features{
+      .hidden = [file](std::int64_t begin, std::int64_t count) { return file.rows("hidden", begin, count); }};
+  const std::int64_t tokens = file.info("hidden").shape[0];
   features.targets = feature(file, "targets", {tokens}, true);
   const at::Tensor wrong =
       features.targets.ge(vocab_size).logical_or(features.targets.lt(0).logical_and(features.targets.ne(-100)));

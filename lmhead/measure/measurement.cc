@@ -34,11 +34,11 @@ at::Tensor rows_of(const at::Tensor& tensor, std::int64_t row, std::int64_t rows
 void measure_features(const LoadedModel& model, const MeasurementOptions& options, const MeasurementProgress& progress,
                       DiagnosticSet& set) {
   const Features& features = model.features;
-  std::int64_t count = features.hidden.size(0);
+  std::int64_t count = features.targets.size(0);
   if (options.max_tokens > 0) count = std::min(count, options.max_tokens);
   for (std::int64_t row = 0; row < count; row += kFeatureRows) {
     const std::int64_t rows = std::min(kFeatureRows, count - row);
-    const at::Tensor hidden = features.hidden.narrow(0, row, rows);
+    const at::Tensor hidden = features.hidden(row, rows);
     set.update({options.float64 ? hidden.to(at::kDouble) : hidden, features.targets.narrow(0, row, rows),
                 rows_of(features.documents, row, rows), rows_of(features.positions, row, rows), std::nullopt});
     progress(row + rows, count);

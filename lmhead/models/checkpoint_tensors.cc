@@ -9,6 +9,7 @@
 #include <cmath>
 
 #include "lmhead/base/error.h"
+#include "lmhead/base/memory.h"
 #include "lmhead/base/printable_text.h"
 
 namespace lmhead {
@@ -25,10 +26,17 @@ bool is_harmless_buffer(std::string_view name) {
   return false;
 }
 
-/// The tensor itself where it is contiguous float32, else one copy, with no other on the way.
-at::Tensor as_float(const at::Tensor& tensor) {
-  if (tensor.scalar_type() == at::kFloat && tensor.is_contiguous()) return tensor;
-  return at::empty(tensor.sizes(), at::kFloat).copy_(tensor);
+/// Whether a tensor has no place in the model and needs none.
+bool is_ignored(const FamilyModel& model, const std::string& name) {
+  const auto is_prefix = [&](const std::string& prefix) { return name.starts_with(prefix); };
+  return is_harmless_buffer(name) ||
+         std::any_of(model.ignored_prefixes.begin(), model.ignored_prefixes.end(), is_prefix);
+}
+
+/// The shape in which a checkpoint keeps a matrix of ours.
+std::vector<std::int64_t> stored_shape(const std::vector<std::int64_t>& shape, MatrixLayout layout) {
+  if (layout == MatrixLayout::kTransposed && shape.size() == 2) return {shape[1], shape[0]};
+  return shape;
 }
 
 }  // namespace
@@ -60,10 +68,18 @@ CheckpointTensors::CheckpointTensors(const TensorFolder& folder, const FamilyMod
   if (std::none_of(model.body_prefixes.begin(), model.body_prefixes.end(), has_body)) {
     prefix_ = model.body_prefixes.front();
   }
+  double numbers = 0;
+  for (const std::string& name : folder.names()) {
+    if (is_ignored(model, name)) continue;
+    double product = 1;
+    for (const std::int64_t size : folder.info(name).shape) product *= double(size);
+    numbers += product;
+  }
+  require_memory("checkpoint", "the weights of " + folder.path().string(), numbers * sizeof(float));
 }
 
-/// The tensor as it is stored, finite in float32 too.
-at::Tensor CheckpointTensors::take(const std::string& name, const std::vector<std::int64_t>& shape) {
+/// Throws where the tensor is not there in this shape and a type that becomes float32.
+void CheckpointTensors::check(const std::string& name, const std::vector<std::int64_t>& shape) const {
   const SafetensorsFile& file = folder_.file_of(name);
   const SafetensorsEntry& entry = file.info(name);
   const auto must = [&](bool holds, const auto&... parts) {
@@ -73,56 +89,66 @@ at::Tensor CheckpointTensors::take(const std::string& name, const std::vector<st
       entry.dtype == "F32" || entry.dtype == "F16" || entry.dtype == "BF16" || entry.dtype == "F64";
   must(is_known_type, "be F32, F16, BF16 or F64, got ", entry.dtype);
   must(entry.shape == shape, "have shape ", at::IntArrayRef(shape), ", got ", at::IntArrayRef(entry.shape));
-  const at::Tensor value = file.tensor(name);
-  if (value.numel() > 0) {
-    const auto [low, high] = at::aminmax(value);  // both are NaN where any number is
-    must(std::isfinite(float(low.item<double>())) && std::isfinite(float(high.item<double>())),
-         "be finite, got NaN or infinity");
+}
+
+/// Reads a tensor that was checked into one of float32, where all of it is finite.
+void CheckpointTensors::take(const std::string& name, const at::Tensor& into) {
+  folder_.read_into(name, into);
+  if (into.numel() > 0) {
+    const auto [low, high] = at::aminmax(into);  // both are NaN where any number is
+    require(std::isfinite(low.item<float>()) && std::isfinite(high.item<float>()), "checkpoint",
+            folder_.file_of(name).path().string(), ": tensor ", quote_for_message(name),
+            " must be finite, got NaN or infinity");
   }
   used_.insert(name);
+}
+
+at::Tensor CheckpointTensors::take(const std::string& name, const std::vector<std::int64_t>& shape) {
+  check(name, shape);
+  at::Tensor value = at::empty(shape, at::kFloat);
+  take(name, value);
   return value;
 }
 
-/// [q of head 0, k of head 0, v of head 0, q of head 1, ...] to [q, k, v] along the rows.
-at::Tensor CheckpointTensors::split_heads(const at::Tensor& interleaved) const {
-  const std::int64_t heads = model_.decoder.num_attention_heads, width = model_.decoder.head_dim;
-  return interleaved.view({heads, 3, width, -1}).transpose(0, 1).reshape(interleaved.sizes());
-}
-
-at::Tensor CheckpointTensors::read(const std::string& name, const std::vector<std::int64_t>& shape,
-                                   MatrixLayout layout) {
-  if (layout == MatrixLayout::kTransposed && shape.size() == 2) return take(name, {shape[1], shape[0]}).t();
-  const at::Tensor value = take(name, shape);
-  return layout == MatrixLayout::kHeadsInterleaved ? split_heads(value) : value;
+/// Reads a tensor that was checked into a matrix of ours. Memory: a copy where the layout is another.
+void CheckpointTensors::read(const std::string& name, MatrixLayout layout, const at::Tensor& into) {
+  const bool is_plain = layout == MatrixLayout::kPlain || (layout == MatrixLayout::kTransposed && into.dim() < 2);
+  if (is_plain) return take(name, into);
+  const at::Tensor value = take(name, stored_shape(into.sizes().vec(), layout));
+  if (layout == MatrixLayout::kTransposed) {
+    at::Tensor(into).copy_(value.t());
+  } else {  // [q of head 0, k of head 0, v of head 0, q of head 1, ...] becomes [q, k, v] along the rows
+    const std::int64_t heads = model_.decoder.num_attention_heads, width = model_.decoder.head_dim;
+    into.view({3, heads, width, -1}).copy_(value.view({heads, 3, width, -1}).transpose(0, 1));
+  }
 }
 
 ParameterPtr CheckpointTensors::parameter(const std::string& name, ParameterKind kind,
                                           const std::vector<std::int64_t>& shape, const std::vector<RowPart>& parts) {
-  const StoredName whole = stored(name);
-  at::Tensor value;
-  if (parts.empty() || whole.is_known) {
-    const bool is_embedding = name == "model.embed_tokens.weight";
-    std::string from = whole.name;
-    if (is_embedding && model_.tie_word_embeddings && !folder_.contains(from)) {
+  struct Piece {
+    StoredName from;
+    std::vector<std::int64_t> shape;
+  };
+  std::vector<Piece> pieces;
+  if (const StoredName whole = stored(name); parts.empty() || whole.is_known) {
+    pieces.push_back({whole, shape});
+    if (name == "model.embed_tokens.weight" && model_.tie_word_embeddings && !folder_.contains(whole.name)) {
       for (const std::string& head : model_.head_names)  // the one tied matrix may stand under the head's name
-        if (folder_.contains(head)) from = head;
+        if (folder_.contains(head)) pieces.front().from.name = head;
     }
-    value = as_float(read(from, shape, whole.layout));
   } else {
-    // All shapes are checked before there is memory for them: sizes that are no checkpoint's would take all there is.
-    std::vector<at::Tensor> pieces;
     for (const RowPart& part : parts) {
-      std::vector<std::int64_t> part_shape = shape;
-      part_shape[0] = part.rows;
-      const StoredName one = stored(part.name);
-      pieces.push_back(read(one.name, part_shape, one.layout));
+      pieces.push_back({stored(part.name), shape});
+      pieces.back().shape[0] = part.rows;
     }
-    value = at::empty(shape, at::kFloat);
-    std::int64_t row = 0;
-    for (const at::Tensor& piece : pieces) {
-      value.narrow(0, row, piece.size(0)).copy_(piece);
-      row += piece.size(0);
-    }
+  }
+  // All shapes are checked before there is memory for them: sizes that are no checkpoint's would take all there is.
+  for (const Piece& piece : pieces) check(piece.from.name, stored_shape(piece.shape, piece.from.layout));
+  at::Tensor value = at::empty(shape, at::kFloat);
+  std::int64_t row = 0;
+  for (const Piece& piece : pieces) {
+    read(piece.from.name, piece.from.layout, value.narrow(0, row, piece.shape[0]));
+    row += piece.shape[0];
   }
   if (model_.norm_weights_plus_one && kind == ParameterKind::kVector) value = value + 1;
   return std::make_shared<Parameter>(Parameter{name, kind, value, value, parts});
@@ -132,20 +158,16 @@ at::Tensor CheckpointTensors::head(const at::Tensor& embedding) {
   const std::vector<std::int64_t> shape = embedding.sizes().vec();
   const auto& names = model_.head_names;
   const auto place = std::find_if(names.begin(), names.end(), [&](const auto& name) { return folder_.contains(name); });
-  if (!model_.tie_word_embeddings) return as_float(take(place == names.end() ? names.front() : *place, shape));
+  if (!model_.tie_word_embeddings) return take(place == names.end() ? names.front() : *place, shape);
   if (place == names.end() || used_.contains(*place)) return embedding;
-  require(at::equal(as_float(take(*place, shape)), embedding), "checkpoint", folder_.path().string(), ": tensor ",
+  require(at::equal(take(*place, shape), embedding), "checkpoint", folder_.path().string(), ": tensor ",
           quote_for_message(*place), " must equal the embedding where tie_word_embeddings is true, got another matrix");
   return embedding;
 }
 
 void CheckpointTensors::check_all_used() const {
   for (const std::string& name : folder_.names()) {
-    const auto is_prefix = [&](const std::string& prefix) { return name.starts_with(prefix); };
-    if (used_.contains(name) || is_harmless_buffer(name) ||
-        std::any_of(model_.ignored_prefixes.begin(), model_.ignored_prefixes.end(), is_prefix)) {
-      continue;
-    }
+    if (used_.contains(name) || is_ignored(model_, name)) continue;
     fail("checkpoint", folder_.file_of(name).path().string(), ": every tensor must have a place in the model, got ",
          quote_for_message(name), ", which has none");
   }

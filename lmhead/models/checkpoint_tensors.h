@@ -21,7 +21,7 @@ StoredName stored_name(const FamilyModel& model, const std::string& body_prefix,
 /// Gives the parameters of one family's checkpoint and keeps account of which tensors were used.
 class CheckpointTensors {
  public:
-  /// Finds the prefix of the body's names. Both must outlive this object.
+  /// Finds the prefix of the body's names. Both must outlive this object. Throws where memory cannot hold the weights.
   CheckpointTensors(const TensorFolder& folder, const FamilyModel& model);
 
   /// The parameter that a decoder asks for, without gradient.
@@ -34,9 +34,10 @@ class CheckpointTensors {
 
  private:
   StoredName stored(const std::string& name) const { return stored_name(model_, prefix_, name); }
+  void check(const std::string& name, const std::vector<std::int64_t>& shape) const;
+  void take(const std::string& name, const at::Tensor& into);
   at::Tensor take(const std::string& name, const std::vector<std::int64_t>& shape);
-  at::Tensor read(const std::string& name, const std::vector<std::int64_t>& shape, MatrixLayout layout);
-  at::Tensor split_heads(const at::Tensor& interleaved) const;
+  void read(const std::string& name, MatrixLayout layout, const at::Tensor& into);
 
   const TensorFolder& folder_;
   const FamilyModel& model_;

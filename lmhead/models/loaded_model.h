@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -29,9 +30,9 @@ struct ModelText {
 
 /// What another program computed, in place of a decoder; the last two may be undefined.
 struct Features {
-  at::Tensor hidden;                // [N, D]
-  at::Tensor targets;               // [N], -100: left out
-  at::Tensor documents, positions;  // [N]
+  std::function<at::Tensor(std::int64_t begin, std::int64_t count)> hidden;  // rows of [N, D], which stays in its file
+  at::Tensor targets;                                                        // [N], -100: left out
+  at::Tensor documents, positions;                                           // [N]
 };
 
 /// The two halves of a causal model, and what is known of it beside its weights.

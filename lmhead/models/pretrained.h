@@ -9,9 +9,9 @@ namespace lmhead {
 
 /// Reads `config.json` and the safetensors file or shards beside it. Families: see `families()`.
 ///
-/// Everything is float32; the head's matrix is the embedding's own where the two are tied. Memory: float32 matrices
-/// that need no rearranging are views of the file; what is stored in 16 bits, fused (q, k, v; gate, up) or transposed
-/// is copied, so at most one float32 copy of the weights. Parameters take no gradient. The text's ends are those of
+/// Everything is float32; the head's matrix is the embedding's own where the two are tied. Memory: one float32
+/// copy of the weights, and one matrix while it is rearranged; throws where there is too little, before it is taken.
+/// Parameters take no gradient. The text's ends are those of
 /// generation_config.json before those of config.json. Throws, naming file and key or tensor, on whatever is missing,
 /// misshapen, left over or not finite; harmless buffers (causal masks, rotary frequencies) are ignored.
 LoadedModel load_pretrained(const std::filesystem::path& folder);

@@ -1,21 +1,22 @@
 #include "lmhead/models/safetensors.h"
 
+#include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/from_blob.h>
 
 #include <algorithm>
 #include <array>
 #include <bit>
-#include <cstring>
 #include <nlohmann/json.hpp>
 #include <numeric>
 
 #include "lmhead/base/error.h"
+#include "lmhead/base/memory.h"
 
 namespace lmhead {
 namespace {
 
-static_assert(std::endian::native == std::endian::little, "safetensors data is little endian and is read in place");
+static_assert(std::endian::native == std::endian::little,
+              "safetensors data is little endian and is read as it is stored");
 
 constexpr std::array<std::pair<std::string_view, at::ScalarType>, 19> kAtenTypes = {{
     {"BOOL", at::kBool},
@@ -38,6 +39,8 @@ constexpr std::array<std::pair<std::string_view, at::ScalarType>, 19> kAtenTypes
     {"I64", at::kLong},
     {"U64", at::kUInt64},
 }};
+
+constexpr std::int64_t kConvertedBytes = 4 << 20;  // that are read at once where they become another type
 
 using NamedTensors = std::vector<std::pair<std::string, at::Tensor>>;
 
@@ -92,8 +95,9 @@ std::string header_text(const NamedTensors& tensors, const std::vector<std::size
 }  // namespace
 
 SafetensorsFile SafetensorsFile::open(const std::filesystem::path& path) {
-  auto file = MappedFile::open(path);
-  SafetensorsHeader header = parse_safetensors_header({file->data(), file->size()}, path.string());
+  auto file = std::make_shared<const InputFile>(path);
+  const auto read = [&](std::uint64_t begin, void* bytes, std::size_t size) { file->read_at(begin, bytes, size); };
+  SafetensorsHeader header = read_safetensors_header(file->size(), read, path.string());
   return SafetensorsFile(path, std::move(file), std::move(header));
 }
 
@@ -111,25 +115,66 @@ const SafetensorsEntry& SafetensorsFile::info(std::string_view name) const {
   return *entry;
 }
 
-at::Tensor SafetensorsFile::tensor(std::string_view name) const {
+at::ScalarType SafetensorsFile::type(std::string_view name) const {
   const SafetensorsEntry& entry = info(name);
   const auto known =
       std::find_if(kAtenTypes.begin(), kAtenTypes.end(), [&](const auto& type) { return type.first == entry.dtype; });
-  require(known != kAtenTypes.end(), "safetensors", path_.string(), ": tensor \"", name,
+  require(known != kAtenTypes.end(), "safetensors", path_.string(), ": tensor \"", entry.name,
           "\" must have a type of whole bytes to be computed with, got ", entry.dtype);
-  const auto options = at::TensorOptions(known->second);
-  if (entry.bytes() == 0) return at::empty(entry.shape, options);
-  const std::byte* data = file_->data() + header_.data_start + entry.begin;
-  if (known->second == at::kBool) {  // any other byte in a bool is undefined behaviour
-    require(std::all_of(data, data + entry.bytes(), [](std::byte value) { return value <= std::byte{1}; }),
-            "safetensors", path_.string(), ": tensor \"", name, "\" must hold 0 and 1 as BOOL, got another byte");
+  return known->second;
+}
+
+/// Fills `into`, contiguous and of the entry's own type, with its numbers from number `first` on.
+void SafetensorsFile::read_numbers(const SafetensorsEntry& entry, std::int64_t first, const at::Tensor& into) const {
+  if (into.numel() == 0) return;
+  auto* data = static_cast<std::byte*>(into.mutable_data_ptr());
+  file_->read_at(header_.data_start + entry.begin + std::uint64_t(first) * into.element_size(), data, into.nbytes());
+  if (into.scalar_type() != at::kBool) return;  // any other byte in a bool is undefined behaviour
+  require(std::all_of(data, data + into.nbytes(), [](std::byte value) { return value <= std::byte{1}; }), "safetensors",
+          path_.string(), ": tensor \"", entry.name, "\" must hold 0 and 1 as BOOL, got another byte");
+}
+
+at::Tensor SafetensorsFile::tensor(std::string_view name) const {
+  const SafetensorsEntry& entry = info(name);
+  const auto type = this->type(name);
+  require_memory("safetensors", "tensor \"" + entry.name + "\" of " + path_.string(), double(entry.bytes()));
+  at::Tensor whole = at::empty(entry.shape, type);
+  read_numbers(entry, 0, whole);
+  return whole;
+}
+
+at::Tensor SafetensorsFile::rows(std::string_view name, std::int64_t begin, std::int64_t count) const {
+  const SafetensorsEntry& entry = info(name);
+  const bool has_rows =
+      !entry.shape.empty() && begin >= 0 && count >= 0 && begin <= entry.shape[0] && count <= entry.shape[0] - begin;
+  require(has_rows, "safetensors", path_.string(), ": tensor \"", entry.name, "\" must have rows ", begin, " to ",
+          begin + count, ", got shape ", at::IntArrayRef(entry.shape));
+  std::vector<std::int64_t> shape = entry.shape;
+  shape[0] = count;
+  at::Tensor part = at::empty(shape, type(name));
+  read_numbers(entry, count == 0 ? 0 : begin * (part.numel() / count), part);
+  return part;
+}
+
+void SafetensorsFile::read_into(std::string_view name, const at::Tensor& into) const {
+  const SafetensorsEntry& entry = info(name);
+  const auto type = this->type(name);
+  require(into.sizes() == at::IntArrayRef(entry.shape), "safetensors", path_.string(), ": tensor \"", entry.name,
+          "\" must be read into one of shape ", at::IntArrayRef(entry.shape), ", got ", into.sizes());
+  at::NoGradGuard no_grad;
+  if (!into.is_contiguous() || !into.is_cpu()) {
+    at::Tensor(into).copy_(tensor(name));
+    return;
   }
-  if (reinterpret_cast<std::uintptr_t>(data) % c10::elementSize(known->second) != 0) {
-    at::Tensor copy = at::empty(entry.shape, options);
-    std::memcpy(copy.mutable_data_ptr(), data, entry.bytes());
-    return copy;
+  if (into.scalar_type() == type) return read_numbers(entry, 0, into);
+  const at::Tensor flat = into.detach().view({-1});
+  const std::int64_t most = kConvertedBytes / std::int64_t(c10::elementSize(type));
+  const at::Tensor block = at::empty({std::min(most, flat.numel())}, type);
+  for (std::int64_t first = 0; first < flat.numel(); first += most) {
+    const at::Tensor numbers = block.narrow(0, 0, std::min(most, flat.numel() - first));
+    read_numbers(entry, first, numbers);
+    flat.narrow(0, first, numbers.numel()).copy_(numbers);
   }
-  return at::from_blob(const_cast<std::byte*>(data), entry.shape, [file = file_](void*) {}, options);
 }
 
 std::string_view safetensors_dtype(at::ScalarType type) {

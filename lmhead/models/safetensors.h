@@ -1,4 +1,4 @@
-// safetensors files as tensors: read through a memory map, written atomically.
+// safetensors files as tensors: read where they are asked for, written atomically.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -12,14 +12,16 @@
 #include <vector>
 
 #include "lmhead/base/files.h"
+#include "lmhead/base/input_file.h"
 #include "lmhead/models/safetensors_header.h"
 
 namespace lmhead {
 
-/// One safetensors file, its header checked (see `parse_safetensors_header`), its tensors read on demand.
+/// One safetensors file, its header checked (see `read_safetensors_header`), its tensors read on demand. A file that is
+/// cut short while it is open is an error where what is missing is read.
 class SafetensorsFile {
  public:
-  /// Maps the file and reads its header. Throws where the file breaks any rule of the format.
+  /// Opens the file and reads its header. Throws where the file breaks any rule of the format.
   static SafetensorsFile open(const std::filesystem::path& path);
 
   const std::filesystem::path& path() const { return path_; }
@@ -28,21 +30,28 @@ class SafetensorsFile {
   bool contains(std::string_view name) const { return header_.find(name) != nullptr; }
   /// dtype, shape and bytes of a tensor. Throws where there is none of that name.
   const SafetensorsEntry& info(std::string_view name) const;
+  /// Its dtype in ATen's terms. Throws for types that ATen cannot hold (F4, F6).
+  at::ScalarType type(std::string_view name) const;
   const std::map<std::string, std::string>& metadata() const { return header_.metadata; }
 
   /// The tensor in its own dtype and shape, contiguous.
   ///
-  /// Memory: none, the tensor is a view of the file that keeps the mapping alive and must not be written to;
-  /// only data that is not aligned to its element is copied. Throws for types that ATen cannot hold (F4, F6)
-  /// and for BOOL bytes other than 0 and 1. Non-finite numbers are data.
+  /// Throws for types that ATen cannot hold, for BOOL bytes other than 0 and 1, and where memory could not
+  /// hold it. Non-finite numbers are data.
   at::Tensor tensor(std::string_view name) const;
+  /// Its rows [begin, begin + count); the same errors, and where it has no such rows.
+  at::Tensor rows(std::string_view name, std::int64_t begin, std::int64_t count) const;
+  /// Reads it into a tensor of the same shape, of this type or another; the same errors. Memory, where that is
+  /// contiguous and on the CPU: none, or 4 MiB for another type.
+  void read_into(std::string_view name, const at::Tensor& into) const;
 
  private:
-  SafetensorsFile(std::filesystem::path path, std::shared_ptr<const MappedFile> file, SafetensorsHeader header)
+  SafetensorsFile(std::filesystem::path path, std::shared_ptr<const InputFile> file, SafetensorsHeader header)
       : path_(std::move(path)), file_(std::move(file)), header_(std::move(header)) {}
+  void read_numbers(const SafetensorsEntry& entry, std::int64_t first, const at::Tensor& into) const;
 
   std::filesystem::path path_;
-  std::shared_ptr<const MappedFile> file_;
+  std::shared_ptr<const InputFile> file_;
   SafetensorsHeader header_;
 };
 

@@ -21,10 +21,11 @@ class TensorFolder {
   /// Every name, ascending.
   std::vector<std::string> names() const;
   bool contains(std::string_view name) const { return file_of_.find(name) != file_of_.end(); }
-  /// The three below throw where there is no tensor of that name.
+  /// The four below throw where there is no tensor of that name.
   const SafetensorsFile& file_of(std::string_view name) const;
   const SafetensorsEntry& info(std::string_view name) const { return file_of(name).info(name); }
   at::Tensor tensor(std::string_view name) const { return file_of(name).tensor(name); }
+  void read_into(std::string_view name, const at::Tensor& into) const { file_of(name).read_into(name, into); }
   /// The metadata of the file, or of the first shard.
   const std::map<std::string, std::string>& metadata() const { return files_.front().metadata(); }
 

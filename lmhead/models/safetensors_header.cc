@@ -186,18 +186,21 @@ SafetensorsHeader parse_safetensors_json(std::string_view text, std::uint64_t da
   return header;
 }
 
-SafetensorsHeader parse_safetensors_header(std::span<const std::byte> content, std::string_view file) {
-  require(content.size() >= 8, "safetensors", file, ": the file must hold at least 8 bytes, got ", content.size());
+SafetensorsHeader read_safetensors_header(std::uint64_t file_bytes, const ReadBytes& read, std::string_view file) {
+  std::array<std::uint8_t, 8> start{};
+  require(file_bytes >= start.size(), "safetensors", file, ": the file must hold at least 8 bytes, got ", file_bytes);
+  read(0, start.data(), start.size());
   std::uint64_t length = 0;
-  for (std::size_t index = 0; index < 8; ++index) length |= std::uint64_t(content[index]) << (8 * index);
+  for (std::size_t index = 0; index < start.size(); ++index) length |= std::uint64_t(start[index]) << (8 * index);
   require(length <= kLargestHeader, "safetensors", file, ": the header must have at most ", kLargestHeader,
           " bytes, got a length of ", length);
-  const std::uint64_t rest = content.size() - 8;
+  const std::uint64_t rest = file_bytes - start.size();
   require(length <= rest, "safetensors", file, ": the header must lie inside the file, got a length of ", length,
           " with ", rest, " bytes left");
-  const std::string_view text(reinterpret_cast<const char*>(content.data()) + 8, length);
+  std::string text(length, '\0');
+  read(start.size(), text.data(), text.size());
   SafetensorsHeader header = parse_safetensors_json(text, rest - length, file);
-  header.data_start = 8 + length;
+  header.data_start = start.size() + length;
   return header;
 }
 

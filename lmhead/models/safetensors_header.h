@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <span>
 #include <string>
@@ -42,7 +43,10 @@ struct SafetensorsHeader {
   const SafetensorsEntry* find(std::string_view name) const;
 };
 
-/// Reads the header of a whole file. Throws unless the file is one that can be read in one way only:
+/// Gives `size` bytes of a file from byte `begin` on, which lie inside it.
+using ReadBytes = std::function<void(std::uint64_t begin, void* bytes, std::size_t size)>;
+
+/// Reads the header of a file of `file_bytes` bytes. Throws unless the file is one that can be read in one way only:
 /// - the first 8 bytes (little endian) give a header length of at most 100,000,000 that lies inside the file;
 /// - the header is strict JSON, whitespace around the object allowed, without duplicate keys, also through
 /// escapes;
@@ -52,7 +56,7 @@ struct SafetensorsHeader {
 /// - `data_offsets` match shape and dtype, and the tensors cover the data without hole, overlap or bytes left
 /// over. Memory: in proportion to the header. `file` opens the messages: `[safetensors] FILE: what must hold,
 /// got what`.
-SafetensorsHeader parse_safetensors_header(std::span<const std::byte> content, std::string_view file);
+SafetensorsHeader read_safetensors_header(std::uint64_t file_bytes, const ReadBytes& read, std::string_view file);
 
 /// The same for the JSON text alone, over `data_bytes` bytes of tensors; `data_start` is left 0.
 SafetensorsHeader parse_safetensors_json(std::string_view text, std::uint64_t data_bytes, std::string_view file);

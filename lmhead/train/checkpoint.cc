@@ -71,13 +71,14 @@ void read_into(const fs::path& path, const NamedTensors& tensors) {
   for (const std::string& name : file.names()) left.insert(name);
   for (const auto& [name, into] : tensors) {
     require(left.erase(name) == 1, "checkpoint", path.string(), " must hold a tensor ", name, ", got none");
-    const at::Tensor from = file.tensor(name);
-    require(from.sizes() == into.sizes() && from.scalar_type() == into.scalar_type(), "checkpoint", path.string(), ": ",
-            name, " must be ", into.scalar_type(), " ", into.sizes(), ", got ", from.scalar_type(), " ", from.sizes());
+    const SafetensorsEntry& from = file.info(name);
+    require(at::IntArrayRef(from.shape) == into.sizes() && from.dtype == safetensors_dtype(into.scalar_type()),
+            "checkpoint", path.string(), ": ", name, " must be ", safetensors_dtype(into.scalar_type()), " ",
+            into.sizes(), ", got ", from.dtype, " ", at::IntArrayRef(from.shape));
   }
   require(left.empty(), "checkpoint", path.string(), " must hold nothing but this model's tensors, got ",
           left.empty() ? "" : *left.begin());
-  for (const auto& [name, into] : tensors) at::Tensor(into).copy_(file.tensor(name));
+  for (const auto& [name, into] : tensors) file.read_into(name, into);
 }
 
 }  // namespace
@@ -94,6 +95,7 @@ void TrainingState::visit_fields(FieldVisitor& visitor) {
   visitor.field("tokenizer_hash", tokenizer_hash, "of the dataset's tokenizer");
   visitor.field("configuration_hash", configuration_hash, "of the complete configuration");
   visitor.field("initial_weights_hash", initial_weights_hash, "of training.initial_weights; empty where there is none");
+  visitor.field("head_weights_hash", head_weights_hash, "of head.weights; empty where there is none");
   visitor.field("threads", threads, "threads the run used", at_least(0));
   visitor.field("log_bytes", log_bytes, "length of the log up to this step", at_least(0));
   visitor.field("log_hash", log_hash, "of the log up to this step");

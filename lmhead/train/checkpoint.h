@@ -24,6 +24,7 @@ struct TrainingState {
   std::vector<TrainedBy> trained_by;  // in the order of their steps
   std::string dataset_hash, tokenizer_hash, configuration_hash;
   std::string initial_weights_hash;  // of the file that the run began from; empty: drawn from its seed
+  std::string head_weights_hash;     // of the file from which the head was made; empty: from none
   std::int64_t threads = 0;
   std::int64_t log_bytes = 0;  // of the log, up to the line of `step`
   std::string log_hash;        // of these bytes; empty in checkpoints of earlier versions

@@ -188,24 +188,5 @@ TEST(MakeDirectory, MakesParentsAndNamesWhatStandsInTheWay) {
   EXPECT_ERROR(make_directory(folder / "file" / "d"), "must be a folder that can be made");
 }
 
-TEST(MappedFile, ShowsTheBytesAndOutlivesTheName) {
-  const ScratchFolder folder;
-  write_text(folder / "f", "abcdef");
-  const auto file = MappedFile::open(folder / "f");
-  fs::remove(folder / "f");
-  ASSERT_EQ(file->size(), 6u);
-  EXPECT_EQ(std::memcmp(file->data(), "abcdef", 6), 0);
-}
-
-TEST(MappedFile, EmptyFilesAndFoldersAreNoAccident) {
-  const ScratchFolder folder;
-  write_text(folder / "empty", "");
-  const auto file = MappedFile::open(folder / "empty");
-  EXPECT_EQ(file->size(), 0u);
-  EXPECT_EQ(file->data(), nullptr);
-  EXPECT_ERROR(MappedFile::open(folder.path()), "must be a file, got a folder");
-  EXPECT_ERROR(MappedFile::open(folder / "absent"), "must be readable");
-}
-
 }  // namespace
 }  // namespace lmhead

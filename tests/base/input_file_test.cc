@@ -42,7 +42,6 @@ TEST(InputFile, OnlyARegularFileIsRead) {
   for (const auto& [path, error] : cases) {
     EXPECT_ERROR(InputFile{path}, error);
     EXPECT_ERROR(read_file(path), error);
-    EXPECT_ERROR(MappedFile::open(path), error);
   }
 }
 

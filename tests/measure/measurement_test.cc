@@ -136,7 +136,7 @@ TEST_F(Measurement, OpensIdsAsTrainingDoes) {
 TEST_F(Measurement, ReadsASidecarAsStrictlyAsTrainingDoes) {
   const auto file = write_ids<std::uint32_t>("ids.bin", {5, 6, 7, 8});
   const auto split = [](const char* name) {
-    return Json{{"file", name}, {"tokens", 4}, {"bytes", 12}, {"documents", 1}, {"sha256", ""}};
+    return Json{{"file", name}, {"tokens", 4}, {"bytes", 12}, {"documents", 1}, {"sha256", std::string(64, '0')}};
   };
   Json sidecar = {
       {"format", "lmhead-dataset"}, {"version", 1},
@@ -245,10 +245,12 @@ class DistanceHead : public LmHead {
 
 TEST(LoadedModel, AHeadThatIsNoLinearMapIsMeasuredAsFarAsThatGoes) {
   const at::Tensor weight = at::randn({9, 4}), hidden = at::randn({50, 4}), targets = at::arange(50, at::kLong) % 9;
-  const LoadedModel model{.kind = ModelKind::kFeatures,
-                          .name = "distance",
-                          .head = std::make_shared<DistanceHead>(weight),
-                          .features = {.hidden = hidden, .targets = targets}};
+  const LoadedModel model{
+      .kind = ModelKind::kFeatures,
+      .name = "distance",
+      .head = std::make_shared<DistanceHead>(weight),
+      .features = {.hidden = [&](std::int64_t begin, std::int64_t count) { return hidden.narrow(0, begin, count); },
+                   .targets = targets}};
   const Json result = measure_model(model, nullptr, {});
   const double loss = plain_cross_entropy(model.head->logits({hidden, {}, {}}), targets).item<double>();
   EXPECT_NEAR(result["quality"]["loss"].get<double>(), loss, 1e-5);

@@ -92,15 +92,12 @@ TEST(PretrainedModel, TinyStoriesHasItsPublishedLosses) {
   }
 }
 
-TEST(PretrainedModel, Float32MatricesAreViewsOfTheFile) {
+TEST(PretrainedModel, ParametersTakeNoGradient) {
   const fs::path folder = kModels / "stories260K-hf";
   if (!fs::exists(folder)) GTEST_SKIP() << "no shared data";
   const LoadedModel model = load_pretrained(folder);
-  for (const ParameterPtr& parameter : model.decoder->parameters()) {
+  for (const ParameterPtr& parameter : model.decoder->parameters())
     EXPECT_FALSE(parameter->value.requires_grad()) << parameter->name;
-    if (!parameter->name.ends_with("down_proj.weight")) continue;
-    EXPECT_FALSE(parameter->value.storage().resizable()) << parameter->name;
-  }
 }
 
 // Folders with config.json, weights and parity.safetensors (tokens, logits, hidden), separated by colons.

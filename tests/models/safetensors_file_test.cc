@@ -1,4 +1,6 @@
 #include <ATen/ops/arange.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/equal.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
@@ -81,25 +83,73 @@ TEST_F(SafetensorsFiles, EveryTypeComesBackBitForBit) {
   }
 }
 
-TEST_F(SafetensorsFiles, ATensorIsAViewThatOutlivesFileAndName) {
+TEST_F(SafetensorsFiles, AFileOutlivesItsName) {
   write_safetensors(folder_ / "x", {{"a", at::arange(1000, at::kFloat)}});
-  at::Tensor first, second;
-  {
-    const auto file = SafetensorsFile::open(folder_ / "x");
-    first = file.tensor("a");
-    second = file.tensor("a");
-  }
-  fs::remove(folder_ / "x");
-  EXPECT_EQ(first.const_data_ptr(), second.const_data_ptr());
-  EXPECT_TRUE(same_bytes(first, at::arange(1000, at::kFloat)));
+  const auto file = SafetensorsFile::open(folder_ / "x");
+  write_safetensors(folder_ / "x", {{"a", at::zeros({1000})}});
+  EXPECT_TRUE(same_bytes(file.tensor("a"), at::arange(1000, at::kFloat)));
 }
 
-TEST_F(SafetensorsFiles, UnalignedDataIsCopied) {
+// Bytes of a mapping would end the process with SIGBUS here.
+TEST_F(SafetensorsFiles, AFileThatIsCutShortWhileItIsOpenIsAnErrorWhereItIsMissing) {
+  write_safetensors(folder_ / "x", {{"a", at::arange(1000, at::kFloat)}, {"b", at::arange(9000, at::kFloat)}});
+  const auto file = SafetensorsFile::open(folder_ / "x");
+  fs::resize_file(folder_ / "x", fs::file_size(folder_ / "x") - 4);
+  EXPECT_TRUE(same_bytes(file.tensor("a"), at::arange(1000, at::kFloat)));
+  EXPECT_TRUE(same_bytes(file.rows("b", 0, 8999), at::arange(8999, at::kFloat)));
+  EXPECT_ERROR("it was cut short since", file.tensor("b"));
+  EXPECT_ERROR("it was cut short since", file.rows("b", 8999, 1));
+  EXPECT_ERROR("it was cut short since", file.read_into("b", at::empty({9000}, at::kFloat)));
+  EXPECT_ERROR("it was cut short since", file.read_into("b", at::empty({9000}, at::kDouble)));
+}
+
+TEST_F(SafetensorsFiles, UnalignedDataIsRead) {
   const std::string header = "{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]}}";
   ASSERT_NE(header.size() % 4, 0u);
   write_file_atomic(folder_ / "x", std::string(1, char(header.size())) + std::string(7, '\0') + header +
                                        std::string("\0\0\x80\x3F", 4));
   EXPECT_EQ(SafetensorsFile::open(folder_ / "x").tensor("a").item<float>(), 1.0f);
+}
+
+TEST_F(SafetensorsFiles, RowsAreThoseOfTheWhole) {
+  const at::Tensor whole = at::arange(5 * 6, at::kFloat).view({5, 2, 3});
+  write_safetensors(folder_ / "x", {{"a", whole}, {"none", at::zeros({4, 0})}, {"scalar", at::zeros({})}});
+  const auto file = SafetensorsFile::open(folder_ / "x");
+  for (const auto& [begin, count] : {std::pair(0, 5), {1, 3}, {4, 1}, {5, 0}, {2, 0}})
+    EXPECT_TRUE(same_bytes(file.rows("a", begin, count), whole.narrow(0, begin, count))) << begin;
+  EXPECT_EQ(file.rows("none", 1, 2).sizes(), at::IntArrayRef({2, 0}));
+  EXPECT_ERROR("tensor \"a\" must have rows 4 to 6, got shape [5, 2, 3]", file.rows("a", 4, 2));
+  EXPECT_ERROR("must have rows -1 to 0", file.rows("a", -1, 1));
+  EXPECT_ERROR("must have rows 0 to 0, got shape []", file.rows("scalar", 0, 0));
+}
+
+TEST_F(SafetensorsFiles, WhatIsReadIntoATensorIsWhatCopyingGives) {
+  // The sizes straddle a block of those that become another type.
+  const std::int64_t block = (4 << 20) / 2;
+  std::vector<std::pair<std::string, at::Tensor>> tensors;
+  for (const std::int64_t size : {std::int64_t(0), std::int64_t(1), block - 1, block, block + 1})
+    tensors.emplace_back(std::to_string(size), at::arange(size, at::kFloat).remainder(257).to(at::kBFloat16));
+  write_safetensors(folder_ / "x", tensors);
+  const auto file = SafetensorsFile::open(folder_ / "x");
+  for (const auto& [name, tensor] : tensors) {
+    for (const auto type : {at::kBFloat16, at::kFloat, at::kDouble}) {
+      at::Tensor into = at::full(tensor.sizes(), -1, type);
+      file.read_into(name, into);
+      EXPECT_TRUE(same_bytes(into, tensor.to(type))) << name;
+    }
+    const at::Tensor spread = at::full({tensor.size(0), 2}, -1, at::kFloat);
+    file.read_into(name, spread.select(1, 1));
+    EXPECT_TRUE(at::equal(spread.select(1, 1), tensor.to(at::kFloat))) << name;
+    EXPECT_TRUE(spread.select(1, 0).eq(-1).all().item<bool>()) << name;
+  }
+  EXPECT_ERROR("must be read into one of shape [1], got [2]", file.read_into("1", at::zeros({2})));
+}
+
+TEST_F(SafetensorsFiles, WhatMemoryCannotHoldIsAnErrorBeforeItIsTaken) {
+  const std::string header = "{\"a\":{\"dtype\":\"U8\",\"shape\":[8796093022208],\"data_offsets\":[0,8796093022208]}}";
+  write_file_atomic(folder_ / "x", std::string(1, char(header.size())) + std::string(7, '\0') + header);
+  fs::resize_file(folder_ / "x", 8 + header.size() + 8796093022208);  // of which the disk has nothing
+  EXPECT_ERROR("memory must hold tensor \"a\"", SafetensorsFile::open(folder_ / "x").tensor("a"));
 }
 
 TEST_F(SafetensorsFiles, WhatAtenCannotHoldIsAnError) {

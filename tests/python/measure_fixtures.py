@@ -21,8 +21,8 @@ PROGRAMS = ("tokenize", "fetch", "measurement-report")
 @pytest.fixture(scope="module")
 def command(tmp_path_factory):
     """Runs lmhead as built, with the Python programs of this tree on the path."""
-    built = sorted(ROOT.glob("build/*/bin/lmhead"), key=lambda path: path.stat().st_mtime)
-    if not built:
+    built = ROOT / "build" / "release" / "bin" / "lmhead"
+    if not built.exists():
         pytest.skip("lmhead is not built")
     folder = tmp_path_factory.mktemp("bin")
     for name in PROGRAMS:
@@ -33,7 +33,7 @@ def command(tmp_path_factory):
 
     def peak(*arguments):
         """The most anonymous memory that the run held, in bytes: mapped files are not in it."""
-        process = subprocess.Popen([built[-1], *map(str, arguments)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen([built, *map(str, arguments)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         most = 0
         while process.poll() is None:
             try:
@@ -45,14 +45,17 @@ def command(tmp_path_factory):
         assert process.wait() == 0
         return most * 1024
 
+    def begin(*arguments):
+        return subprocess.Popen([built, *map(str, arguments)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
     def run(*arguments, expect=0, cwd=None, **environment):
         path = f"{folder}:{os.environ['PATH']}"
-        done = subprocess.run([built[-1], *map(str, arguments)], capture_output=True, text=True, timeout=300, cwd=cwd,
+        done = subprocess.run([built, *map(str, arguments)], capture_output=True, text=True, timeout=300, cwd=cwd,
                               env={**os.environ, "PATH": path, **environment})
         assert done.returncode == expect, f"{done.returncode}\n{done.stdout}\n{done.stderr}"
         return done
 
-    run.peak = peak
+    run.peak, run.begin = peak, begin
     return run
 
 

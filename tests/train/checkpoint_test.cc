@@ -260,11 +260,11 @@ TEST(LoadParameters, NamesTheTensorThatIsWrong) {
     });
   };
   expect_in("must hold a tensor " + name + ", got none", edit([](auto& all, auto at) { all.erase(at); }));
-  expect_in(name + " must be Float [16, 16], got Float [15, 16]",
+  expect_in(name + " must be F32 [16, 16], got F32 [15, 16]",
             edit([](auto&, auto at) { at->second = at->second.narrow(0, 0, 15); }));
-  expect_in(name + " must be Float [16, 16], got Float [256]",
+  expect_in(name + " must be F32 [16, 16], got F32 [256]",
             edit([](auto&, auto at) { at->second = at->second.reshape({256}); }));
-  expect_in(name + " must be Float [16, 16], got Double [16, 16]",
+  expect_in(name + " must be F32 [16, 16], got F64 [16, 16]",
             edit([](auto&, auto at) { at->second = at->second.to(at::kDouble); }));
   expect_in("must hold nothing but this model's tensors, got extra",
             error_after([](NamedTensors& all) { all.emplace_back("extra", at::zeros({1})); }));
@@ -276,7 +276,7 @@ TEST(LoadParameters, WrongFilesChangeNothing) {
   NamedTensors tensors = named_tensors(Subject(1).parameters);
   tensors.back().second = at::zeros({2});
   write_safetensors(scratch / "model.safetensors", tensors);
-  EXPECT_ERROR(load_parameters(scratch / "model.safetensors", subject.parameters), "got Float [2]");
+  EXPECT_ERROR(load_parameters(scratch / "model.safetensors", subject.parameters), "got F32 [2]");
   EXPECT_TRUE(subject.equals(same));
 }
 
