@@ -42,11 +42,11 @@ class SidecarObject {
     return value.get<std::int64_t>();
   }
   bool is_null(const char* key) const { return find(key).is_null(); }
-  /// SHA-256 in hexadecimal, or nothing where it is not known.
+  /// SHA-256 in hexadecimal.
   std::string hash(const char* key) const {
     const std::string digits = text(key);
     const bool is_hash = digits.size() == 64 && digits.find_first_not_of("0123456789abcdef") == digits.npos;
-    if (!digits.empty() && !is_hash) reject(key, "64 hexadecimal digits, or empty", find(key));
+    if (!is_hash) reject(key, "64 hexadecimal digits, as sha256sum prints them", find(key));
     return digits;
   }
   /// The path of a file in the sidecar's own folder: a name with a way out of it is refused.

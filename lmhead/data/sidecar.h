@@ -13,7 +13,7 @@ namespace lmhead {
 struct SidecarSplit {
   std::filesystem::path file;
   std::int64_t tokens, bytes, documents;
-  std::string sha256;  // of the file; empty: not known
+  std::string sha256;  // of the file
 };
 
 /// The keys of docs/files.md.

@@ -12,6 +12,8 @@
 #include <vector>
 
 #include "lmhead/base/error.h"
+#include "lmhead/base/files.h"
+#include "lmhead/base/sha256.h"
 
 namespace lmhead {
 
@@ -34,6 +36,13 @@ class ScratchFolder {
 
 inline void write_text(const std::filesystem::path& path, const std::string& text) {
   std::ofstream(path, std::ios::binary) << text;
+}
+
+inline std::string sha256_of(const std::filesystem::path& path) {
+  const std::string content = read_file(path);
+  Sha256 hash;
+  hash.update(content.data(), content.size());
+  return hash.hex();
 }
 
 template <class Stored>

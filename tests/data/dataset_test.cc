@@ -15,12 +15,14 @@ namespace {
 Json write_dataset(const ScratchFolder& folder) {
   write_ids<std::uint16_t>(folder / "train.bin", counting(40));
   write_ids<std::uint16_t>(folder / "validation.bin", counting(20, 30));
-  const Json json = Json::parse(R"({
+  Json json = Json::parse(R"({
       "format": "lmhead-dataset", "version": 1, "vocab_size": 50, "token_type": "uint16", "tokenizer": null,
       "tokenizer_hash": "bytes", "end_of_document": 49, "content_hash": "c0ffee", "source": {},
       "splits": {
-        "train": {"file": "train.bin", "tokens": 40, "bytes": 100, "documents": 2, "sha256": ""},
-        "validation": {"file": "validation.bin", "tokens": 20, "bytes": 30, "documents": 1, "sha256": ""}}})");
+        "train": {"file": "train.bin", "tokens": 40, "bytes": 100, "documents": 2},
+        "validation": {"file": "validation.bin", "tokens": 20, "bytes": 30, "documents": 1}}})");
+  for (const char* split : {"train", "validation"})
+    json["splits"][split]["sha256"] = sha256_of(folder / (std::string(split) + ".bin"));
   write_text(folder / "dataset.json", json.dump());
   return json;
 }
@@ -93,7 +95,8 @@ TEST(Dataset, NamesFileAndKeyOfEverythingWrongInASidecar) {
       {"/splits/train/tokens", "0", "splits.train.tokens must be an integer from 1"},
       {"/splits/train/bytes", "-1", "splits.train.bytes must be an integer from 0"},
       {"/splits/validation/documents", "\"one\"", "splits.validation.documents must be an integer"},
-      {"/splits/validation/sha256", "\"00\"", "splits.validation.sha256 must be 64 hexadecimal digits, or empty"},
+      {"/splits/validation/sha256", "\"00\"", "splits.validation.sha256 must be 64 hexadecimal digits"},
+      {"/splits/train/sha256", "\"\"", "splits.train.sha256 must be 64 hexadecimal digits, as sha256sum prints them"},
       {"/splits/validation/sha256", nullptr, "splits.validation.sha256 must be there"},
   };
   ScratchFolder folder;

@@ -1,6 +1,7 @@
 """lmhead export and lmhead sample as processes, against transformers on runs trained for two steps."""
 
 import array
+import hashlib
 import json
 import os
 import random
@@ -71,7 +72,8 @@ def write_dataset(folder, tokenizer=None):
         while len(ids) < count:
             ids.append(draw.randrange(VOCAB) if draw.random() < 0.2 else (ids[-1] * 5 + 3) % VOCAB)
         (folder / f"{split}.bin").write_bytes(array.array("H", ids).tobytes())
-        splits[split] = {"file": f"{split}.bin", "tokens": count, "bytes": 2 * count, "documents": 1, "sha256": ""}
+        splits[split] = {"file": f"{split}.bin", "tokens": count, "bytes": 2 * count, "documents": 1,
+                         "sha256": hashlib.sha256((folder / f"{split}.bin").read_bytes()).hexdigest()}
     if tokenizer is not None:
         (folder / "tokenizer.json").write_text(tokenizer)
     (folder / "dataset.json").write_text(json.dumps({

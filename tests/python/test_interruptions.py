@@ -1,6 +1,7 @@
 """Ctrl-C, SIGTERM and SIGHUP at any moment: exit code 130, no traceback, nothing left over; for every verb."""
 
 import array
+import hashlib
 import json
 import os
 import pathlib
@@ -116,7 +117,8 @@ def test_what_passes_between_programs_is_gone(folder, tmp_path, number, to_group
     data.mkdir()
     for split in ("train", "validation"):
         (data / f"{split}.bin").write_bytes(array.array("H", [i % 256 for i in range(600)]).tobytes())
-    splits = {split: {"file": f"{split}.bin", "tokens": 600, "bytes": 600, "documents": 1, "sha256": ""} for split in ("train", "validation")}
+    sha256 = hashlib.sha256((data / "train.bin").read_bytes()).hexdigest()
+    splits = {split: {"file": f"{split}.bin", "tokens": 600, "bytes": 600, "documents": 1, "sha256": sha256} for split in ("train", "validation")}
     (data / "dataset.json").write_text(json.dumps({
         "format": "lmhead-dataset", "version": 1, "vocab_size": 257, "token_type": "uint16", "tokenizer": None,
         "tokenizer_hash": "bytes", "end_of_document": 256, "splits": splits, "content_hash": "content"}))

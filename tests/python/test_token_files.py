@@ -1,7 +1,6 @@
 """Files of token ids as `train` and `measure` open them: how ids are stored, what is no such file, files that change."""
 
 import array
-import hashlib
 import json
 import os
 import shutil
@@ -131,13 +130,6 @@ def test_a_file_that_is_cut_short_under_a_run_ends_it_in_one_line(place):
     assert summary["state"] == "failed" and "train.bin" in summary["error"]
 
 
-def record_hashes(folder):
-    sidecar = json.loads((folder / "dataset.json").read_text())
-    for split in sidecar["splits"].values():
-        split["sha256"] = hashlib.sha256((folder / split["file"]).read_bytes()).hexdigest()
-    (folder / "dataset.json").write_text(json.dumps(sidecar))
-
-
 def flip(path):
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
@@ -147,7 +139,6 @@ def flip(path):
 @pytest.mark.parametrize("name", ["train.bin", "validation.bin"])
 def test_data_that_changed_since_it_was_prepared_is_refused(command, place, name):
     write_dataset(place / "prepared")
-    record_hashes(place / "prepared")
     arguments = ("train", "run.json", "data.path=prepared", "training.steps=8")
     command(*arguments, "--run", "first", cwd=place)
     known = (place / "prepared" / "checked.json").read_text()
@@ -161,7 +152,6 @@ def test_data_that_changed_since_it_was_prepared_is_refused(command, place, name
 def test_a_run_does_not_go_on_with_data_that_changed(command, place):
     """Where a hash is recorded the files are compared with it, else what names the data is made of them."""
     write_dataset(place / "prepared")
-    record_hashes(place / "prepared")
     for folder, name in (("prepared", "train.bin"), ("data", "val.bin")):
         process = start(place, "run.json", "--run", folder, f"data.path={folder}", "training.steps=100000")
         wait_for_lines(process, place / folder, 9)

@@ -1,6 +1,7 @@
 """lmhead train as a process: kills, signals, second users, mistakes; what is on disk and said then."""
 
 import array
+import hashlib
 import json
 import os
 import random
@@ -27,7 +28,7 @@ def write_dataset(folder, tokenizer_hash="bytes", content_hash="content"):
             ids.append(draw.randrange(64) if draw.random() < 0.2 else (ids[-1] * 5 + 3) % 64)
         (folder / f"{split}.bin").write_bytes(array.array("H", ids).tobytes())
         splits[split] = {"file": f"{split}.bin", "tokens": count, "bytes": 2 * count, "documents": 1,
-                         "sha256": ""}
+                         "sha256": hashlib.sha256((folder / f"{split}.bin").read_bytes()).hexdigest()}
     (folder / "dataset.json").write_text(json.dumps({
         "format": "lmhead-dataset", "version": 1, "vocab_size": 64, "token_type": "uint16", "tokenizer": None,
         "tokenizer_hash": tokenizer_hash, "end_of_document": None, "splits": splits,

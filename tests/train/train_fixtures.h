@@ -25,7 +25,11 @@ inline void write_dataset(const std::filesystem::path& folder, const std::string
       ids.push_back(stream.uniform() < 0.2 ? std::int64_t(stream.below(64)) : (ids.back() * 5 + 3) % 64);
     const std::string file = std::string(split) + ".bin";
     write_ids<std::uint16_t>(folder / file, ids);
-    splits[split] = {{"file", file}, {"tokens", count}, {"bytes", 2 * count}, {"documents", 1}, {"sha256", ""}};
+    splits[split] = {{"file", file},
+                     {"tokens", count},
+                     {"bytes", 2 * count},
+                     {"documents", 1},
+                     {"sha256", sha256_of(folder / file)}};
   }
   write_text(folder / "dataset.json", Json{{"format", "lmhead-dataset"},
                                            {"version", 1},
