@@ -8,6 +8,7 @@
 
 #include "lmhead/base/content_hash.h"
 #include "lmhead/base/error.h"
+#include "lmhead/run/input_files.h"
 
 namespace lmhead {
 namespace {
@@ -150,9 +151,11 @@ RunInputs inputs_of_run(const std::filesystem::path& folder) {
     return json.is_string() ? std::optional(json.get<std::string>()) : std::nullopt;
   };
   const Json dataset = summary.value("dataset", Json());
-  return {.dataset = text(dataset.is_object() ? dataset.value("content_hash", Json()) : Json()),
-          .initial_weights = text(summary.value("initial_weights", Json())),
-          .requests = text(summary.value("requests", Json()))};
+  RunInputs inputs{.dataset = text(dataset.is_object() ? dataset.value("content_hash", Json()) : Json())};
+  for (const InputFileKind& kind : input_file_kinds())
+    if (const auto hash = text(summary.value(kind.name, Json())); hash && !hash->empty())
+      inputs.files[kind.name] = *hash;
+  return inputs;
 }
 
 bool run_training(const Json& json, const std::filesystem::path& folder, const RunControl& control) {

@@ -60,11 +60,10 @@ Json complete_configuration(const Json& json);
 /// True where the folder holds this very configuration, finished.
 bool is_finished(const std::filesystem::path& folder, const Json& complete);
 
-/// What a run says that it was made from, by the hashes of their content; nothing where it does not say.
+/// What a run says that it was made from, by the hashes of their content.
 struct RunInputs {
-  std::optional<std::string> dataset;
-  std::optional<std::string> initial_weights;  // empty: drawn from its seed
-  std::optional<std::string> requests;         // that it was asked while it trained; empty: none
+  std::optional<std::string> dataset;        // nothing where it does not say
+  std::map<std::string, std::string> files;  // by the names of input_file_kinds(), those that it read
 };
 RunInputs inputs_of_run(const std::filesystem::path& folder);
 

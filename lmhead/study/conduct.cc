@@ -214,8 +214,7 @@ bool StudyProgress::is_finished_in_folder(const StudyRun& run) {
   if (!is_finished(folder, run.configuration)) return false;
   const RunInputs inputs = inputs_of_run(folder);
   const RunIdentity& identity = identity_of(run);
-  return inputs.dataset == identity.dataset && inputs.initial_weights.value_or("") == identity.initial_weights &&
-         inputs.requests.value_or("") == identity.requests;
+  return inputs.dataset == identity.dataset && inputs.files == identity.files;
 }
 
 RunState StudyProgress::state_of(const StudyRun& run) {

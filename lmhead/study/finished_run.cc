@@ -1,6 +1,7 @@
 #include "lmhead/study/finished_run.h"
 
 #include "lmhead/base/error.h"
+#include "lmhead/run/input_files.h"
 #include "lmhead/run/run.h"
 #include "lmhead/study/over_training.h"
 #include "lmhead/train/run_folder.h"
@@ -91,12 +92,15 @@ RunRow start_row(const Study& study, const StudyRun& run, const RunIdentity& ide
   row.configuration = identity.configuration;
   row.settings = identity.settings;
   const RunInputs inputs = inputs_of_run(run_folder);
-  require(inputs.initial_weights.value_or("") == identity.initial_weights, "study", run_folder.string(),
-          " must have begun from what training.initial_weights holds now, \"", identity.initial_weights, "\", got \"",
-          inputs.initial_weights.value_or(""), '"');
-  require(inputs.requests.value_or("") == identity.requests, "study", run_folder.string(),
-          " must have been asked what observe.downstream.requests holds now, \"", identity.requests, "\", got \"",
-          inputs.requests.value_or(""), '"');
+  for (const InputFileKind& kind : input_file_kinds()) {
+    const auto hash_in = [&](const std::map<std::string, std::string>& files) {
+      const auto place = files.find(kind.name);
+      return place == files.end() ? std::string() : place->second;
+    };
+    const std::string now = hash_in(identity.files), then = hash_in(inputs.files);
+    require(then == now, "study", run_folder.string(), " must have read what ", kind.key, " holds now, \"", now,
+            "\", got \"", then, '"');
+  }
   row.dataset = inputs.dataset;
   require(row.dataset.has_value(), "study", run_folder.string(),
           " must hold a summary that names its dataset, got none");

@@ -5,6 +5,7 @@
 #include "lmhead/base/random.h"
 #include "lmhead/data/batches.h"
 #include "lmhead/run/cost.h"
+#include "lmhead/run/input_files.h"
 #include "lmhead/run/run.h"
 #include "lmhead/study/pinned_defaults.h"
 
@@ -65,15 +66,11 @@ const RunIdentity& RunIdentities::of(const StudyRun& run) {
   const auto known = runs_.find(run.folder);
   if (known != runs_.end()) return known->second;
   RunIdentity identity{.settings = settings_of(run.configuration)};
-  const auto weights = run.configuration.at("training").at("initial_weights").get<std::string>();
-  if (!weights.empty()) {
-    identity.initial_weights = hash_of(weights);
-    identity.settings["training"]["initial_weights"] = identity.initial_weights;
-  }
-  const Json& downstream = run.configuration.at("observe").at("downstream");
-  if (downstream.at("every").get<std::int64_t>() > 0) {
-    identity.requests = hash_of(downstream.at("requests").get<std::string>());
-    identity.settings["observe"]["downstream"]["requests"] = identity.requests;
+  for (const InputFileKind& kind : input_file_kinds()) {
+    const std::string path = input_file(run.configuration, kind);
+    if (path.empty()) continue;
+    identity.files[kind.name] = hash_of(path);
+    identity.settings[kind.place] = identity.files[kind.name];
   }
   identity.configuration = hash_of_values(identity.settings);
   const auto configuration = read_options<RunConfiguration>(run.configuration).train;

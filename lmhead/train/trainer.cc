@@ -15,6 +15,7 @@
 #include "lmhead/base/content_hash.h"
 #include "lmhead/base/error.h"
 #include "lmhead/train/memory_estimate.h"
+#include "lmhead/train/starting_files.h"
 
 namespace lmhead {
 namespace {
@@ -102,13 +103,19 @@ Json to_json(const StepRecord& record) {
   return json;
 }
 
+/// What a run that goes on reads from its checkpoint is not made first, which may need files that are gone since.
+ParameterSource parameters_of(const TrainConfiguration& configuration, const RunFolder& folder) {
+  const bool goes_on = CheckpointFolder(folder.checkpoints(), configuration.training.keep_last).newest().has_value();
+  return goes_on ? unset_parameters() : fresh_parameters(std::uint64_t(configuration.training.seed));
+}
+
 Trainer::Trainer(const TrainConfiguration& configuration, const Json& complete, const std::filesystem::path& run_folder,
                  const std::function<Json(const Json&)>& completed)
     : configuration_(configuration),
       folder_(run_folder, complete, completed),
       batches_(open_run_batches(configuration)),
       model_(configuration.model, configuration.head, model_vocab_size(configuration, *batches_),
-             fresh_parameters(std::uint64_t(configuration.training.seed)),
+             parameters_of(configuration, folder_),
              token_counts_of(*batches_, model_vocab_size(configuration, *batches_)), token_bytes_of(*batches_)),
       parameters_(model_.parameters()),
       optimizer_(make_optimizer(configuration.optimizer, parameters_)),
@@ -118,11 +125,11 @@ Trainer::Trainer(const TrainConfiguration& configuration, const Json& complete, 
       started_(now_in_iso_8601()) {
   if (configuration_.training.threads) at::set_num_threads(int(*configuration_.training.threads));
   model_.head->check_loss(configuration_.loss);
-  restore();
+  restore(complete);
   set_working_type(parameters_, configuration_.training.precision == "bfloat16" ? at::kBFloat16 : at::kFloat);
 }
 
-void Trainer::restore() {
+void Trainer::restore(const Json& complete) {
   if (const auto newest = checkpoints_.newest()) {
     state_ = checkpoints_.load(*newest, parameters_, *optimizer_, head_gradient_state());
     resumed_threads_ = state_.threads;
@@ -132,9 +139,10 @@ void Trainer::restore() {
             batches_->tokenizer_hash());
     require(state_.dataset_hash == batches_->content_hash(), "train", where, " must come from the same dataset ",
             state_.dataset_hash, ", got ", batches_->content_hash());
-  } else if (!configuration_.training.initial_weights.empty()) {
-    load_parameters(configuration_.training.initial_weights, parameters_);
-    state_.initial_weights_hash = hash_file(configuration_.training.initial_weights);
+  } else {
+    if (!configuration_.training.initial_weights.empty())
+      load_parameters(configuration_.training.initial_weights, parameters_);
+    for (const StartingFile& file : starting_files(complete)) state_.*file.kind.hash = hash_file(file.path);
   }
   add_this_process(state_.trained_by, state_.step);
   state_.dataset_hash = batches_->content_hash();
@@ -295,7 +303,7 @@ Json Trainer::summary(const std::string& state) const {
   rusage usage{};
   ::getrusage(RUSAGE_SELF, &usage);
   const std::int64_t all = count_trained(parameters_), head = count_trained(model_.head->parameters());
-  return {
+  Json summary = {
       {"state", state},
       {"steps", state_.step},
       {"tokens", state_.tokens},
@@ -311,14 +319,15 @@ Json Trainer::summary(const std::string& state) const {
                                     : Json(nullptr)},
       {"vocab_size", model_.head->vocab_size()},
       {"hidden_size", model_.head->hidden_size()},
-      {"dataset", {{"content_hash", state_.dataset_hash}}},
-      {"initial_weights", state_.initial_weights_hash},
-      {"version", LMHEAD_VERSION},
-      {"torch_version", TORCH_VERSION},
-      {"trained_by", to_json(state_.trained_by)},
-      {"threads", at::get_num_threads()},
-      {"started", started_},
-      {"finished", now_in_iso_8601()}};
+      {"dataset", {{"content_hash", state_.dataset_hash}}}};
+  for (const StartingFileKind& kind : starting_file_kinds()) summary[kind.name] = state_.*kind.hash;
+  summary.update({{"version", LMHEAD_VERSION},
+                  {"torch_version", TORCH_VERSION},
+                  {"trained_by", to_json(state_.trained_by)},
+                  {"threads", at::get_num_threads()},
+                  {"started", started_},
+                  {"finished", now_in_iso_8601()}});
+  return summary;
 }
 
 }  // namespace lmhead

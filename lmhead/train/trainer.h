@@ -69,7 +69,7 @@ class Trainer {
   RunFolder& folder() { return folder_; }
 
  private:
-  void restore();
+  void restore(const Json& complete);
   StepRecord step();
   void require_finite(const char* what, double value) const;
   StepContext context_of(std::int64_t step, std::int64_t part) const;

@@ -45,7 +45,7 @@ TEST_F(StudyRows, HoldTheDataThatTheRunRecorded) {
   EXPECT_EQ(adopted.rows().size(), 4u);
 }
 
-TEST_F(StudyRows, AreOfTheContentOfInitialWeights) {
+TEST_F(StudyRows, AreOfTheContentOfFilesThatRunsBeginFrom) {
   const auto checkpoint_of = [&](std::int64_t seed) {
     Json json = study_json()["base"];
     json["training"]["seed"] = seed;
@@ -54,37 +54,47 @@ TEST_F(StudyRows, AreOfTheContentOfInitialWeights) {
     run_training(json, folder, {});
     return folder / "checkpoints" / "step-00000001" / "model.safetensors";
   };
-  const auto place = [&](const fs::path& weights, const char* name) {
-    fs::copy_file(weights, scratch_ / name, fs::copy_options::overwrite_existing);
-    return (scratch_ / name).string();
-  };
   const fs::path first = checkpoint_of(1), second = checkpoint_of(2);
-  Json json = study_json();
-  json.erase("arms");
-  json["seeds"] = {0};
-  const fs::path rows = scratch_ / "rows.jsonl";
-  const auto conduct = [&](const std::string& weights, const fs::path& folder, bool finishes = true) {
-    json["base"]["training"]["initial_weights"] = weights;
-    const Study study = read_study(json, {});
-    InlineWorkers workers;
-    StudyProgress progress(study, folder, rows);
-    EXPECT_EQ(run_study(progress, workers, workers.control()), finishes);
-    return std::pair(workers.steps, workers.failures);
-  };
-  EXPECT_EQ(conduct(place(first, "a"), scratch_ / "one").first, 6);
-  EXPECT_EQ(conduct(place(first, "b"), scratch_ / "two").first, 0);     // the same, elsewhere
-  EXPECT_EQ(conduct(place(second, "a"), scratch_ / "three").first, 6);  // another under the same name
-  const RowFile all(rows);
-  ASSERT_EQ(all.rows().size(), 2u);
-  EXPECT_NE(all.rows()[0].configuration, all.rows()[1].configuration);
+  const std::pair<const char*, Json> cases[] = {
+      {"/training/initial_weights", Json::object()},
+      {"/head/weights", {{"head", {{"type", "two_level"}, {"by", "kmeans"}, {"classes", 4}}}}}};
+  for (const auto& [key, base] : cases) {
+    const fs::path place_of_case = scratch_ / std::to_string(key[1]);
+    fs::create_directories(place_of_case);
+    const auto place = [&](const fs::path& weights, const char* name) {
+      fs::copy_file(weights, place_of_case / name, fs::copy_options::overwrite_existing);
+      return (place_of_case / name).string();
+    };
+    Json json = study_json();
+    json.erase("arms");
+    json["seeds"] = {0};
+    json["base"].update(base);
+    if (base.contains("head")) json["base"]["observe"] = Json::object();  // of linear maps alone
+    const fs::path rows = place_of_case / "rows.jsonl";
+    const auto conduct = [&](const std::string& weights, const char* folder, bool finishes = true) {
+      json["base"][Json::json_pointer(key)] = weights;
+      const Study study = read_study(json, {});
+      InlineWorkers workers;
+      StudyProgress progress(study, place_of_case / folder, rows);
+      EXPECT_EQ(run_study(progress, workers, workers.control()), finishes);
+      return std::pair(workers.steps, workers.failures);
+    };
+    EXPECT_EQ(conduct(place(first, "a"), "one").first, 6);
+    EXPECT_EQ(conduct(place(first, "b"), "two").first, 0);     // the same, elsewhere
+    EXPECT_EQ(conduct(place(second, "a"), "three").first, 6);  // another under the same name
+    const RowFile all(rows);
+    ASSERT_EQ(all.rows().size(), 2u);
+    EXPECT_NE(all.rows()[0].configuration, all.rows()[1].configuration);
 
-  // The folder of a run that began from what is no longer there is not taken for one that began from what is.
-  fs::remove(rows);
-  const auto [steps, failures] = conduct((scratch_ / "a").string(), scratch_ / "one", /*finishes=*/false);
-  EXPECT_EQ(steps, 0);
-  ASSERT_EQ(failures.size(), 1u);
-  EXPECT_NE(failures[0].find("must have begun from what training.initial_weights holds now"), std::string::npos)
-      << failures[0];
+    // The folder of a run that began from what is no longer there is not taken for one that began from what is.
+    fs::remove(rows);
+    const auto [steps, failures] = conduct((place_of_case / "a").string(), "one", /*finishes=*/false);
+    EXPECT_EQ(steps, 0);
+    ASSERT_EQ(failures.size(), 1u);
+    std::string name = key + 1;
+    name[name.find('/')] = '.';
+    EXPECT_NE(failures[0].find("must have read what " + name + " holds now"), std::string::npos) << failures[0];
+  }
 }
 
 /// Changes the data while the study runs.

@@ -124,6 +124,25 @@ TEST_F(Resume, IsExactFromAKillAtAnyStep) {
   }
 }
 
+TEST_F(Resume, NeedsNoFileThatTheRunBeganFrom) {
+  Json first = configuration();
+  first["training"]["steps"] = 1;
+  run_whole(first, "first");
+  const fs::path weights = scratch_ / "weights";
+  fs::copy_file(scratch_ / "first" / "checkpoints" / "step-00000001" / "model.safetensors", weights);
+  Json json = configuration();
+  json["head"] = {{"type", "two_level"}, {"by", "kmeans"}, {"classes", 4}, {"weights", weights.string()}};
+  run_whole(json, "whole");
+  EXPECT_THROW(make_trainer(json, scratch_ / "killed").run(kill_after(10)), Killed);
+  fs::remove(weights);
+  Trainer rest = make_trainer(json, scratch_ / "killed");
+  EXPECT_TRUE(rest.run());
+  expect_same_run("whole", "killed");
+  EXPECT_EQ(rest.summary("finished")["head_weights"].get<std::string>().size(), 32u);
+  EXPECT_EQ(rest.summary("finished")["initial_weights"], "");
+  EXPECT_ERROR(make_trainer(json, scratch_ / "fresh"), "weights must be readable");
+}
+
 TEST_F(Resume, KnowsTheBestOfTheFirstPart) {
   Json json = configuration();
   run_whole(json, "whole");
