@@ -73,7 +73,28 @@ Request parse_command_line(int argument_count, char** arguments) {
           "folder in the Hugging Face layout, .gguf file, run or checkpoint, .safetensors file of features, hub name; "
           "several give one table")
       ->required();
-  measure_app->add_option("--text", measure.texts, "text files, each a document; a line of a .jsonl file is one too");
+  CLI::Option* texts =
+      measure_app->add_option("--text", measure.texts,
+                              "what prepare reads; a file of plain text is a document, a line of a .jsonl file is one");
+  for (const auto& [option, meaning] : {
+           std::pair{"--text-field",
+                     "key or column of the text in .jsonl, .json, .csv, .parquet and others (default: text)"},
+           {"--split-at", "a text has several documents with this between them: '<|endoftext|>'"},
+           {"--encoding", "of the text, such as latin-1 or utf-16 (default: utf-8)"},
+           {"--split", "the split of hf:NAME (default: train)"},
+           {"--suffix",
+            "what to read in folders and archives, and what is text although it has NUL bytes; may be repeated"},
+           {"--document-bytes", "cut text files longer than this at line ends into several documents (default: none)"},
+       })
+    measure_app
+        ->add_option_function<std::vector<std::string>>(
+            option,
+            [&measure, name = std::string(option)](const std::vector<std::string>& values) {
+              for (const std::string& value : values) measure.text_options.push_back(name + "=" + value);
+            },
+            meaning)
+        ->allow_extra_args(false)
+        ->needs(texts);
   CLI::Option* tokens =
       measure_app->add_option("--tokens", measure.tokens, "file of token ids instead")->excludes("--text");
   measure_app

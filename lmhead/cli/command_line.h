@@ -33,6 +33,7 @@ struct HeadsRequest {
 struct MeasureRequest {
   std::vector<std::string> models;  // folders, runs, .safetensors files, names on the hub
   std::vector<std::string> texts;
+  std::vector<std::string> text_options;  // how they are read: "--encoding=latin-1", as lmhead-tokenize takes them
   std::string tokens;                // a file of ids; this or texts, or neither where every model is a file of features
   std::string token_type = "auto";   // how they are stored
   std::int64_t max_tokens = 0;       // 0: all

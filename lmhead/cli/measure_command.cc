@@ -46,7 +46,8 @@ std::vector<Entry> entries_of(const MeasureRequest& request) {
 /// Tokenises texts once for every different tokenizer.
 class Texts {
  public:
-  Texts(std::vector<std::string> files, std::int64_t max_tokens) : files_(std::move(files)), max_tokens_(max_tokens) {}
+  explicit Texts(const MeasureRequest& request)
+      : files_(request.texts), options_(request.text_options), max_tokens_(request.max_tokens) {}
 
   MeasuredTokens tokens(const LoadedModel& model) {
     require(model.text.tokenizer || model.text.is_bytes, kWho, model.name,
@@ -54,7 +55,8 @@ class Texts {
     const std::string key = model.text.is_bytes ? "" : read_file(*model.text.tokenizer);
     const auto [found, is_new] = folders_.try_emplace(key, scratch_.path() / std::to_string(folders_.size()));
     if (is_new) {
-      std::vector<std::string> arguments = {"--out", found->second.string()};
+      std::vector<std::string> arguments = options_;
+      arguments.insert(arguments.end(), {"--out", found->second.string()});
       if (!model.text.is_bytes) arguments.insert(arguments.end(), {"--tokenizer", model.text.tokenizer->string()});
       if (max_tokens_ > 0) arguments.insert(arguments.end(), {"--max-tokens", std::to_string(max_tokens_)});
       arguments.push_back("--");
@@ -65,7 +67,7 @@ class Texts {
   }
 
  private:
-  std::vector<std::string> files_;
+  std::vector<std::string> files_, options_;
   std::int64_t max_tokens_;
   ScratchFolder scratch_;
   std::map<std::string, fs::path> folders_;
@@ -88,7 +90,7 @@ MeasurementOptions options_of(const MeasureRequest& request) {
 
 Json measure_all(const MeasureRequest& request) {
   const std::vector<Entry> entries = entries_of(request);
-  Texts texts(request.texts, request.max_tokens);
+  Texts texts(request);
   Json models = Json::array();
   for (std::size_t index = 0; index < entries.size(); ++index) {
     LoadedModel model = load_model(entries[index].path);
@@ -104,15 +106,17 @@ Json measure_all(const MeasureRequest& request) {
     models.push_back(measure_model(model, tokens ? &*tokens : nullptr, options_of(request),
                                    [&](std::int64_t done, std::int64_t of) { progress.show(done, of); }));
   }
-  return {{"format", "lmhead-measurement"},
-          {"version", 1},
-          {"lmhead", LMHEAD_VERSION},
-          {"text", request.texts},
-          {"tokens_file", request.tokens.empty() ? Json(nullptr) : Json(request.tokens)},
-          {"max_tokens", request.max_tokens > 0 ? Json(request.max_tokens) : Json(nullptr)},
-          {"by_document", request.by_document || !request.texts.empty()},
-          {"arithmetic", request.float64 ? "float64" : "as stored, at least float32"},
-          {"models", models}};
+  Json result = {{"format", "lmhead-measurement"},
+                 {"version", 1},
+                 {"lmhead", LMHEAD_VERSION},
+                 {"text", request.texts},
+                 {"tokens_file", request.tokens.empty() ? Json(nullptr) : Json(request.tokens)},
+                 {"max_tokens", request.max_tokens > 0 ? Json(request.max_tokens) : Json(nullptr)},
+                 {"by_document", request.by_document || !request.texts.empty()},
+                 {"arithmetic", request.float64 ? "float64" : "as stored, at least float32"},
+                 {"models", models}};
+  if (!request.text_options.empty()) result["text_options"] = request.text_options;
+  return result;
 }
 
 }  // namespace

@@ -1,6 +1,8 @@
 """lmhead measure and lmhead inspect, whole: tiny checkpoints of transformers against float64 NumPy, hostile input."""
 
 import json
+import os
+import pathlib
 
 import pytest
 
@@ -95,6 +97,34 @@ def test_jsonl_lines_are_documents_and_max_tokens_stops(command, checkpoint, tmp
     expected = expected_figures(*features_of(checkpoint, [ids[:21]], 64))
     assert got["tokens"] == 20
     assert got["quality"]["loss"] == pytest.approx(expected["loss"], abs=1e-5)
+
+
+def test_texts_are_read_as_they_are_asked_for(command, checkpoint, tmp_path):
+    """Every way of writing the same documents gives the same figures as lines of JSON."""
+    def losses(path, *options):
+        [got] = measured(command, tmp_path, checkpoint, "--only", "quality", *options, "--text", path)
+        return got["tokens"], got["quality"]["loss"]
+
+    def write(name, content):
+        (tmp_path / name).write_bytes(content)
+        return tmp_path / name
+
+    def lines(key):
+        return "".join(json.dumps({key: text}) + "\n" for text in TEXTS).encode()
+
+    expected = losses(write("a.jsonl", lines("text")))
+    assert losses(write("b.jsonl", lines("--story")), "--text-field=--story") == expected
+    assert losses(write("c.txt", "<|endoftext|>".join(TEXTS).encode()), "--split-at", "<|endoftext|>") == expected
+    assert losses(write("d.jsonl", lines("text").decode().encode("utf-16")), "--encoding", "utf-16") == expected
+    (tmp_path / "folder").mkdir()
+    write("folder/e.jsonl", lines("text")), write("folder/e.other", b"not this")
+    assert losses(tmp_path / "folder") == expected
+    write("folder/f.ndjson", lines("text")), (tmp_path / "folder" / "e.jsonl").unlink()
+    assert losses(tmp_path / "folder", "--suffix", ".md", "--suffix", ".ndjson") == expected
+    for line in ("utf-16 reads it", "'b.jsonl:1"):
+        path = tmp_path / ("d.jsonl" if line.startswith("utf") else "b.jsonl")
+        assert line.strip("'") in refused(command, checkpoint, "--text", path)
+    assert "requires --text" in refused(command, checkpoint, "--tokens", tmp_path / "a.jsonl", "--encoding", "latin-1")
 
 
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-9), (torch.float32, 1e-5), (torch.bfloat16, 1e-5)])
@@ -213,7 +243,7 @@ def test_many_tokens_are_sketched_between_bounds(command, tmp_path):
 
 
 def test_measuring_costs_one_copy_of_the_weights_at_most(command, checkpoint, tmp_path):
-    """What is fused or stored in 16 bits is copied, the rest is read where it lies in the file."""
+    """In float32, whatever they are stored as, and nothing of them twice."""
     np.arange(40).astype("<u2").tofile(tmp_path / "ids.bin")
     arguments = ("--tokens", tmp_path / "ids.bin", "--only", "quality", "gradient_retention")
     base = command.peak("measure", checkpoint, *arguments)
@@ -221,11 +251,28 @@ def test_measuring_costs_one_copy_of_the_weights_at_most(command, checkpoint, tm
     model = transformers.LlamaForCausalLM(transformers.LlamaConfig(
         vocab_size=16384, hidden_size=512, intermediate_size=4096, num_hidden_layers=3, num_attention_heads=8))
     buffers = 80e6  # of libraries and of a batch, whatever the model's size
-    for name, dtype, copied in (("single", torch.float32, 0.5), ("half", torch.bfloat16, 1.0)):
+    for name, dtype in (("single", torch.float32), ("half", torch.bfloat16)):
         model.to(dtype).save_pretrained(tmp_path / name)
         weights = 4 * sum(parameter.numel() for parameter in model.parameters())
         extra = command.peak("measure", tmp_path / name, *arguments) - base
-        assert extra < copied * weights + buffers, (name, extra / weights)
+        assert extra < weights + buffers, (name, extra / weights)
+
+
+def test_features_stay_in_their_file(command, tmp_path):
+    """Their memory does not grow with the tokens, and a file that is cut short meanwhile is one line."""
+    tokens, width = 400000, 128
+    for name, count in (("few", 4096), ("many", tokens)):
+        save_file({"hidden": torch.ones(count, width), "weight": torch.eye(4, width), "targets": torch.zeros(count, dtype=torch.int64)},
+                  tmp_path / f"{name}.safetensors")
+    few, many = (command.peak("measure", tmp_path / f"{name}.safetensors", "--only", "quality") for name in ("few", "many"))
+    assert many - few < 0.2 * 4 * tokens * width, (few, many)
+    process = command.begin("measure", tmp_path / "many.safetensors", "--only", "quality")
+    files = pathlib.Path(f"/proc/{process.pid}/fd")
+    while not any(str(file.readlink()).endswith("many.safetensors") for file in files.iterdir()):
+        assert process.poll() is None, process.communicate()
+    os.truncate(tmp_path / "many.safetensors", 10000)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 2 and said.count("\n") == 1 and "many.safetensors must keep the " in said, said
 
 
 def test_the_page_has_everything_in_itself(command, checkpoint, text_files, tmp_path):
