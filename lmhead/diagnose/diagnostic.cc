@@ -75,8 +75,13 @@ void DiagnosticSet::make_diagnostics(const std::vector<std::string>& names, cons
   for (const std::string& name : names.empty() ? known : names) {
     std::size_t index = 0;
     while (index < known.size() && known[index] != name) ++index;
-    require(index < known.size(), kWho, "a diagnostic must be one of the list, got \"", name, "\"; nearest is \"",
-            nearest_word(name, known), "\"");
+    if (index == known.size()) {
+      std::string all;
+      for (const std::string& one : known) all += (all.empty() ? "" : ", ") + one;
+      const std::string nearest = nearest_word(name, known);
+      fail(kWho, "a diagnostic must be one of ", all, ", got \"", name, '"',
+           nearest.empty() ? "" : ", did you mean " + nearest + "?");
+    }
     const DiagnosticKind& kind = diagnostic_kinds()[index];
     if (kind.needs_linear_map && !head_space_) left_out_.push_back(name);
     else diagnostics_.emplace_back(name, kind.make(context));

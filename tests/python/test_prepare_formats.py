@@ -131,6 +131,14 @@ def test_members_of_archives_are_read_like_the_files_of_a_folder(tmp_path, kind)
     assert len([piece for piece in corpus]) == 40 and "passed over 2 files" in str(corpus.passed)
 
 
+def test_an_archive_that_holds_nothing_to_read_says_what_would(tmp_path, capsys):
+    with zipfile.ZipFile(tmp_path / "in.zip", "w") as archive:
+        archive.writestr("a.ndjson", json_lines(DOCUMENTS))
+    code, _, err = run(capsys, tmp_path / "out", tmp_path / "in.zip", *COMMON)
+    assert code == 2 and "must hold a document, got none; --suffix names what to read" in err and "in.zip:a.ndjson" in err
+    assert run(capsys, tmp_path / "out", tmp_path / "in.zip", "--suffix", ".ndjson", *COMMON)[0] == 0
+
+
 def test_a_folder_says_what_it_passed_over_and_why(tmp_path, capsys):
     folder = write_folder(tmp_path / "in", DOCUMENTS)
     (folder / "picture.png").write_bytes(b"\x89PNG\r\n")

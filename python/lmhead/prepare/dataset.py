@@ -104,6 +104,8 @@ def write_dataset(
         for writer in writers.values():
             writer.abandon()
     documents = sum(split["documents"] for split in splits.values())
+    if documents == 0:
+        raise RequestError("the inputs must hold a document, got none; --suffix names what to read in folders and archives")
     for name, split in splits.items():
         if split["tokens"] == 0:
             raise RequestError(f"each split must get a document, got none for {name} of {documents} in all: make more "
