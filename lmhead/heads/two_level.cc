@@ -28,8 +28,8 @@ struct TwoLevelOptions : HeadOptions {
     ways.emplace_back("kmeans");
     visitor.field("by", by, doc.c_str(), ways);
     visitor.field("weights", weights,
-                  "of kmeans: the model.safetensors of a checkpoint with the same vocabulary; read where training "
-                  "begins and not again");
+                  "of kmeans: the model.safetensors of a checkpoint with the same vocabulary; read whenever training "
+                  "starts or goes on, and not by who reads the run");
   }
 };
 

@@ -166,7 +166,11 @@ void SafetensorsFile::read_into(std::string_view name, const at::Tensor& into) c
     at::Tensor(into).copy_(tensor(name));
     return;
   }
-  if (into.scalar_type() == type) return read_numbers(entry, 0, into);
+  if (into.scalar_type() == type) {
+    read_numbers(entry, 0, into);
+    into.unsafeGetTensorImpl()->bump_version();  // as writing by an operation would: caches are kept by it
+    return;
+  }
   const at::Tensor flat = into.detach().view({-1});
   const std::int64_t most = kConvertedBytes / std::int64_t(c10::elementSize(type));
   const at::Tensor block = at::empty({std::min(most, flat.numel())}, type);

