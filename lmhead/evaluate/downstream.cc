@@ -31,6 +31,10 @@ DownstreamDocument read_document(const Json& json) {
   return document;
 }
 
+std::string without_who(const Error& error) {
+  return std::string(error.what()).substr(std::string("[evaluate] ").size());
+}
+
 /// The first of the largest.
 std::int64_t largest(const std::vector<double>& values) {
   return std::max_element(values.begin(), values.end()) - values.begin();
@@ -74,10 +78,20 @@ DownstreamTasks read_downstream_tasks(const std::filesystem::path& file) {
   } catch (const Json::exception&) {
     fail("evaluate", name, ":", place, " must have every key of docs/files.md in its type, got another");
   } catch (const Error& error) {
-    fail("evaluate", name, ":", place, ' ', std::string(error.what()).substr(std::string("[evaluate] ").size()));
+    fail("evaluate", name, ":", place, ' ', without_who(error));
   }
   require(!result.tasks.empty(), "evaluate", name, " must hold a task, got none");
   return result;
+}
+
+void check_downstream(const Scorer& scorer, const DownstreamTasks& tasks) {
+  for (const DownstreamTask& task : tasks.tasks)
+    for (std::size_t number = 0; number < task.documents.size(); ++number) try {
+        const std::vector<ScoreRequest>& requests = task.documents[number].requests;
+        for (std::size_t place = 0; place < requests.size(); ++place) scorer.check(requests[place], place);
+      } catch (const Error& error) {
+        fail("evaluate", "document ", number, " of ", task.name, ": ", without_who(error));
+      }
 }
 
 Json score_downstream(const Scorer& scorer, const DownstreamTasks& tasks) {

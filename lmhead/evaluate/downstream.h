@@ -33,6 +33,9 @@ struct DownstreamTasks {
 /// Reads such a file. Throws, naming it and the place, on whatever is missing, misshapen or empty.
 DownstreamTasks read_downstream_tasks(const std::filesystem::path& file);
 
+/// Throws, naming the task and the document, where the model cannot be asked.
+void check_downstream(const Scorer& scorer, const DownstreamTasks& tasks);
+
 /// Of each task by name and, where there are several, of `average` over tasks: `acc` (the right answer has the largest
 /// log probability, of equals the first; of a single request: it is greedy), `acc_norm` (the same of log probability
 /// over characters) and `bits_per_byte` of the right answer, as in docs/glossary.md; each is there where all documents

@@ -44,12 +44,13 @@ class Scorer {
   /// parts, on a continuation longer than `max_length` and on ids outside the vocabulary.
   std::vector<Score> score(const std::vector<ScoreRequest>& requests) const;
 
+  /// Throws where `score` would throw on this request, saying its place.
+  void check(const ScoreRequest& request, std::size_t place) const;
+
   const LoadedModel& model() const { return model_; }
   std::int64_t max_length() const { return max_length_; }
 
  private:
-  void check(const ScoreRequest& request, std::size_t place) const;
-
   LoadedModel model_;
   std::int64_t max_length_, pass_tokens_;
 };

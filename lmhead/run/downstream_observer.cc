@@ -26,6 +26,7 @@ class DownstreamObserver : public Observer {
     require(tasks_.tokenizer_hash == trainer.batches().tokenizer_hash(), "config", "observe.downstream.requests ",
             options.requests, " must be of the data's tokenizer ", trainer.batches().tokenizer_hash(), ", got ",
             tasks_.tokenizer_hash);
+    check_downstream(scorer_, tasks_);
   }
   std::string name() const override { return "downstream"; }
   bool wants(std::int64_t step) const override { return step % every_ == 0 || step == last_step_; }

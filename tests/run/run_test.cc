@@ -90,6 +90,12 @@ TEST(Run, AsksTasksEverySoManyStepsAndAtTheLast) {
   EXPECT_EQ(asked, (std::vector<std::int64_t>{2, 4, 5}));
   EXPECT_TRUE(read_summary(scratch / "run")->at("final").contains("downstream"));  // so that it can be an outcome
 
+  Json longer = requests;
+  longer["tasks"][0]["documents"][0]["requests"][0][1] = std::vector<int>(1000, 1);
+  write_file_atomic(scratch / "requests.json", longer.dump());
+  EXPECT_ERROR(run_training(configuration, scratch / "other", {}),
+               "document 0 of next: the continuation of request 0 must be no longer than max_length");
+  EXPECT_TRUE(read_log(scratch / "other").empty());  // before any step
   requests["tokenizer_hash"] = "another";
   write_file_atomic(scratch / "requests.json", requests.dump());
   EXPECT_THROW(run_training(configuration, scratch / "other", {}), Error);
