@@ -78,20 +78,18 @@ def seconds_of(call):
 
 
 def best_batch_size(entrant, kind, requests, arguments):
-    """The fastest over a part of the requests; sizes go up until one is slower than half the best, or its logits would not fit."""
+    """The fastest over a part of the requests; sizes go up until one is slower by a quarter than the best, or its logits would not fit."""
     if arguments.batch_size:
         return arguments.batch_size
     rows = arguments.max_length if kind == "rolling" else 1
-    part = requests if kind == "rolling" else requests[:: max(1, len(requests) // 96)]
-    if kind == "rolling":
-        part = part[: max(1, len(part) // 2)]
+    part = requests[: -(-len(requests) // 2)] if kind == "rolling" else requests[:: -(-len(requests) // 32)]
     found = {}
     answer(entrant, kind, part[:2])  # what is done once
     for size in BATCH_SIZES:
         if size > len(part) or size * rows * entrant.model.config.vocab_size > MOST_LOGITS:
             break
         found[size] = seconds_of(lambda: answer(entrant, kind, part, size))
-        if found[size] > 1.5 * min(found.values()):
+        if found[size] > 1.25 * min(found.values()):
             break
     print("    batch sizes: " + ", ".join(f"{size}: {len(part) / seconds:.2f}/s" for size, seconds in found.items()), flush=True)
     return min(found, key=found.get)
@@ -167,8 +165,8 @@ def main():
     parser.add_argument("--shape", choices=["smollm2-135m", "tiny"], default="smollm2-135m")
     parser.add_argument("--no-bfloat16", dest="bfloat16", action="store_false")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--questions", type=int, default=12, help="of each set (default: 12)")
-    parser.add_argument("--texts", type=int, default=8, help="for rolling log likelihoods (default: 8)")
+    parser.add_argument("--questions", type=int, default=6, help="of each set (default: 6)")
+    parser.add_argument("--texts", type=int, default=4, help="for rolling log likelihoods (default: 4)")
     parser.add_argument("--characters", type=int, default=2500, help="of each text (default: 2500)")
     parser.add_argument("--max-length", type=int, default=1024)
     parser.add_argument("--batch-size", type=int, help="of the backend, in place of the best")

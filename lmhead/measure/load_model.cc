@@ -79,10 +79,16 @@ std::vector<fs::path> find_models(const fs::path& path, CheckpointChoice choice)
   return find_checkpoints(path, choice);
 }
 
-LoadedModel load_model(const fs::path& path) {
+LoadedModel load_model(const fs::path& path, at::ScalarType type) {
   at::NoGradGuard no_grad;
   if (!fs::is_directory(path)) return load_features(path);
-  return is_trained_model(path) ? open_trained_model(path) : load_pretrained(path);
+  if (!is_trained_model(path)) return load_pretrained(path, type);
+  LoadedModel model = open_trained_model(path);
+  if (type != at::kFloat) {
+    set_working_type(model.decoder->parameters(), type);
+    set_working_type(model.head->parameters(), type);
+  }
+  return model;
 }
 
 }  // namespace lmhead

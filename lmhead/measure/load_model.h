@@ -19,6 +19,8 @@ std::vector<std::filesystem::path> find_models(const std::filesystem::path& path
 /// `hidden` [N, D], `weight` [V, D], `targets` [N] and, where there are, `bias` [V], `documents` [N], `positions` [N].
 /// Memory: weights as `load_pretrained` has them; features stay in the file. Throws, naming file and key, on whatever
 /// is missing, misshapen or not finite, and on targets outside [0, V).
-LoadedModel load_model(const std::filesystem::path& path);
+///
+/// In another `type` products are computed in that; of a run the float32 weights stay beside.
+LoadedModel load_model(const std::filesystem::path& path, at::ScalarType type = at::kFloat);
 
 }  // namespace lmhead

@@ -10,27 +10,16 @@
 
 #include "lmhead/base/error.h"
 #include "lmhead/evaluate/scorer.h"
-#include "lmhead/heads/linear.h"
 #include "lmhead/measure/load_model.h"
 #include "lmhead/models/generation.h"
 
 namespace lmhead {
 namespace {
 
-/// The model as its products will be computed; master weights stay where they are.
 LoadedModel open(const std::string& path, const std::string& precision) {
   require(precision == "float32" || precision == "bfloat16", "evaluate",
           "precision must be float32 or bfloat16, got \"", precision, '"');
-  LoadedModel model = load_model(path);
-  if (precision == "float32" || !model.decoder) return model;
-  set_working_type(model.decoder->parameters(), at::kBFloat16);
-  set_working_type(model.head->parameters(), at::kBFloat16);
-  if (auto map = model.head->linear_map()) {  // that of a pretrained model owns no parameter
-    map->weight = map->weight.to(at::kBFloat16);
-    if (map->bias.defined()) map->bias = map->bias.to(at::kBFloat16);
-    model.head = make_linear_head(*map);
-  }
-  return model;
+  return load_model(path, precision == "float32" ? at::kFloat : at::kBFloat16);
 }
 
 class ScorerClass : public torch::CustomClassHolder {

@@ -58,8 +58,8 @@ StoredName stored_name(const FamilyModel& model, const std::string& body_prefix,
   return {before.append(rest), MatrixLayout::kPlain, false};
 }
 
-CheckpointTensors::CheckpointTensors(const TensorFolder& folder, const FamilyModel& model)
-    : folder_(folder), model_(model), prefix_(model.body_prefixes.front()) {
+CheckpointTensors::CheckpointTensors(const TensorFolder& folder, const FamilyModel& model, at::ScalarType type)
+    : folder_(folder), model_(model), type_(type), prefix_(model.body_prefixes.front()) {
   const auto has_body = [&](const std::string& prefix) {
     prefix_ = prefix;
     return folder_.contains(stored("model.layers.0.input_layernorm.weight").name) ||
@@ -75,10 +75,10 @@ CheckpointTensors::CheckpointTensors(const TensorFolder& folder, const FamilyMod
     for (const std::int64_t size : folder.info(name).shape) product *= double(size);
     numbers += product;
   }
-  require_memory("checkpoint", "the weights of " + folder.path().string(), numbers * sizeof(float));
+  require_memory("checkpoint", "the weights of " + folder.path().string(), numbers * double(c10::elementSize(type)));
 }
 
-/// Throws where the tensor is not there in this shape and a type that becomes float32.
+/// Throws where the tensor is not there in this shape and a type that can become another.
 void CheckpointTensors::check(const std::string& name, const std::vector<std::int64_t>& shape) const {
   const SafetensorsFile& file = folder_.file_of(name);
   const SafetensorsEntry& entry = file.info(name);
@@ -91,7 +91,7 @@ void CheckpointTensors::check(const std::string& name, const std::vector<std::in
   must(entry.shape == shape, "have shape ", at::IntArrayRef(shape), ", got ", at::IntArrayRef(entry.shape));
 }
 
-/// Reads a tensor that was checked into one of float32, where all of it is finite.
+/// Reads a tensor that was checked into one of another type, where all of it is finite.
 void CheckpointTensors::take(const std::string& name, const at::Tensor& into) {
   folder_.read_into(name, into);
   if (into.numel() > 0) {
@@ -103,9 +103,10 @@ void CheckpointTensors::take(const std::string& name, const at::Tensor& into) {
   used_.insert(name);
 }
 
-at::Tensor CheckpointTensors::take(const std::string& name, const std::vector<std::int64_t>& shape) {
+at::Tensor CheckpointTensors::take(const std::string& name, const std::vector<std::int64_t>& shape,
+                                   at::ScalarType type) {
   check(name, shape);
-  at::Tensor value = at::empty(shape, at::kFloat);
+  at::Tensor value = at::empty(shape, type);
   take(name, value);
   return value;
 }
@@ -114,7 +115,7 @@ at::Tensor CheckpointTensors::take(const std::string& name, const std::vector<st
 void CheckpointTensors::read(const std::string& name, MatrixLayout layout, const at::Tensor& into) {
   const bool is_plain = layout == MatrixLayout::kPlain || (layout == MatrixLayout::kTransposed && into.dim() < 2);
   if (is_plain) return take(name, into);
-  const at::Tensor value = take(name, stored_shape(into.sizes().vec(), layout));
+  const at::Tensor value = take(name, stored_shape(into.sizes().vec(), layout), into.scalar_type());
   if (layout == MatrixLayout::kTransposed) {
     at::Tensor(into).copy_(value.t());
   } else {  // [q of head 0, k of head 0, v of head 0, q of head 1, ...] becomes [q, k, v] along the rows
@@ -144,7 +145,7 @@ ParameterPtr CheckpointTensors::parameter(const std::string& name, ParameterKind
   }
   // All shapes are checked before there is memory for them: sizes that are no checkpoint's would take all there is.
   for (const Piece& piece : pieces) check(piece.from.name, stored_shape(piece.shape, piece.from.layout));
-  at::Tensor value = at::empty(shape, at::kFloat);
+  at::Tensor value = at::empty(shape, kind == ParameterKind::kVector ? at::kFloat : type_);
   std::int64_t row = 0;
   for (const Piece& piece : pieces) {
     read(piece.from.name, piece.from.layout, value.narrow(0, row, piece.shape[0]));
@@ -158,9 +159,9 @@ at::Tensor CheckpointTensors::head(const at::Tensor& embedding) {
   const std::vector<std::int64_t> shape = embedding.sizes().vec();
   const auto& names = model_.head_names;
   const auto place = std::find_if(names.begin(), names.end(), [&](const auto& name) { return folder_.contains(name); });
-  if (!model_.tie_word_embeddings) return take(place == names.end() ? names.front() : *place, shape);
+  if (!model_.tie_word_embeddings) return take(place == names.end() ? names.front() : *place, shape, type_);
   if (place == names.end() || used_.contains(*place)) return embedding;
-  require(at::equal(take(*place, shape), embedding), "checkpoint", folder_.path().string(), ": tensor ",
+  require(at::equal(take(*place, shape, type_), embedding), "checkpoint", folder_.path().string(), ": tensor ",
           quote_for_message(*place), " must equal the embedding where tie_word_embeddings is true, got another matrix");
   return embedding;
 }

@@ -21,8 +21,9 @@ StoredName stored_name(const FamilyModel& model, const std::string& body_prefix,
 /// Gives the parameters of one family's checkpoint and keeps account of which tensors were used.
 class CheckpointTensors {
  public:
-  /// Finds the prefix of the body's names. Both must outlive this object. Throws where memory cannot hold the weights.
-  CheckpointTensors(const TensorFolder& folder, const FamilyModel& model);
+  /// Finds the prefix of the body's names. Both must outlive this object. Matrices are read as `type`, vectors as
+  /// float32. Throws where memory cannot hold the weights.
+  CheckpointTensors(const TensorFolder& folder, const FamilyModel& model, at::ScalarType type = at::kFloat);
 
   /// The parameter that a decoder asks for, without gradient.
   ParameterPtr parameter(const std::string& name, ParameterKind kind, const std::vector<std::int64_t>& shape,
@@ -36,11 +37,12 @@ class CheckpointTensors {
   StoredName stored(const std::string& name) const { return stored_name(model_, prefix_, name); }
   void check(const std::string& name, const std::vector<std::int64_t>& shape) const;
   void take(const std::string& name, const at::Tensor& into);
-  at::Tensor take(const std::string& name, const std::vector<std::int64_t>& shape);
+  at::Tensor take(const std::string& name, const std::vector<std::int64_t>& shape, at::ScalarType type);
   void read(const std::string& name, MatrixLayout layout, const at::Tensor& into);
 
   const TensorFolder& folder_;
   const FamilyModel& model_;
+  at::ScalarType type_;
   std::string prefix_;
   std::set<std::string, std::less<>> used_;
 };

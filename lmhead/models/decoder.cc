@@ -88,6 +88,7 @@ at::Tensor Decoder::run(const at::Tensor& tokens, Pass pass, std::vector<at::Ten
 
 at::Tensor Decoder::embed(const at::Tensor& tokens, const Pass& pass) const {
   at::Tensor x = at::embedding(embedding_->value, tokens);
+  if (x.scalar_type() == at::kBFloat16) x = x.to(at::kFloat);  // of what was read in that type
   if (specification_.embedding_scale != 1) x = x * specification_.embedding_scale;
   if (position_embedding_) {
     require(pass.length <= specification_.position_embeddings, "decoder",

@@ -27,7 +27,7 @@ const char* to_string(ModelKind kind) {
   return kind == ModelKind::kPretrained ? "pretrained" : kind == ModelKind::kCheckpoint ? "checkpoint" : "features";
 }
 
-LoadedModel load_pretrained(const fs::path& folder) {
+LoadedModel load_pretrained(const fs::path& folder, at::ScalarType type) {
   const HfConfiguration configuration = HfConfiguration::read(folder / "config.json");
   const FamilyModel model = describe_model(configuration);
   LoadedModel loaded{.kind = ModelKind::kPretrained,
@@ -42,7 +42,7 @@ LoadedModel load_pretrained(const fs::path& folder) {
   if (configuration.has("max_position_embeddings"))
     loaded.max_position_embeddings = configuration.size("max_position_embeddings");
   const TensorFolder tensors = TensorFolder::open(folder);
-  CheckpointTensors checkpoint(tensors, model);
+  CheckpointTensors checkpoint(tensors, model, type);
   const ParameterSource source =
       [&](const std::string& name, ParameterKind kind, const std::vector<std::int64_t>& shape, const Initializer&,
           const std::vector<RowPart>& parts) { return checkpoint.parameter(name, kind, shape, parts); };

@@ -14,6 +14,8 @@ namespace lmhead {
 /// Parameters take no gradient. The text's ends are those of
 /// generation_config.json before those of config.json. Throws, naming file and key or tensor, on whatever is missing,
 /// misshapen, left over or not finite; harmless buffers (causal masks, rotary frequencies) are ignored.
-LoadedModel load_pretrained(const std::filesystem::path& folder);
+///
+/// In another `type` the matrices are that from the start, copies all of them; vectors stay float32.
+LoadedModel load_pretrained(const std::filesystem::path& folder, at::ScalarType type = at::kFloat);
 
 }  // namespace lmhead

@@ -16,8 +16,8 @@ struct DownstreamOptions {
 };
 
 /// Scores the tasks of `options.requests` every so many steps and at the last, with the weights that the step computes
-/// with; inputs have at most the tokens of a training sequence. Throws where the file's tokenizer is not the data's, and
-/// where a document does not fit.
+/// with; inputs have at most the tokens of a training sequence. Throws where the file's tokenizer is not the data's,
+/// and where a document does not fit.
 std::unique_ptr<Observer> make_downstream_observer(const DownstreamOptions& options, const TrainConfiguration& train,
                                                    const Trainer& trainer);
 

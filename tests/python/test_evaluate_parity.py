@@ -49,7 +49,7 @@ def compare(folder, tasks, limit, **options):
     greedy flag, and 1e-4 nats.
 
     The harness adds up in float64, which is an option of its own: in float32 it loses more than that where hundreds of numbers
-    are added to a large one.
+    are added to a large one. Both compute in float32, so its unit roundoff comes to the bound: real texts reach 1,200 nats.
     """
     from lm_eval.models.huggingface import HFLM
 
@@ -63,7 +63,7 @@ def compare(folder, tasks, limit, **options):
             for mine, want in zip(one["filtered_resps"], other["filtered_resps"], strict=True):
                 assert mine[1] == want[1], (task, one["doc_id"])
                 distances.append(abs(mine[0] - want[0]))
-                assert distances[-1] <= 1e-4, (task, one["doc_id"])
+                assert distances[-1] <= 1e-4 + 6e-8 * abs(want[0]), (task, one["doc_id"])
         for name, value in theirs["results"][task].items():
             if name.startswith(("acc", "exact_match")) and isinstance(value, float):
                 assert ours["results"][task][name] == value, (task, name)
