@@ -5,6 +5,7 @@ gradients, optimisers, widths. `make study-smoke` runs this file alone.
 """
 
 import copy
+import itertools
 import json
 import random
 import subprocess
@@ -80,13 +81,17 @@ def paths_of(study):
 
 
 def write_requests(study, folder):
-    """The first documents of every task that confirmation runs are asked."""
+    """The first documents of every task that confirmation runs are asked whose answers are shorter than a sequence."""
     path = study.get("confirm", {}).get("observe.downstream.requests")
     if not path:
         return
     requests = json.loads((ROOT / path).read_text())
     for task in requests["tasks"]:
-        task["documents"] = task["documents"][:3]
+        short = (
+            document for document in task["documents"]
+            if max(len(continuation) for _, continuation in document["requests"]) < LARGEST["data.sequence_length"]
+        )  # fmt: skip
+        task["documents"] = list(itertools.islice(short, 3))
     (folder / path).parent.mkdir(parents=True)
     (folder / path).write_text(json.dumps(requests))
 

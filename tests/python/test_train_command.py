@@ -256,6 +256,9 @@ def test_a_token_id_that_is_too_large_is_refused_by_position(folder):
     ids = array.array("H", path.read_bytes())
     ids[37] = 64
     path.write_bytes(ids.tobytes())
+    sidecar = json.loads((folder / "data/dataset.json").read_text())
+    sidecar["splits"]["validation"]["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    (folder / "data/dataset.json").write_text(json.dumps(sidecar))
     process = train(folder, "config.json", "--run", "run", "training.validate_every=1")
     assert process.returncode == 2
     last = process.stderr_text.splitlines()[-1]
