@@ -18,6 +18,7 @@ HeadKind multi_resolution_head();
 HeadKind depth_tapped_head();
 HeadKind mixture_of_softmaxes_head();
 HeadKind sigsoftmax_head();
+HeadKind piecewise_linear_head();
 HeadKind normalized_head();
 HeadKind token_skip_head();
 HeadKind copy_head();

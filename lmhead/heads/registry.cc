@@ -21,6 +21,7 @@ const std::vector<HeadKind>& head_kinds() {
       depth_tapped_head(),
       mixture_of_softmaxes_head(),
       sigsoftmax_head(),
+      piecewise_linear_head(),
       normalized_head(),
       token_skip_head(),
       copy_head(),

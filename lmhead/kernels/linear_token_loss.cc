@@ -7,11 +7,13 @@
 #include <ATen/ops/zeros.h>
 #include <torch/csrc/autograd/custom_function.h>
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 
 #include "lmhead/base/error.h"
 #include "lmhead/kernels/cross_entropy_function.h"
+#include "lmhead/kernels/linear_pieces.h"
 #include "lmhead/kernels/logit_pass.h"
 #include "lmhead/kernels/operation_arguments.h"
 #include "lmhead/kernels/plain_derivatives.h"
@@ -35,10 +37,18 @@ void check(const TokenLossProblem& problem) {
           weight.sizes());
   require(problem.further.dim() == 2 && problem.further.size(0) == tokens, kWho, "further must be [", tokens,
           ", S], got ", problem.further.sizes());
-  require(problem.absent_begin.empty() || !bends_logits(problem.map.transform), kWho,
+  const at::Tensor& slopes = problem.slopes;
+  require(problem.absent_begin.empty() || !(bends_logits(problem.map.transform) || slopes.defined()), kWho,
           "logits must be linear where words are absent");
+  require(!slopes.defined() || (slopes.dim() == 1 && slopes.size(0) % 2 == 0 && slopes.size(0) <= LinearPieces::kMost &&
+                                slopes.size(0) > 0 && problem.knot_step > 0 && !changes_logits(problem.map.transform)),
+          kWho, "slopes must be an even number of at most ", LinearPieces::kMost,
+          ", their knots apart and the only map of logits");
   check_logit_transform(problem.map.transform, kWho);
 }
+
+/// For hidden, weight, bias and slopes.
+using Wanted = std::array<bool, 4>;
 
 /// A pass over the rows, and what it reads.
 struct Rows {
@@ -58,24 +68,34 @@ struct Rows {
     pass.targets = targets.data();
     pass.group = group;
     pass.absent_begin = problem.absent_begin, pass.absent = problem.absent;
+    if (!problem.slopes.defined()) return;
+    const at::Tensor slopes = problem.slopes.detach().to(at::kDouble).contiguous();
+    pass.pieces = {.count = static_cast<int>(slopes.size(0)), .step = problem.knot_step};
+    std::copy_n(slopes.const_data_ptr<double>(), slopes.size(0), pass.pieces.slopes);
   }
   Rows(const Rows&) = delete;
   Rows& operator=(const Rows&) = delete;
 
-  void want(const std::array<bool, 3>& wanted) {
+  void want(const Wanted& wanted) {
     pass.wants_hidden = wanted[0], pass.wants_weight = wanted[1], pass.wants_bias = wanted[2];
+    pass.wants_slopes = wanted[3];
   }
   RowFactors factors(double max, double logsumexp, double of_logsumexp, double of_target) const {
     if (std::isinf(logsumexp) && logsumexp < 0) return {};  // no word stands there
     const double scale = pass.map.transform.scale;
     return {.max = max, .logsumexp = logsumexp, .probability = scale * of_logsumexp, .target = -scale * of_target};
   }
-  /// Those of hidden, weight and bias in the types of these.
+  /// Those of hidden, weight, bias and slopes in the types of these.
   variable_list gradients(const TokenLossProblem& problem) const {
-    variable_list found(3);
+    variable_list found(4);
     if (pass.wants_hidden) found[0] = pass.d_hidden.to(problem.hidden.scalar_type());
     if (pass.wants_weight) found[1] = pass.d_weight.to(problem.map.weight.scalar_type());
     if (pass.wants_bias) found[2] = pass.d_bias.to(problem.map.bias.scalar_type());
+    if (pass.wants_slopes) {
+      found[3] = at::empty({pass.pieces.count}, at::kDouble);
+      std::ranges::copy(pass.d_slopes, found[3].mutable_data_ptr<double>());
+      found[3] = found[3].to(problem.slopes.scalar_type());
+    }
     return found;
   }
 
@@ -120,8 +140,9 @@ Outcome run_forward(const TokenLossProblem& problem, Rows& rows, double upstream
 
 struct LinearTokenLossFunction : torch::autograd::Function<LinearTokenLossFunction> {
   static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& hidden,
-                            const at::Tensor& weight, const OptionalTensor& bias, const at::Tensor& further,
-                            const TokenLossProblem& problem, Reduction reduction, std::array<bool, 3> wanted) {
+                            const at::Tensor& weight, const OptionalTensor& bias, const OptionalTensor& slopes,
+                            const at::Tensor& further, const TokenLossProblem& problem, Reduction reduction,
+                            Wanted wanted) {
     at::AutoDispatchBelowADInplaceOrView guard;
     const bool fast = choose_linear_cross_entropy_mode(weight.size(0), hidden.scalar_type(),
                                                        {.reduction = reduction}) == LinearCrossEntropyMode::kFast;
@@ -130,7 +151,7 @@ struct LinearTokenLossFunction : torch::autograd::Function<LinearTokenLossFuncti
     const double share = reduction == Reduction::kMean ? 1 / double(rows.tokens) : 1;
     const Outcome outcome = run_forward(problem, rows, share);
     const std::int64_t more = further.size(1);
-    variable_list saved{hidden, weight, problem.map.bias};
+    variable_list saved{hidden, weight, problem.map.bias, problem.slopes};
     if (fast) {
       const variable_list found = rows.gradients(problem);
       saved.insert(saved.end(), found.begin(), found.end());
@@ -141,6 +162,7 @@ struct LinearTokenLossFunction : torch::autograd::Function<LinearTokenLossFuncti
     context->save_for_backward(saved);
     const TransformNumbers numbers = numbers_of(problem.map.transform);
     context->saved_data["numbers"] = std::vector<double>(numbers.begin(), numbers.end());
+    context->saved_data["knot step"] = problem.knot_step;
     context->saved_data["fast"] = fast;
     context->saved_data["share"] = share;
     context->saved_data["more"] = more;
@@ -156,7 +178,7 @@ struct LinearTokenLossFunction : torch::autograd::Function<LinearTokenLossFuncti
   }
 
   static variable_list backward(torch::autograd::AutogradContext* context, const variable_list& upstreams) {
-    variable_list results(7);
+    variable_list results(8);
     const at::Tensor& upstream = upstreams[0];
     if (!upstream.defined()) return results;
     require(!at::GradMode::is_enabled(), kWho,
@@ -164,25 +186,27 @@ struct LinearTokenLossFunction : torch::autograd::Function<LinearTokenLossFuncti
     at::AutoDispatchBelowADInplaceOrView guard;
     const variable_list saved = context->get_saved_variables();
     if (context->saved_data["fast"].toBool()) {
-      for (int which = 0; which < 4; ++which)
-        if (saved[3 + which].defined()) results[which] = scaled_gradient(saved[3 + which], upstream);
+      for (int which = 0; which < 5; ++which)
+        if (saved[4 + which].defined()) results[which] = scaled_gradient(saved[4 + which], upstream);
       return results;
     }
     const TokenLossProblem problem{
         .hidden = saved[0],
         .map = {saved[1], saved[2], transform_of(context->saved_data["numbers"].toDoubleVector())},
-        .targets = saved[3],
+        .targets = saved[4],
         .further = {},
         .loss = {},
         .absent_begin = context->saved_data["absent begin"].toIntVector(),
-        .absent = context->saved_data["absent"].toIntVector()};
+        .absent = context->saved_data["absent"].toIntVector(),
+        .slopes = saved[3],
+        .knot_step = context->saved_data["knot step"].toDouble()};
     Rows rows(problem);
     const auto wanted = context->saved_data["wanted"].toBoolList();
-    rows.want({wanted[0], wanted[1], wanted[2]});
+    rows.want({wanted[0], wanted[1], wanted[2], wanted[3]});
     const at::Tensor above = (upstream.detach().to(at::kDouble) * context->saved_data["share"].toDouble())
                                  .expand({rows.tokens})
                                  .contiguous();
-    const at::Tensor slopes = saved[4] * above.unsqueeze(1), &sums = saved[5];
+    const at::Tensor slopes = saved[5] * above.unsqueeze(1), &sums = saved[6];
     const double *slope = slopes.const_data_ptr<double>(), *sum = sums.const_data_ptr<double>();
     for (std::int64_t token = 0; token < rows.tokens; ++token)
       for (std::int64_t row = 0; row < rows.group; ++row) {
@@ -192,7 +216,7 @@ struct LinearTokenLossFunction : torch::autograd::Function<LinearTokenLossFuncti
     rows.pass.run();
     const variable_list found = rows.gradients(problem);
     std::copy(found.begin(), found.end(), results.begin());
-    results[3] = slopes.narrow(1, 2 * rows.group, context->saved_data["more"].toInt())
+    results[4] = slopes.narrow(1, 2 * rows.group, context->saved_data["more"].toInt())
                      .to(static_cast<at::ScalarType>(context->saved_data["further type"].toInt()));
     return results;
   }
@@ -202,15 +226,17 @@ struct LinearTokenLossFunction : torch::autograd::Function<LinearTokenLossFuncti
 
 bool linear_token_loss_takes(const TokenLossProblem& problem) {
   return is_readable(problem.hidden) && has_kernel_type(problem.hidden) &&
-         !needs_plain_derivatives({problem.hidden, problem.map.weight, problem.map.bias, problem.further});
+         !needs_plain_derivatives(
+             {problem.hidden, problem.map.weight, problem.map.bias, problem.further, problem.slopes});
 }
 
 at::Tensor linear_token_loss(const TokenLossProblem& problem, Reduction reduction) {
   check(problem);
   const auto needs = [](const at::Tensor& tensor) { return needs_derivatives({tensor}); };
   return LinearTokenLossFunction::apply(
-      problem.hidden, problem.map.weight, optional_of(problem.map.bias), problem.further, problem, reduction,
-      std::array<bool, 3>{needs(problem.hidden), needs(problem.map.weight), needs(problem.map.bias)});
+      problem.hidden, problem.map.weight, optional_of(problem.map.bias), optional_of(problem.slopes), problem.further,
+      problem, reduction,
+      Wanted{needs(problem.hidden), needs(problem.map.weight), needs(problem.map.bias), needs(problem.slopes)});
 }
 
 }  // namespace lmhead

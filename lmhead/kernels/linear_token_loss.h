@@ -32,6 +32,9 @@ struct TokenLossProblem {
   /// As in LogitPass: words that do not stand in a row's distribution. A target that is absent has the logit minus
   /// infinity, and so has the logsumexp of a row without words; the slopes there must be 0.
   std::vector<std::int64_t> absent_begin = {}, absent = {};
+  /// Where given, the slopes of LinearPieces [count] with knots so far apart, which bend the logits of `map`.
+  at::Tensor slopes = {};  // of any floating type, positive
+  double knot_step = 1;
 };
 
 /// Whether these features can be computed with: on the CPU, in float32, float64 or bfloat16, and not to be
@@ -39,9 +42,10 @@ struct TokenLossProblem {
 bool linear_token_loss_takes(const TokenLossProblem& problem);
 
 /// The losses [N] for reduction none, else their mean or sum, 0-dim; float32, or float64 for float64 features.
-/// Gradients: hidden, weight, bias, further. A mean or sum costs three products, its gradients being formed in the
-/// forward pass, and [N] losses four. No derivatives of gradients: those throw. Memory: a block of logits of at most
-/// 128 MiB, or for reduction none a tile a thread; no N x V numbers. Throws where shapes, types or targets do not fit.
+/// Gradients: hidden, weight, bias, further, slopes (summed over tokens in float64). A mean or sum costs three
+/// products, its gradients being formed in the forward pass, and [N] losses four. No derivatives of gradients: those
+/// throw. Memory: a block of logits of at most 128 MiB, or for reduction none a tile a thread; no N x V numbers. Throws
+/// where shapes, types or targets do not fit.
 at::Tensor linear_token_loss(const TokenLossProblem& problem, Reduction reduction);
 
 }  // namespace lmhead

@@ -53,7 +53,8 @@ class Runner {
   Wide* finished_line(T* stored, std::int64_t row, std::int64_t tile, std::int64_t worker, bool finished_in_place);
   const Wide* weights_of(std::int64_t row, std::int64_t tile, std::int64_t worker);
   vector::LineTransform transform_of(std::int64_t row) const {
-    return {pass_.map.transform, pass_.inverse_temperature.empty() ? 1 : pass_.inverse_temperature[row]};
+    return {pass_.map.transform, pass_.inverse_temperature.empty() ? 1 : pass_.inverse_temperature[row],
+            pass_.pieces.count > 0 ? &pass_.pieces : nullptr};
   }
   /// The target's column in the tile, or a number that no column has.
   std::int64_t target_of(std::int64_t row, std::int64_t tile) const {
@@ -84,6 +85,7 @@ class Runner {
   at::Tensor bias_sums_;                         // [slots, V]
   std::vector<LineSums> line_sums_;              // [slots, tiles, rows]
   std::vector<double> target_logits_, squares_;  // [slots, rows], [slots, tiles, rows]
+  std::vector<std::vector<double>> slope_sums_;  // [workers], of the pieces
   std::vector<std::int64_t> skipped_;            // [workers]
   std::vector<double> skipped_squares_;          // [workers]
   std::vector<std::vector<Wide>> scratch_;       // [workers], of tiles that are left out
@@ -93,9 +95,10 @@ template <class T>
 Runner<T>::Runner(LogitPass& pass)
     : pass_(pass),
       sums_(pass.on_row || pass.on_group),
-      gradients_(pass.wants_hidden || pass.wants_weight || pass.wants_bias || pass.wants_squares),
+      gradients_(pass.wants_hidden || pass.wants_weight || pass.wants_bias || pass.wants_squares || pass.wants_slopes),
       keeps_(sums_ && gradients_),
-      needs_finish_(pass.map.bias.defined() || changes_logits(pass.map.transform) || !pass.inverse_temperature.empty()),
+      needs_finish_(pass.map.bias.defined() || changes_logits(pass.map.transform) ||
+                    !pass.inverse_temperature.empty() || pass.pieces.count > 0),
       tiling_(tiling_of(pass, keeps_)) {
   products_ =
       make_tile_products<T>(pass, tiling_, tiling_.blocks != 1 || tiling_.slots > 1 || pass.filter_threshold > 0);
@@ -127,6 +130,7 @@ Runner<T>::Runner(LogitPass& pass)
   if (pass.wants_squares) squares_.resize(tile_rows), pass.squares = at::zeros({tiling_.size}, at::kDouble);
   if (pass.wants_hidden) pass.d_hidden = at::empty({tiling_.size, tiling_.width}, wide);
   if (pass.wants_bias) bias_sums_ = at::zeros({tiling_.slots, tiling_.vocab_size}, at::kDouble);
+  if (pass.wants_slopes) slope_sums_.assign(tiling_.workers, std::vector<double>(pass.pieces.count));
   skipped_.resize(tiling_.workers), skipped_squares_.resize(tiling_.workers), scratch_.resize(tiling_.workers);
 }
 
@@ -249,10 +253,10 @@ bool Runner<T>::form_gradient(const Block& block, std::int64_t tile, std::int64_
     const RowFactors& factors = pass_.factors[row];
     Wide* line = finished_line(stored + index * columns, row, tile, worker, sums_);
     const double share = std::exp(factors.max - factors.logsumexp);
-    kernels_.gradient(
-        line, columns,
-        {factors.max, factors.probability * share, factors.smoothing, factors.target, target, factors.moment * share},
-        weights_of(row, tile, worker), transform_of(row));
+    kernels_.gradient(line, columns,
+                      {factors.max, factors.probability * share, factors.smoothing, factors.target, target,
+                       factors.moment * share, pass_.wants_slopes ? slope_sums_[worker].data() : nullptr},
+                      weights_of(row, tile, worker), transform_of(row));
     if (filters && !matters) {
       // The target's own entry never counts: a tile that is left out adds it all the same.
       const bool has_target = target >= 0 && target < columns;
@@ -383,6 +387,9 @@ template <class T>
 void Runner<T>::finish() {
   if (pass_.wants_weight) pass_.d_weight = products_->finished_weight();
   if (pass_.wants_bias) pass_.d_bias = bias_sums_.sum(0);
+  if (pass_.wants_slopes) pass_.d_slopes.assign(pass_.pieces.count, 0);
+  for (const std::vector<double>& sums : slope_sums_)
+    for (std::size_t piece = 0; piece < sums.size(); ++piece) pass_.d_slopes[piece] += sums[piece];
   for (std::int64_t count : skipped_) pass_.tiles_skipped += count;
   for (double squares : skipped_squares_) pass_.skipped_square_sum += squares;
   pass_.tiles_seen = gradients_ ? tiling_.blocks * tiling_.tiles : 0;

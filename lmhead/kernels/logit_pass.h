@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "lmhead/kernels/linear_map.h"
+#include "lmhead/kernels/linear_pieces.h"
 
 namespace lmhead {
 
@@ -32,8 +33,9 @@ struct RowFactors {
 };
 
 struct LogitPass {
-  at::Tensor hidden;  // [n, D] contiguous, on the CPU: float32, float64 or bfloat16
-  LinearMap map;      // weight [V, D] contiguous, of the type of `hidden`; bias [V] of any floating type
+  at::Tensor hidden;    // [n, D] contiguous, on the CPU: float32, float64 or bfloat16
+  LinearMap map;        // weight [V, D] contiguous, of the type of `hidden`; bias [V] of any floating type
+  LinearPieces pieces;  // where there are any: in place of the transform's map
   const std::int64_t* targets = nullptr;    // [n], each in [0, V); null: rows have none
   std::vector<double> inverse_temperature;  // [n] or empty: what logits are multiplied by after the transform
   at::Tensor class_weight;                  // [V] or undefined
@@ -52,7 +54,7 @@ struct LogitPass {
   bool wants_weighted = false, wants_more = false;
   std::vector<RowFactors> factors;  // [n] where both are empty
 
-  bool wants_hidden = false, wants_weight = false, wants_bias = false, wants_squares = false;
+  bool wants_hidden = false, wants_weight = false, wants_bias = false, wants_squares = false, wants_slopes = false;
   /// Where positive: both products of a tile are left out, and what left_out_tile.h says stands for it, when no
   /// |gradient| in it but the targets' exceeds this share of its row's `target` factor.
   double filter_threshold = 0;
@@ -60,6 +62,7 @@ struct LogitPass {
   /// Filled by `run` where wanted. Weight and hidden gradients are float32 (float64 for float64 input), the weight's
   /// bfloat16 where one product gives it and nothing is added up.
   at::Tensor d_hidden, d_weight, d_bias, squares;  // [n, D], [V, D], [V] float64, [n] float64
+  std::vector<double> d_slopes;                    // of the pieces; sums of a tile's row in the type of its logits
   /// Tiles seen, tiles whose products the filter left out, and the sum of squares of what nothing stands for in those.
   std::int64_t tiles_seen = 0, tiles_skipped = 0;
   double skipped_square_sum = 0;

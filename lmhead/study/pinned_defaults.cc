@@ -19,7 +19,7 @@ constexpr const char* kPinned = R"({
   "head": {
     "linear": {
       "bias": false, "bias_initialization": "zeros", "logit_softcap": 0.0, "sigmoid_cap": [], "mup_base_width": null,
-      "initializer_range": null, "mean_row_penalty": 0.0, "center_rows": false
+      "initializer_range": null, "mean_row_penalty": 0.0, "center_rows": false, "tied_share": 1.0
     },
     "low_rank": {"rank": 16},
     "expanded": {"width": 512, "activation": "none"},
@@ -41,6 +41,7 @@ constexpr const char* kPinned = R"({
     "depth_tapped": {"blocks": 4, "by": "sqrt", "taps": 1, "width": null, "activation": "gelu"},
     "mixture_of_softmaxes": {"components": 4},
     "sigsoftmax": {"bias": false},
+    "piecewise_linear": {"pieces": 8, "range": 12.0},
     "normalized": {"initial_scale": null},
     "token_skip": {"width": 16, "order": 1, "buckets": null},
     "copy": {"width": 32, "gate": "slot", "band": null, "detached": false, "logit_softcap": 0.0},

@@ -27,7 +27,7 @@ using Function = std::function<double(const Values&, const ReferenceInput&)>;
 /// directions of every tensor; what training alone uses has none elsewhere. The float32 gradients may be off by 2e-5 of
 /// the tensor's largest, which is some hundred roundings.
 void expect_gradients(const Bench& bench, bool is_training, const Function& function) {
-  constexpr double kStep = 1e-5;
+  const double step = bench.entry.difference_step;
   const auto check = [&](const std::string& name, const at::Tensor& gradient, const at::Tensor& point,
                          const std::function<double(const at::Tensor&)>& at_point) {
     if (!is_training && bench.entry.is_training_only(name)) {
@@ -43,7 +43,7 @@ void expect_gradients(const Bench& bench, bool is_training, const Function& func
       at::Tensor direction = probe < 2 ? normal(point.sizes(), "direction" + std::to_string(probe))
                                        : at::zeros(point.sizes(), at::kDouble);
       if (probe >= 2) direction.view({-1})[std::int64_t(stream.below(std::uint64_t(point.numel())))] = 1.0;
-      const double want = (at_point(point + kStep * direction) - at_point(point - kStep * direction)) / (2 * kStep);
+      const double want = (at_point(point + step * direction) - at_point(point - step * direction)) / (2 * step);
       EXPECT_NEAR((got * direction).sum().item<double>(), want, 2e-5 * scale * direction.norm().item<double>() + 2e-7)
           << name;
     }

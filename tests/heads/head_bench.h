@@ -29,6 +29,7 @@
 #include "tests/heads/references/multi_resolution.h"
 #include "tests/heads/references/multi_token.h"
 #include "tests/heads/references/normalized.h"
+#include "tests/heads/references/piecewise_linear.h"
 #include "tests/heads/references/residual_expansion.h"
 #include "tests/heads/references/sigsoftmax.h"
 #include "tests/heads/references/token_skip.h"
@@ -52,6 +53,7 @@ inline const std::map<std::string, Entry>& entries() {
       {"depth_tapped", depth_tapped_entry()},
       {"mixture_of_softmaxes", mixture_of_softmaxes_entry()},
       {"sigsoftmax", sigsoftmax_entry()},
+      {"piecewise_linear", piecewise_linear_entry()},
       {"normalized", normalized_entry()},
       {"token_skip", token_skip_entry()},
       {"copy", copy_entry()},

@@ -54,6 +54,7 @@ struct Entry {
   bool takes_logit_terms = true;         // z-loss and label smoothing
   ReferenceTraining training_loss = {};  // where it is not the mean cross-entropy of these logits with those terms
   std::vector<std::string> training_only = {};  // how names begin that the logits do not depend on, `layer` among them
+  double difference_step = 1e-5;                // of central differences; less where logits have kinks
 
   bool is_training_only(const std::string& name) const {
     for (const std::string& begin : training_only)

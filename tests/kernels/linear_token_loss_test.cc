@@ -2,8 +2,11 @@
 
 #include <ATen/Parallel.h>
 #include <ATen/TensorOperators.h>
+#include <ATen/ops/clamp.h>
 #include <ATen/ops/logsumexp.h>
+#include <ATen/ops/ones.h>
 #include <ATen/ops/zeros.h>
+#include <ATen/ops/zeros_like.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -48,11 +51,24 @@ at::Tensor plain_loss(const at::Tensor& logits, const at::Tensor& targets, const
   return first - at::logsumexp(shares, 1).masked_fill(is_absent, 0);
 }
 
+/// LinearPieces, one after another.
+at::Tensor bent(const at::Tensor& logits, const at::Tensor& slopes, double step) {
+  const std::int64_t count = slopes.size(0);
+  at::Tensor sum = at::zeros_like(logits);
+  for (std::int64_t piece = 0; piece < count; ++piece) {
+    const double low = double(piece - count / 2) * step, high = low + step;
+    const at::Tensor share = logits.clamp(piece == 0 ? -INFINITY : low, piece + 1 == count ? INFINITY : high);
+    sum = sum + slopes[piece] * (share - (low < 0 ? high : low));
+  }
+  return sum;
+}
+
 struct TokenLossCase {
   at::ScalarType type;
   std::int64_t tokens, rows, vocab_size, width;
   bool bias, absent;
   LogitTransform transform = {};
+  std::int64_t pieces = 0;
 };
 
 void compare(const TokenLossCase& one) {
@@ -87,12 +103,20 @@ void compare(const TokenLossCase& one) {
   }
   ASSERT_TRUE(linear_token_loss_takes(problem));
 
+  if (one.pieces > 0) {
+    problem.slopes = drawn({one.pieces}, wide).detach().mul(0.5).exp().requires_grad_();
+    problem.knot_step = 0.8;
+  }
+
   // In float64 from the same numbers.
   std::vector<at::Tensor> inputs = {problem.hidden, problem.map.weight, problem.further}, exact;
   if (one.bias) inputs.push_back(problem.map.bias);
+  if (one.pieces > 0) inputs.push_back(problem.slopes);
   for (const at::Tensor& input : inputs) exact.push_back(input.detach().to(at::kDouble).requires_grad_());
   const LinearMap map{exact[1], one.bias ? exact[3] : at::Tensor(), one.transform};
-  const at::Tensor logits = linear_logits(exact[0], map).masked_fill(absent, -INFINITY);
+  const at::Tensor straight = linear_logits(exact[0], map);
+  const at::Tensor logits =
+      (one.pieces > 0 ? bent(straight, exact.back(), problem.knot_step) : straight).masked_fill(absent, -INFINITY);
   const at::Tensor want = plain_loss(logits, problem.targets, exact[2]);
 
   const double tolerance = one.type == at::kDouble ? 1e-12 : one.type == at::kFloat ? 2e-5 : 0.06;
@@ -119,10 +143,11 @@ void compare(const TokenLossCase& one) {
     }
     for (std::size_t index = 0; index < inputs.size(); ++index)
       expect_close(inputs[index].grad(), exact[index].grad(),
-                   index == 0   ? "hidden"
-                   : index == 1 ? "weight"
-                   : index == 2 ? "further"
-                                : "bias");
+                   index == 0               ? "hidden"
+                   : index == 1             ? "weight"
+                   : index == 2             ? "further"
+                   : index == 3 && one.bias ? "bias"
+                                            : "slopes");
   }
 }
 
@@ -133,6 +158,14 @@ TEST(LinearTokenLoss, IsThePlainComposition) {
     compare({type, 5, 3, 65, 4, false, false, {.scale = 0.5}});
     compare({type, 211, 3, 2000, 9, true, false, {.softcap = 3}});  // blocks must end with a token
     compare({type, 70, 7, 9000, 65, false, false});                 // threads share the vocabulary
+  }
+}
+
+TEST(LinearTokenLoss, BendsLogitsByPiecesWhoseSlopesHaveGradients) {
+  for (const at::ScalarType type : {at::kFloat, at::kDouble, at::kBFloat16}) {
+    compare({type, 7, 1, 13, 5, true, false, {}, 2});
+    compare({type, 211, 1, 2000, 9, false, false, {}, 8});
+    compare({type, 20, 3, 9000, 33, true, false, {}, 32});
   }
 }
 
@@ -155,6 +188,9 @@ TEST(LinearTokenLoss, RefusesWhatDoesNotFit) {
   EXPECT_ERROR(run(ids + 5, {weight}, further), "targets must lie in [0, 5), got 5");
   EXPECT_ERROR(run(ids, {at::zeros({5, 3})}, further), "weight must be Float [V, 4]");
   EXPECT_ERROR(run(ids, {weight}, at::zeros({2, 1})), "further must be [3, S], got [2, 1]");
+  TokenLossProblem odd{hidden, {weight}, ids, further, loss};
+  odd.slopes = at::ones({3});
+  EXPECT_ERROR(linear_token_loss(odd, Reduction::kMean), "slopes must be an even number of at most 32");
 }
 
 }  // namespace

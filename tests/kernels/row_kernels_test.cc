@@ -102,6 +102,46 @@ TEST(RowKernels, SigsoftmaxAndItsSlopeAreExactAtBothEnds) {
   }
 }
 
+TEST(RowKernels, PiecesAndTheirSlopesAreExactInEveryPieceAndAtBothEnds) {
+  const LinearPieces pieces{.count = 6, .step = 1.5, .slopes = {0.5, 2, 1, 0.25, 3, 0.75}};
+  const auto share = [](double z, int piece) {  // what of the way from 0 to z lies in the piece
+    const double low = (piece - 3) * 1.5, high = low + 1.5;
+    return std::clamp(z, piece == 0 ? -1e9 : low, piece == 5 ? 1e9 : high) - (piece < 3 ? high : low);
+  };
+  const auto exact = [&](double z) {
+    double sum = 0;
+    for (int piece = 0; piece < 6; ++piece) sum += pieces.slopes[piece] * share(z, piece);
+    return sum;
+  };
+  std::vector<float> line{-kInfinity, kInfinity, std::nanf(""), 0};
+  for (float z = -12; z < 12; z += 0.00173f) line.push_back(z);
+  const auto size = static_cast<std::int64_t>(line.size());
+  const LineTransform transform{{}, 1, &pieces};
+  std::vector<float> logits(line.size());
+  row_kernels().logits_float.load(line.data(), nullptr, size, transform, logits.data());
+  EXPECT_EQ(logits[0], -kInfinity);
+  EXPECT_EQ(logits[1], kInfinity);
+  EXPECT_TRUE(std::isnan(logits[2]));
+  EXPECT_EQ(logits[3], 0);
+  for (std::size_t i = 4; i < line.size(); ++i)
+    ASSERT_NEAR(logits[i], exact(line[i]), 1e-6 * (1 + std::abs(exact(line[i])))) << line[i];
+  // With smoothing -1 and no probability the gradient of a row is the slope itself, and that by a piece's slope the sum
+  // of what the row has of the piece.
+  std::vector<float> slopes(logits.begin() + 4, logits.end());
+  std::vector<double> by_slopes(6), want(6);
+  row_kernels().logits_float.gradient(slopes.data(), size - 4, {0, 0, -1, 0, -1, 0, by_slopes.data()}, nullptr,
+                                      transform);
+  for (std::size_t i = 4; i < line.size(); ++i) {
+    const double place = line[i] / 1.5 + 3;
+    if (std::abs(place - std::round(place)) > 1e-5) {
+      ASSERT_EQ(slopes[i - 4], float(pieces.slopes[std::clamp(int(std::floor(place)), 0, 5)])) << line[i];
+    }
+    for (int piece = 0; piece < 6; ++piece) want[piece] += share(line[i], piece);
+  }
+  for (int piece = 0; piece < 6; ++piece)
+    EXPECT_NEAR(by_slopes[piece], want[piece], 1e-5 * std::abs(want[piece])) << piece;
+}
+
 TEST(RowKernels, AreThoseOfTheInstructionSetThatATenNames) {
   const char* named = std::getenv("ATEN_CPU_CAPABILITY");
   if (!named) GTEST_SKIP() << "nothing is named";

@@ -2,6 +2,7 @@
 
 import copy
 import io
+import itertools
 import json
 import math
 import pickle
@@ -269,6 +270,62 @@ def test_a_tied_head_answers_to_the_embedding():
         make("low_rank", tied_embedding=embedding.weight)
 
 
+def test_a_head_that_is_tied_for_a_share_of_a_run_goes_on_alone():
+    embedding = torch.nn.Embedding(V, D)
+    head = make("linear", tied_embedding=embedding.weight, tied_share=0.5)
+    assert torch.equal(head.weight, embedding.weight) and head.tied_weight is embedding.weight
+    hidden, targets, _ = a_pass(head)
+    optimizer = torch.optim.SGD([*embedding.parameters(), head.weight], lr=0.1)
+    for step in range(1, 5):
+        optimizer.zero_grad(set_to_none=True)
+        head.loss(hidden, targets, step=step, steps=4).backward()
+        assert (embedding.weight.grad is None) == (step > 2) and head.weight.grad.norm() > 0
+        optimizer.step()
+        head.after_update(step, 4)
+        assert torch.equal(head.weight, embedding.weight) == (step <= 2)
+    assert torch.equal(copy.deepcopy(head).log_probabilities(hidden), head.log_probabilities(hidden))
+    with pytest.raises(RuntimeError, match="the step of training and their number must be given to a head with tied_share below 1"):
+        head.loss(hidden, targets)
+    with pytest.raises(ValueError, match="head.tied_share must be 1 where model.tie_word_embeddings is false, got 0.5"):
+        make("linear", tied_share=0.5)
+
+
+TEXTS = [b"".join(bytes([97 + digit]) for digit in digits) for length in (1, 2, 3) for digits in itertools.product(range(5), repeat=length)]
+
+
+def test_classes_by_bytes_and_prefixes_come_from_the_bytes_that_are_given():
+    texts = TEXTS[:V - 3]  # three ids that stand for no text
+    head = make("two_level", by="bytes", classes=4, token_counts=None, token_bytes=texts)
+    order = head.word_order.long().tolist()
+    known = [*texts, b"", b"", b""]
+    assert sorted(order) == list(range(V)) and [known[i] for i in order] == sorted(known)
+    head = make("multi_resolution", prefix=True, token_bytes=texts)
+    prefix_of = head.prefix_of.long().tolist()
+    assert all(known[prefix_of[i]] == (text[:-1] if len(text) > 1 else text) for i, text in enumerate(texts))
+    hidden, targets, given = a_pass(head)
+    twin = pickle.loads(pickle.dumps(head))
+    assert torch.equal(twin.loss(hidden, targets, **given), head.loss(hidden, targets, **given))
+
+
+def test_a_tokenizer_tells_the_bytes_of_its_tokens():
+    tokenizers, transformers = pytest.importorskip("tokenizers"), pytest.importorskip("transformers")
+    texts = TEXTS[:V]
+    model = tokenizers.models.WordLevel({text.decode(): index for index, text in enumerate(texts)}, unk_token="a")
+    tokenizer = tokenizers.Tokenizer(model)
+    want = make("two_level", by="bytes", token_bytes=texts).word_order
+    for each in (tokenizer, transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer)):
+        assert torch.equal(make("two_level", by="bytes", token_bytes=each).word_order, want)
+
+
+def test_classes_by_clusters_come_from_the_matrix_that_is_given():
+    matrix = torch.zeros(V, 3)
+    matrix[::2, 0], matrix[1::2, 1] = 1, 1  # two clusters, of the even and of the odd ids
+    head = make("two_level", by="kmeans", classes=2, trained_matrix=matrix)
+    assert head.class_sizes.tolist() == [V / 2, V / 2]
+    assert len({i % 2 for i in head.word_order[: V // 2].long().tolist()}) == 1
+    assert torch.equal(copy.deepcopy(head).word_order, head.word_order)
+
+
 def test_initial_values_depend_on_the_seed_alone():
     assert torch.equal(make("linear").weight, make("linear").weight)
     assert not torch.equal(make("linear").weight, make("linear", seed=6).weight)
@@ -288,6 +345,12 @@ def test_initial_values_depend_on_the_seed_alone():
         (("low_rank", D, V), {"rnak": 4}, r"^\[head\] rnak must be a known key, .*rank"),
         (("linear", 0, V), {}, r"^\[head\] hidden_size and vocab_size must be at least 1, got 0 and 128$"),
         (("linear", D, V), {"token_counts": torch.zeros(V)}, r"^\[head\] token_counts must be int64 \[128\], got Float \[128\]$"),
+        (("two_level", D, V), {"by": "kmeans"}, r"^\[head\] trained_matrix must be given for by = kmeans, got none$"),
+        (("two_level", D, V), {"by": "kmeans", "trained_matrix": torch.zeros(V + 1, 2)}, r"a matrix to cluster must be \[128, D\], got \[129, 2\]"),
+        (("two_level", D, V), {"by": "kmeans", "weights": "x", "trained_matrix": torch.zeros(V, 2)}, r"weights must be empty here, where trained_matrix"),
+        (("two_level", D, V), {"by": "bytes"}, r"asks for the bytes of tokens, which .*, got none$"),
+        (("two_level", D, V), {"by": "bytes", "token_bytes": ["a"]}, r"^\[head\] token_bytes must be a list of bytes, or a fast tokenizer, got list$"),
+        (("two_level", D, V), {"by": "bytes", "token_bytes": [b"a"] * (V + 1)}, r"tokens with bytes must be at most 128, got 129$"),
         (("linear", D, V), {"tied_embedding": torch.zeros(V, D + 1)}, r"^\[head\] tied_embedding must be \[128, 32\], got \[128, 33\]$"),
     ],
 )

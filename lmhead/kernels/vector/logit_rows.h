@@ -5,6 +5,54 @@
 
 namespace lmhead::vector::LMHEAD_VECTOR_LEVEL {
 
+/// Where pieces lie, on the side of their arguments or of their values. Of a number x, clamp(x, low, high) - origin is
+/// what it has of a piece: counted from the end that is nearer to 0, so that pieces below 0 count downwards.
+template <class Wide>
+struct PlacedPieces {
+  PlacedPieces(const LinearPieces& pieces, bool values) : count(pieces.count) {
+    const int half = count / 2;
+    const auto slope_at = [&](int piece) { return values ? pieces.slopes[piece] : 1; };
+    double above = 0, below = 0;
+    for (int piece = half; piece < count; ++piece) {
+      low[piece] = origin[piece] = static_cast<Wide>(above);
+      above += pieces.step * slope_at(piece);
+      high[piece] = static_cast<Wide>(piece + 1 < count ? above : HUGE_VAL);
+    }
+    for (int piece = half - 1; piece >= 0; --piece) {
+      high[piece] = origin[piece] = static_cast<Wide>(below);
+      below -= pieces.step * slope_at(piece);
+      low[piece] = static_cast<Wide>(piece > 0 ? below : -HUGE_VAL);
+    }
+    for (int piece = 0; piece < count; ++piece) slope[piece] = static_cast<Wide>(pieces.slopes[piece]);
+  }
+  Wide share(Wide x, int piece) const {  // a NaN stays one
+    const Wide raised = x < low[piece] ? low[piece] : x;
+    return (raised > high[piece] ? high[piece] : raised) - origin[piece];
+  }
+
+  int count;
+  Wide low[LinearPieces::kMost], high[LinearPieces::kMost], origin[LinearPieces::kMost], slope[LinearPieces::kMost];
+};
+
+/// What stays in the first cache while every piece is gone through.
+constexpr std::int64_t kPieceChunk = 256;
+
+template <class Wide>
+void apply_pieces(const LinearPieces& given, std::int64_t size, Wide* line) {
+  const PlacedPieces<Wide> pieces(given, /*values=*/false);
+  Wide arguments[kPieceChunk];
+  for (std::int64_t begin = 0; begin < size; begin += kPieceChunk) {
+    const std::int64_t chunk = size - begin < kPieceChunk ? size - begin : kPieceChunk;
+    Wide* part = line + begin;
+    for (std::int64_t i = 0; i < chunk; ++i) arguments[i] = part[i], part[i] = 0;
+    for (int piece = 0; piece < pieces.count; ++piece) {
+      const Wide slope = pieces.slope[piece];
+#pragma omp simd
+      for (std::int64_t i = 0; i < chunk; ++i) part[i] += slope * pieces.share(arguments[i], piece);
+    }
+  }
+}
+
 template <class T, class Wide>
 void load_logits(const T* stored, const Wide* bias, std::int64_t size, const LineTransform& how, Wide* line) {
   const LogitTransform& transform = how.transform;
@@ -16,7 +64,9 @@ void load_logits(const T* stored, const Wide* bias, std::int64_t size, const Lin
 #pragma omp simd
     for (std::int64_t i = 0; i < size; ++i) line[i] = load(stored[i]) * factor;
   }
-  if (transform.softcap > 0) {
+  if (how.pieces) {
+    apply_pieces(*how.pieces, size, line);
+  } else if (transform.softcap > 0) {
     const Wide cap = static_cast<Wide>(transform.softcap);
 #pragma omp simd
     for (std::int64_t i = 0; i < size; ++i) line[i] = hyperbolic_tangent(line[i] / cap) * cap;
@@ -157,11 +207,43 @@ void sloped_gradient(Wide* line, std::int64_t size, const LineGradient& factors,
   if (holds_target) line[target] = target_gradient;
 }
 
+/// Increasing pieces are known again by their values, which are all that is left of a line.
+template <class Wide>
+void pieces_gradient(Wide* line, std::int64_t size, const LineGradient& factors, const Wide* class_weight,
+                     const LinearPieces& given, Wide temperature) {
+  const PlacedPieces<Wide> pieces(given, /*values=*/true);
+  Wide values[kPieceChunk], slopes[kPieceChunk];
+  for (std::int64_t begin = 0; begin < size; begin += kPieceChunk) {
+    const std::int64_t chunk = size - begin < kPieceChunk ? size - begin : kPieceChunk;
+    Wide* part = line + begin;
+#pragma omp simd
+    for (std::int64_t i = 0; i < chunk; ++i) values[i] = part[i] * temperature, slopes[i] = pieces.slope[0];
+    for (int piece = 1; piece < pieces.count; ++piece) {
+      const Wide low = pieces.low[piece], slope = pieces.slope[piece];
+#pragma omp simd
+      for (std::int64_t i = 0; i < chunk; ++i) slopes[i] = values[i] >= low ? slope : slopes[i];
+    }
+    LineGradient of_part = factors;
+    of_part.target_index -= begin;
+    sloped_gradient(part, chunk, of_part, class_weight ? class_weight + begin : nullptr, NoSlope<Wide>{});
+    for (int piece = 0; factors.by_slopes && piece < pieces.count; ++piece) {
+      Wide sum = 0;
+#pragma omp simd reduction(+ : sum)
+      for (std::int64_t i = 0; i < chunk; ++i) sum += part[i] * pieces.share(values[i], piece);
+      factors.by_slopes[piece] += static_cast<double>(sum) / given.slopes[piece];
+    }
+#pragma omp simd
+    for (std::int64_t i = 0; i < chunk; ++i) part[i] *= slopes[i];
+  }
+}
+
 template <class Wide>
 void logit_gradient(Wide* line, std::int64_t size, const LineGradient& factors, const Wide* class_weight,
                     const LineTransform& how) {
   const LogitTransform& transform = how.transform;
   const double temperature = 1 / how.inverse_temperature;
+  if (how.pieces)
+    return pieces_gradient(line, size, factors, class_weight, *how.pieces, static_cast<Wide>(temperature));
   if (transform.softcap > 0)
     return sloped_gradient(line, size, factors, class_weight,
                            SoftcapSlope<Wide>{static_cast<Wide>(transform.softcap * how.inverse_temperature),

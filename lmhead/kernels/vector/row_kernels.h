@@ -5,6 +5,7 @@
 
 #include <cstdint>
 
+#include "lmhead/kernels/linear_pieces.h"
 #include "lmhead/kernels/logit_transform.h"
 
 namespace lmhead::vector {
@@ -32,6 +33,7 @@ struct LineMoments {
 struct LineTransform {
   LogitTransform transform = {};
   double inverse_temperature = 1;
+  const LinearPieces* pieces = nullptr;  // where given, in place of the transform's map
 };
 
 /// How a piece of a row of logits turns into the gradient of the row's loss.
@@ -41,7 +43,8 @@ struct LineGradient {
   double smoothing;    // factor of class_weight, subtracted
   double target;       // subtracted at `target_index`, where that lies in the piece
   std::int64_t target_index;
-  double moment = 0;  // factor of exp(z - shift) (z - shift); goes without the former two
+  double moment = 0;            // factor of exp(z - shift) (z - shift); goes without the former two
+  double* by_slopes = nullptr;  // [pieces' count] to which the loss's derivatives by their slopes are added
 };
 
 /// Operations on logits that are stored as T and computed as Wide (float for bfloat16 and float, else double).
