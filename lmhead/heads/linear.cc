@@ -23,6 +23,7 @@ struct LinearHeadOptions : HeadOptions {
   std::optional<double> initializer_range;
   double mean_row_penalty = 0;
   bool center_rows = false;
+  double tied_share = 1;
   void visit_fields(FieldVisitor& visitor) override {
     visitor.field("bias", bias, "adds a trained bias of V numbers to the logits");
     visitor.field("bias_initialization", bias_initialization,
@@ -38,6 +39,10 @@ struct LinearHeadOptions : HeadOptions {
     visitor.field("mean_row_penalty", mean_row_penalty,
                   "adds this times the square norm of W's mean row to the training loss (mu-loss)", at_least(0));
     visitor.field("center_rows", center_rows, "subtracts W's mean row from each after every step (mu-centering)");
+    visitor.field("tied_share", tied_share,
+                  "of a tied model: the share of the run's steps after which W goes on as a matrix of its own, which "
+                  "began as the embedding",
+                  between(0, 1));
   }
 };
 
@@ -82,7 +87,17 @@ class LinearHead : public MappedHead {
     const bool counts = options.bias_initialization == "log_counts";
     require(options.bias || !counts, "head",
             "head.bias must be true for head.bias_initialization log_counts, got false");
-    weight_ = own_words(context, options.initializer_range.value_or(context.initializer_range));
+    require(is_tied || options.tied_share == 1, "head",
+            "head.tied_share must be 1 where model.tie_word_embeddings is false, got ", options.tied_share);
+    if (options.tied_share < 1) {
+      embedding_ = context.tied_embedding;
+      tied_share_ = options.tied_share;
+      weight_ = own(context.parameter(
+          "lm_head.weight", {context.vocab_size, context.hidden_size},
+          [embedding = embedding_](at::Tensor& weight, RandomStream&) { weight.copy_(embedding->value.detach()); }));
+    } else {
+      weight_ = own_words(context, options.initializer_range.value_or(context.initializer_range));
+    }
     if (options.bias)
       bias_ = own(context.parameter(
           "lm_head.bias", {context.vocab_size},
@@ -99,15 +114,29 @@ class LinearHead : public MappedHead {
   std::optional<LinearMap> linear_map() const override {
     return LinearMap{weight_->value.detach(), bias_ ? bias_->value.detach() : at::Tensor(), transform_};
   }
-  ParameterPtr own_matrix() const override { return if_own(weight_); }
+  ParameterPtr own_matrix() const override { return embedding_ ? nullptr : if_own(weight_); }
   double flops_per_token(std::int64_t) const override { return 6 * double(vocab_size()) * double(hidden_size()); }
-  void after_update(const StepContext&) override {
-    if (!center_rows_) return;
+  void after_update(const StepContext& step) override {
     at::NoGradGuard no_grad;
-    weight_->value.sub_(weight_->value.mean(at::IntArrayRef{0}, /*keepdim=*/true));
+    if (is_still_tied(step)) weight_->value.copy_(embedding_->value);
+    if (center_rows_) weight_->value.sub_(weight_->value.mean(at::IntArrayRef{0}, /*keepdim=*/true));
   }
 
  private:
+  /// Whether the embedding is what a step of training is computed with.
+  bool is_still_tied(const StepContext& step) const {
+    if (!embedding_) return false;
+    require(step.step >= 1 && step.steps >= step.step, "head",
+            "the step of training and their number must be given to a head with tied_share below 1, got ", step.step,
+            " of ", step.steps);
+    return double(step.step) <= tied_share_ * double(step.steps);
+  }
+  /// While W is tied it is a copy of the embedding: that gets the gradient of the product as it would without a copy,
+  /// and so does W, whose own averages in the optimiser are then those of its gradient when it goes on alone.
+  at::Tensor trained_weight(const StepContext& step) const {
+    if (!is_still_tied(step)) return weight_->working;
+    return embedding_->working + (weight_->working - weight_->working.detach());
+  }
   static ParameterPtr fixed(ParameterKind kind, const at::Tensor& value) {
     return std::make_shared<Parameter>(Parameter{"", kind, value, value, {}});
   }
@@ -117,20 +146,25 @@ class LinearHead : public MappedHead {
   }
   TrainingLoss compute_training_loss(const HeadInput& input, const at::Tensor& targets, const LossOptions& options,
                                      TokenStatistics* statistics) const override {
-    if (!statistics) return with_penalty(MappedHead::compute_training_loss(input, targets, options, nullptr).loss);
-    auto result = linear_cross_entropy_with_statistics(
-        input.hidden, working_map(), targets, {.label_smoothing = options.label_smoothing, .z_loss = options.z_loss});
+    const LinearCrossEntropyOptions terms{.label_smoothing = options.label_smoothing, .z_loss = options.z_loss};
+    LinearMap map = working_map();
+    map.weight = trained_weight(input.step);
+    if (!statistics) return with_penalty(linear_cross_entropy(input.hidden, map, targets, terms), input.step);
+    auto result = linear_cross_entropy_with_statistics(input.hidden, map, targets, terms);
     *statistics = std::move(result.statistics);
-    return with_penalty(result.loss);
+    return with_penalty(result.loss, input.step);
   }
-  TrainingLoss with_penalty(const at::Tensor& loss) const {
+  TrainingLoss with_penalty(const at::Tensor& loss, const StepContext& step) const {
     if (mean_row_penalty_ == 0) return {loss, {}};
-    const at::Tensor square = weight_->value.mean(at::IntArrayRef{0}).square().sum();
+    const ParameterPtr& matrix = is_still_tied(step) ? embedding_ : weight_;
+    const at::Tensor square = matrix->value.mean(at::IntArrayRef{0}).square().sum();
     return {loss + mean_row_penalty_ * square.to(loss.scalar_type()),
             {{"mean_row_norm", std::sqrt(square.item<double>())}}};
   }
 
   ParameterPtr weight_, bias_;
+  ParameterPtr embedding_;  // while the head is tied for a share of a run
+  double tied_share_ = 1;
   LogitTransform transform_;
   double mean_row_penalty_ = 0;
   bool center_rows_ = false;
@@ -142,7 +176,7 @@ HeadKind linear_head() {
   return describe_head<LinearHead, LinearHeadOptions>(
       "linear", "z = cap(s (W h + b)), W: V x D", "1: 6 V D operations a token", "D numbers a token",
       "Press & Wolf 2017 (tied), Gemma 2 (soft-cap), Yang et al. 2022 (muP scale), modded-nanogpt's records 8 (W from "
-      "zero) and 54 (sigmoid cap), arXiv 2601.02031 (mean row)");
+      "zero), 53 (tied for a share of a run) and 54 (sigmoid cap), arXiv 2601.02031 (mean row)");
 }
 
 std::unique_ptr<LmHead> make_linear_head(const LinearMap& map) { return std::make_unique<LinearHead>(map); }
