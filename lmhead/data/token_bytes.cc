@@ -70,12 +70,9 @@ bool has_byte_level(const nlohmann::json& part) {
   return false;
 }
 
-}  // namespace
-
-std::vector<std::string> token_bytes_of(const std::filesystem::path& tokenizer) {
-  const nlohmann::json json = read_foreign_json(tokenizer);
+std::vector<std::string> bytes_of_json(const nlohmann::json& json, const std::string& name) {
   const auto check = [&](bool holds, const char* what) {
-    require(holds, "data", tokenizer.string(), " must be a tokenizer.json with ", what, ", got none");
+    require(holds, "data", name, " must be a tokenizer.json with ", what, ", got none");
   };
   check(json.is_object() && json.contains("model") && json["model"].is_object() && json["model"].contains("vocab"),
         "model.vocab");
@@ -109,6 +106,16 @@ std::vector<std::string> token_bytes_of(const std::filesystem::path& tokenizer) 
     put(added["id"], added.value("special", false) ? "" : added["content"].get<std::string>());
   }
   return bytes;
+}
+
+}  // namespace
+
+std::vector<std::string> token_bytes_of(const std::filesystem::path& tokenizer) {
+  return bytes_of_json(read_foreign_json(tokenizer), tokenizer.string());
+}
+
+std::vector<std::string> token_bytes_of_text(std::string_view tokenizer, const std::string& name) {
+  return bytes_of_json(parse_foreign_json(tokenizer, name), name);
 }
 
 std::vector<std::string> plain_token_bytes(std::int64_t vocab_size) {

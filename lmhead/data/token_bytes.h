@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace lmhead {
@@ -13,6 +14,9 @@ namespace lmhead {
 /// others the mark of a word's beginning (U+2581) is a space and `<0x0A>` its byte. Throws, naming the file, where it
 /// is no such file.
 std::vector<std::string> token_bytes_of(const std::filesystem::path& tokenizer);
+
+/// The same from such a file's text, which messages call `name`.
+std::vector<std::string> token_bytes_of_text(std::string_view tokenizer, const std::string& name);
 
 /// Those of plain bytes: ids 0 to 255, and nothing for the others up to `vocab_size`.
 std::vector<std::string> plain_token_bytes(std::int64_t vocab_size);

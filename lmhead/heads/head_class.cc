@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "lmhead/base/error.h"
+#include "lmhead/data/token_bytes.h"
 #include "lmhead/heads/head_description.h"
 
 namespace lmhead {
@@ -39,6 +40,22 @@ void require_ids(const at::Tensor& ids, const char* what, std::int64_t vocab_siz
           ", got ", low < 0 ? low : high);
 }
 
+/// Texts that lie one behind another in uint8 [bytes] and end where int64 [count] says.
+std::vector<std::string> texts_of(const Tensors& packed) {
+  require(packed.size() == 2, "head", "token_bytes must be bytes and where they end, got ", packed.size(), " tensors");
+  const at::Tensor bytes = packed[0].contiguous(), ends = packed[1].contiguous();
+  const auto* from = reinterpret_cast<const char*>(bytes.const_data_ptr<std::uint8_t>());
+  std::vector<std::string> texts;
+  std::int64_t begin = 0;
+  for (std::int64_t index = 0; index < ends.numel(); ++index) {
+    const std::int64_t end = ends.const_data_ptr<std::int64_t>()[index];
+    require(begin <= end && end <= bytes.numel(), "head", "token_bytes must end in their order, got ", end);
+    texts.emplace_back(from + begin, from + end);
+    begin = end;
+  }
+  return texts;
+}
+
 /// What a call of Python's gives beside parameters.
 struct Pass {
   at::Tensor hidden;
@@ -53,7 +70,8 @@ class HeadClass : public torch::CustomClassHolder {
   /// `options` as in a configuration, as JSON. Without a seed parameters have no values: they will be given.
   HeadClass(const std::string& options, std::int64_t hidden_size, std::int64_t vocab_size,
             std::int64_t num_hidden_layers, double initializer_range, std::optional<std::int64_t> seed,
-            const MaybeTensor& tied_embedding, const MaybeTensor& token_counts) {
+            const MaybeTensor& tied_embedding, const MaybeTensor& token_counts, const Tensors& token_bytes,
+            const std::optional<std::string>& tokenizer, const MaybeTensor& trained_matrix) {
     require(hidden_size >= 1 && vocab_size >= 1, "head", "hidden_size and vocab_size must be at least 1, got ",
             hidden_size, " and ", vocab_size);
     require(initializer_range >= 0, "head", "initializer_range must be at least 0, got ", initializer_range);
@@ -77,9 +95,19 @@ class HeadClass : public torch::CustomClassHolder {
           token_counts->sizes());
       context.token_counts = [counts = *token_counts] { return counts; };
     }
+    if (!token_bytes.empty()) context.token_bytes = [bytes = texts_of(token_bytes)] { return bytes; };
+    if (tokenizer) context.token_bytes = [bytes = token_bytes_of_text(*tokenizer, "the tokenizer")] { return bytes; };
+    context.read_trained_matrix = [matrix = trained_matrix](const std::string& path) {
+      require(path.empty(), "head", "weights must be empty here, where trained_matrix gives the matrix, got ", path);
+      require(bool(matrix), "head", "trained_matrix must be given for by = kmeans, got none");
+      return matrix->detach().to(at::kFloat);
+    };
     head_ = specification.make(context);
     parameters_ = head_->parameters();
-    if (context.tied_embedding) parameters_.push_back(context.tied_embedding);
+    if (!context.tied_embedding) return;
+    for (const ParameterPtr& parameter : parameters_)  // of a head that is tied for a share of a run
+      if (parameter->name == context.tied_embedding->name) context.tied_embedding->name = "lm_head.tied_weight";
+    parameters_.push_back(context.tied_embedding);
   }
 
   std::string options() const { return complete_; }
@@ -191,7 +219,7 @@ TORCH_LIBRARY_FRAGMENT(lmhead, library) {
   library.def("describe_heads", [] { return describe_heads().dump(); });
   library.class_<HeadClass>("Head")
       .def(torch::init<std::string, std::int64_t, std::int64_t, std::int64_t, double, std::optional<std::int64_t>,
-                       MaybeTensor, MaybeTensor>())
+                       MaybeTensor, MaybeTensor, Tensors, std::optional<std::string>, MaybeTensor>())
       .def("options", [](const Self& self) { return self->options(); })
       .def("take_parameters", [](const Self& self) { return self->take_parameters(); })
       .def("needs", [](const Self& self) { return self->needs(); })

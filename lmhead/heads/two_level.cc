@@ -62,12 +62,11 @@ class TwoLevelHead : public LmHead {
     require(count_ <= context.vocab_size, "two_level", "classes must be at most V = ", context.vocab_size, ", got ",
             count_);
     const bool is_kmeans = options.by == "kmeans";
-    require(is_kmeans == !options.weights.empty(), "two_level",
-            is_kmeans ? "weights must name a checkpoint's model.safetensors for by = kmeans, got none"
-                      : "weights must be empty unless by is kmeans, got " + options.weights);
+    require(is_kmeans || options.weights.empty(), "two_level", "weights must be empty unless by is kmeans, got ",
+            options.weights);
     const auto constants = partition_constants(context, count_, [options, count = count_, context] {
       if (options.by != "kmeans") return partition_words(options.by, count, context);
-      require(bool(context.read_trained_matrix), "two_level", "by must not be kmeans where no file can be read");
+      require(bool(context.read_trained_matrix), "two_level", "by must not be kmeans where no matrix can be read");
       return cluster_words(context.read_trained_matrix(options.weights), count, context);
     });
     return {own(constants.order), own(constants.sizes)};

@@ -22,7 +22,7 @@ constexpr std::int64_t kMostWords = std::int64_t(1) << 24;  // float32 holds who
 std::vector<std::string> bytes_of(const HeadContext& context, const char* key) {
   std::vector<std::string> bytes = context.token_bytes ? context.token_bytes() : std::vector<std::string>();
   require(!bytes.empty(), "head", "head.", key, " asks for the bytes of tokens, which the training data must tell (a ",
-          "tokenizer.json, or plain bytes), got none");
+          "tokenizer.json, or plain bytes) or token_bytes give, got none");
   require(std::int64_t(bytes.size()) <= context.vocab_size, "head", "tokens with bytes must be at most ",
           context.vocab_size, ", got ", bytes.size());
   bytes.resize(std::size_t(context.vocab_size));

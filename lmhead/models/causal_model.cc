@@ -42,6 +42,7 @@ HeadInput run_decoder(const Decoder& decoder, const LmHead& head, const at::Tens
 }
 
 at::Tensor read_trained_matrix(const std::string& path) {
+  require(!path.empty(), "head", "weights must name a checkpoint's model.safetensors for by = kmeans, got none");
   const SafetensorsFile file = SafetensorsFile::open(path);
   constexpr const char *kOwn = "lm_head.weight", *kEmbedding = "model.embed_tokens.weight",
                        *kOrder = "lm_head.word_order";

@@ -75,6 +75,9 @@ class Head(torch.nn.Module):
         initializer_range: standard deviation of a head matrix's initial values.
         num_hidden_layers: of the body, for heads that look into it.
         token_counts: int64 ``[V]``, how often each id occurs in the training data, for heads that order the vocabulary.
+        token_bytes: the bytes of text that each id stands for, for heads that ask for them (``by="bytes"``, ``prefix``): a list of
+            bytes, empty for ids that stand for none, or a tokenizer of ``tokenizers`` or a fast one of ``transformers``.
+        trained_matrix: ``[V, D]`` of any D, the matrix of a trained head, for heads that cluster its rows (``by="kmeans"``).
         tied_embedding: the body's embedding ``[V, D]``, for heads that can share it.
         dtype: of the parameters.
         options: the head's own, as ``describe(name)["keys"]`` has them; groups are dictionaries.
@@ -93,6 +96,8 @@ class Head(torch.nn.Module):
         initializer_range: float = 0.02,
         num_hidden_layers: int = 0,
         token_counts: Tensor | None = None,
+        token_bytes: Any = None,
+        trained_matrix: Tensor | None = None,
         tied_embedding: Tensor | None = None,
         dtype: torch.dtype | None = None,
         **options: Any,
@@ -101,9 +106,10 @@ class Head(torch.nn.Module):
         self.hidden_size, self.vocab_size = int(hidden_size), int(vocab_size)
         self.seed = int(torch.randint(2**62, ())) if seed is None else int(seed)
         self._making = (int(num_hidden_layers), float(initializer_range))
-        self._token_counts = token_counts
         self._is_tied = tied_embedding is not None
-        self._native = self._make(json.dumps({**options, "type": name}), self.seed, tied_embedding)
+        self._native = self._make(
+            json.dumps({**options, "type": name}), self.seed, tied_embedding, token_counts, token_bytes, trained_matrix
+        )
         self.options: dict[str, Any] = json.loads(self._native.options())
         self._places: list[tuple[str, bool]] = []
         own = [*self._native.take_parameters()]
@@ -121,12 +127,29 @@ class Head(torch.nn.Module):
         if dtype is not None:
             self.to(dtype)
 
-    def _make(self, options: str, seed: int | None, tied_embedding: Tensor | None) -> Any:
+    def _make(
+        self,
+        options: str,
+        seed: int | None,
+        tied_embedding: Tensor | None,
+        token_counts: Tensor | None = None,
+        token_bytes: Any = None,
+        trained_matrix: Tensor | None = None,
+    ) -> Any:
         layers, initializer_range = self._making
         tied = None if tied_embedding is None else tied_embedding.detach()
         try:
             return torch.classes.lmhead.Head(
-                options, self.hidden_size, self.vocab_size, layers, initializer_range, seed, tied, self._token_counts
+                options,
+                self.hidden_size,
+                self.vocab_size,
+                layers,
+                initializer_range,
+                seed,
+                tied,
+                token_counts,
+                *_bytes_of_tokens(token_bytes),
+                trained_matrix,
             )
         except RuntimeError as error:
             raise ValueError(str(error).splitlines()[0]) from None
@@ -313,6 +336,19 @@ class Head(torch.nn.Module):
         tied = self._tensors()[-1] if self._is_tied else None
         self._native = self._make(json.dumps(self.options), None, tied)
         self._native.take_parameters()
+
+
+def _bytes_of_tokens(given: Any) -> tuple[list[Tensor], str | None]:
+    """Bytes and where those of each id end, or a tokenizer's file as text."""
+    if given is None:
+        return [], None
+    tokenizer = getattr(given, "backend_tokenizer", given)  # what a fast tokenizer of transformers is made of
+    if hasattr(tokenizer, "to_str"):
+        return [], tokenizer.to_str()
+    if isinstance(given, (list, tuple)) and all(isinstance(each, bytes) for each in given):
+        ends = torch.tensor([len(each) for each in given], dtype=torch.int64).cumsum(0)
+        return [torch.tensor(list(b"".join(given)), dtype=torch.uint8), ends], None
+    raise ValueError(f"[head] token_bytes must be a list of bytes, or a fast tokenizer, got {type(given).__name__}")
 
 
 def _as_rows(ids: Tensor | None, hidden: Tensor) -> Tensor | None:

@@ -69,11 +69,12 @@ TEST(TwoLevelHead, ClustersTheRowsOfATrainedMatrix) {
   EXPECT_TRUE(head->parameters()[0]->value.equal(at::tensor({3, 1, 4, 2, 0, 5}).to(at::kFloat)));
   EXPECT_TRUE(head->parameters()[1]->value.equal(at::tensor({3, 3}).to(at::kFloat)));
   const auto make = [&](const Json& options) { specification_of("two_level", {options}).make(context); };
-  EXPECT_ERROR(make({{"by", "kmeans"}}), "[two_level] weights must name a checkpoint's model.safetensors");
   EXPECT_ERROR(make({{"weights", "x"}}), "[two_level] weights must be empty unless by is kmeans, got x");
   context.vocab_size = 7;
   context.token_counts = {};
   EXPECT_ERROR(make(json), "[head] a matrix to cluster must be [7, D], got [6, 1]");
+  context.read_trained_matrix = {};
+  EXPECT_ERROR(make(json), "[two_level] by must not be kmeans where no matrix can be read");
 }
 
 }  // namespace

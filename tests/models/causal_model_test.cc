@@ -66,6 +66,7 @@ TEST(CausalModel, ATrainedMatrixIsReadInTheOrderOfIds) {
   EXPECT_TRUE(read_trained_matrix(path).equal(embedding.to(at::kFloat)));
   write_safetensors(path, {{"other", own}});
   EXPECT_ERROR(read_trained_matrix(path), "must hold lm_head.weight or model.embed_tokens.weight, got neither");
+  EXPECT_ERROR(read_trained_matrix(""), "weights must name a checkpoint's model.safetensors for by = kmeans, got none");
 }
 
 TEST(CausalModel, NamedTensorsAreViewsOfTheMasters) {
