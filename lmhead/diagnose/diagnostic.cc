@@ -27,18 +27,26 @@ void DiagnosticOptions::visit_fields(FieldVisitor& visitor) {
   visitor.group("head_space", head_space, "how the column space of the head is decided");
   visitor.group("gradient_spectrum", gradient_spectrum, "the spectrum of the logit gradient");
   visitor.group("update_direction", update_direction, "steps of equal length on the logits");
+  visitor.group("local_retention", local_retention, "the local map of a head that is no linear map");
+}
+
+void LocalRetentionOptions::visit_fields(FieldVisitor& visitor) {
+  visitor.field("tokens", tokens,
+                "measure the first so many, each at the cost of hidden_size forward passes of the head", at_least(1));
 }
 
 const std::vector<DiagnosticKind>& diagnostic_kinds() {
   static const std::vector<DiagnosticKind> kinds = {
-      {"quality", "loss, perplexity, bits per byte, accuracy", false, make_quality},
-      {"gradient_retention", "how much logit gradient reaches the backbone", true, make_gradient_retention},
-      {"token_breakdown", "where it is lost: by frequency, position, probability, document", false,
+      {"quality", "loss, perplexity, bits per byte, accuracy", false, false, make_quality},
+      {"gradient_retention", "how much logit gradient reaches the backbone", true, false, make_gradient_retention},
+      {"local_retention", "the same of the local map at each token, for heads that are no linear map", false, true,
+       make_local_retention},
+      {"token_breakdown", "where it is lost: by frequency, position, probability, document", false, false,
        make_token_breakdown},
-      {"gradient_spectrum", "the rank of the logit gradient, and the best output space for it", true,
+      {"gradient_spectrum", "the rank of the logit gradient, and the best output space for it", true, false,
        make_gradient_spectrum},
-      {"update_direction", "the loss after equally long logit steps", true, make_update_direction},
-      {"head_spectrum", "the head's own singular values and row norms", true, make_head_spectrum},
+      {"update_direction", "the loss after equally long logit steps", true, false, make_update_direction},
+      {"head_spectrum", "the head's own singular values and row norms", true, false, make_head_spectrum},
   };
   return kinds;
 }
@@ -61,7 +69,7 @@ DiagnosticSet::DiagnosticSet(std::shared_ptr<const LmHead> head, const std::vect
   } else {
     nonlinear_head_ = std::move(head);
   }
-  make_diagnostics(names, {vocab_size_, map, head_space_, token_counts, options});
+  make_diagnostics(names, {vocab_size_, map, head_space_, token_counts, options, nonlinear_head_});
 }
 
 void DiagnosticSet::make_diagnostics(const std::vector<std::string>& names, const DiagnosticContext& context) {
@@ -83,6 +91,7 @@ void DiagnosticSet::make_diagnostics(const std::vector<std::string>& names, cons
            nearest.empty() ? "" : ", did you mean " + nearest + "?");
     }
     const DiagnosticKind& kind = diagnostic_kinds()[index];
+    if (names.empty() && kind.only_where_asked && head_space_) continue;
     if (kind.needs_linear_map && !head_space_) left_out_.push_back(name);
     else diagnostics_.emplace_back(name, kind.make(context));
   }
@@ -91,9 +100,9 @@ void DiagnosticSet::make_diagnostics(const std::vector<std::string>& names, cons
 void DiagnosticSet::update(const TokenBatch& batch) {
   const at::Tensor rows = rows_with_target(batch.hidden, batch.targets, hidden_size_, vocab_size_, kWho);
   const std::int64_t count = batch.targets.size(0);
-  const TokenBatch kept{select_rows(batch.hidden.detach(), rows), select_rows(batch.targets, rows),
-                        column(batch.documents, rows, count, "documents"),
-                        column(batch.positions, rows, count, "positions"), batch.bytes};
+  TokenBatch kept{select_rows(batch.hidden.detach(), rows), select_rows(batch.targets, rows),
+                  column(batch.documents, rows, count, "documents"), column(batch.positions, rows, count, "positions"),
+                  batch.bytes};
   TokenEnergies energies;
   if (head_space_) {
     energies = head_space_->energies(kept.hidden, kept.targets);
@@ -101,6 +110,7 @@ void DiagnosticSet::update(const TokenBatch& batch) {
     HeadInput pass = batch.pass.value_or(HeadInput{.hidden = batch.hidden});
     pass.rows = rows;
     energies = nonlinear_energies(*nonlinear_head_, pass, kept.targets);
+    kept.pass = std::move(pass);
   }
   const double sum =
       energies.total.sum().item<double>() + (head_space_ ? energies.gradient_square.sum().item<double>() : 0);

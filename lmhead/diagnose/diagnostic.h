@@ -42,15 +42,22 @@ struct UpdateDirectionOptions {
   void visit_fields(FieldVisitor& visitor);
 };
 
+struct LocalRetentionOptions {
+  std::int64_t tokens = 256;
+  void visit_fields(FieldVisitor& visitor);
+};
+
 /// Everything that the diagnostics let a user choose.
 struct DiagnosticOptions {
   HeadSpaceOptions head_space;
   GradientSpectrumOptions gradient_spectrum;
   UpdateDirectionOptions update_direction;
+  LocalRetentionOptions local_retention;
   void visit_fields(FieldVisitor& visitor);
 };
 
-/// What a diagnostic is built from. `map` and `head_space` are there for those that need a linear map.
+/// What a diagnostic is built from. `map` and `head_space` are there for those that need a linear map, or the head
+/// where it has none.
 /// `token_counts` [V] int64 says how often each token occurs in some reference text; undefined: the measured
 /// targets are counted.
 struct DiagnosticContext {
@@ -59,13 +66,15 @@ struct DiagnosticContext {
   std::shared_ptr<const HeadSpace> head_space;
   at::Tensor token_counts;
   DiagnosticOptions options;
+  std::shared_ptr<const LmHead> nonlinear_head = nullptr;
 };
 
 /// Figures over tokens that come in batches.
 class Diagnostic {
  public:
   virtual ~Diagnostic() = default;
-  /// `batch` holds no row without a target, and `energies` are those of its rows.
+  /// `batch` holds no row without a target, and `energies` are those of its rows. Of a head that is no linear map it
+  /// has the whole pass, whose `rows` are the batch's.
   virtual void update(const TokenBatch& batch, const TokenEnergies& energies) = 0;
   /// The figures of all tokens so far under the keys of the glossary; a figure that cannot be known is null.
   /// Throws where a diagnostic of tokens saw none.
@@ -78,6 +87,7 @@ struct DiagnosticKind {
   const char* name;
   const char* meaning;
   bool needs_linear_map;
+  bool only_where_asked;  // of a head that is a linear map: it says nothing new
   std::unique_ptr<Diagnostic> (*make)(const DiagnosticContext& context);
 };
 

@@ -12,6 +12,7 @@ std::unique_ptr<Diagnostic> make_gradient_retention(const DiagnosticContext& con
 std::unique_ptr<Diagnostic> make_token_breakdown(const DiagnosticContext& context);
 std::unique_ptr<Diagnostic> make_gradient_spectrum(const DiagnosticContext& context);
 std::unique_ptr<Diagnostic> make_update_direction(const DiagnosticContext& context);
+std::unique_ptr<Diagnostic> make_local_retention(const DiagnosticContext& context);
 std::unique_ptr<Diagnostic> make_head_spectrum(const DiagnosticContext& context);
 
 }  // namespace lmhead

@@ -72,11 +72,13 @@ constexpr const char* kPinned = R"({
     "gradient_retention": {"every": 0, "tokens": 0, "rank_cutoff": null, "center_weight": false},
     "diagnostics": {
       "every": 0, "powers_of_two": false, "quality": false, "gradient_retention": false,
-      "token_breakdown": false, "gradient_spectrum": false, "update_direction": false, "head_spectrum": false,
+      "local_retention": false, "token_breakdown": false, "gradient_spectrum": false, "update_direction": false,
+      "head_spectrum": false,
       "options": {
         "head_space": {"rank_cutoff": null, "center_weight": false},
         "gradient_spectrum": {"tokens": 4096, "exact_tokens": 32768, "sketch_gib": 1.0, "sketch_columns": null},
-        "update_direction": {"tokens": 4096, "step_sizes": [0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0]}
+        "update_direction": {"tokens": 4096, "step_sizes": [0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0]},
+        "local_retention": {"tokens": 256}
       }
     }
   }

@@ -34,6 +34,8 @@ SPECTRUM_COLUMNS: list[Column] = [
     ("token_breakdown.mean", Cell("retained", "mean over tokens"), 4, False),
     ("gradient_retention.visible_cosine", Cell("visible cosine"), 4, False),
     ("gradient_retention.step_cosine", Cell("step cosine"), 4, False),
+    ("local_retention.destroyed_ratio", Cell("destroyed", "by local maps"), 4, False),
+    ("local_retention.null_destroyed_ratio", Cell("null", "of local maps"), 4, False),
     ("gradient_spectrum.tokens", Cell("tokens", "of the spectrum"), None, False),
     ("gradient_spectrum.unresolved_energy", Cell("unresolved", "by the sketch"), 3, False),
     ("gradient_spectrum.avoidable_energy", Cell("avoidable", "optimistic"), 3, True),
