@@ -36,6 +36,7 @@ PACKAGES = {
     "wandb": ("lmhead log --to wandb", "wandb"),
     "trackio": ("lmhead log --to trackio", "trackio"),
     "lightning": ("lmhead.integrations.lightning", "integrations"),
+    "sentencepiece": ("tokenizer.model of SentencePiece", "sentencepiece"),
     "gguf": (".gguf files as models", "gguf"),
 }
 

@@ -46,7 +46,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add_text_arguments(parser, f"{LONG_FILE_BYTES}, or {LONE_FILE_BYTES} for a single file without --split-at")
     kind = parser.add_mutually_exclusive_group()
     kind.add_argument("--vocab-size", type=int, metavar="N", help="train a byte-level BPE of this size (default: 4096)")
-    kind.add_argument("--tokenizer", metavar="FILE", help="use this tokenizer.json")
+    kind.add_argument("--tokenizer", metavar="FILE", help="use this tokenizer.json, vocab.json (merges.txt beside it) or tokenizer.model")
     kind.add_argument("--bytes", action="store_true", help="every byte is a token")
     parser.add_argument("--end-of-document", metavar="TOKEN",
                         help="the token of --tokenizer that ends a document (default: the usual names are looked for)")

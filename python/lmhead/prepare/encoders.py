@@ -13,6 +13,7 @@ from lmhead.formats import one_line
 from lmhead.prepare.compression import UNREADABLE, describe
 from lmhead.prepare.files import require_file
 from lmhead.prepare.recognise import NotText
+from lmhead.prepare.slow_tokenizers import as_tokenizer_json, is_slow
 from lmhead.prepare.splitting import cut
 from lmhead.prepare.unpacking import unpack
 
@@ -79,8 +80,11 @@ class TokenizerEncoder(Encoder):
 
 
 def tokenizer_file(path: str) -> bytes:
-    """The content of a tokenizer.json, also compressed; at most LARGEST_TOKENIZER bytes."""
+    """The content of a tokenizer.json, also compressed; at most LARGEST_TOKENIZER bytes. Of a vocab.json or tokenizer.model
+    the tokenizer.json that stands for it."""
     require_file(path, "--tokenizer")
+    if is_slow(path):
+        return as_tokenizer_json(path)
     try:
         with open(path, "rb") as file:
             content = unpack(path, file).stream.read(LARGEST_TOKENIZER + 1)

@@ -95,7 +95,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = Parser(prog="lmhead-tokenize", description="Turn text into token ids for lmhead measure.")
     parser.add_argument("texts", metavar="TEXT", nargs="+", help="what lmhead prepare reads")
     parser.add_argument("--out", required=True, metavar="FOLDER", help="where to write")
-    parser.add_argument("--tokenizer", metavar="FILE", help="a tokenizer.json (default: every byte is a token)")
+    parser.add_argument("--tokenizer", metavar="FILE", help="a tokenizer.json, vocab.json or tokenizer.model (default: every byte is a token)")
     parser.add_argument("--max-tokens", type=int, metavar="N", help="stop after so many targets")
     add_text_arguments(parser, "none")
     arguments = parser.parse_args(argv)
