@@ -10,6 +10,7 @@ import torch
 import lmhead
 
 transformers = pytest.importorskip("transformers")
+pytest.importorskip("accelerate")  # without which its Trainer does not start
 slow = pytest.mark.skipif(not os.environ.get("LMHEAD_SLOW_TESTS"), reason="LMHEAD_SLOW_TESTS is not set")
 FIGURES = ["destroyed_ratio", "null_destroyed_ratio", "destroyed_excess", "retained_energy", "tokens"]
 
