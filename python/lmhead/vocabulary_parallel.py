@@ -1,12 +1,13 @@
 """Cross-entropy of a head whose rows lie in several processes, without holding logits anywhere.
 
 Rank r of a group holds the rows of W, of the bias and of the class weights that follow those of rank r - 1; shards need not be
-equally long. Of every token 5 numbers a process travel forwards, and one gradient of the features backwards.
+equally long. Of every token 8 numbers a process travel forwards, and one gradient of the features backwards.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import inspect
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,97 +16,33 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor, Replicate, Shard
 
 from lmhead.ops import TokenStatistics, _of_tokens
+from lmhead.token_exchange import Group, Tokens
 
 __all__ = ["vocabulary_parallel_cross_entropy", "vocabulary_parallel_cross_entropy_with_statistics"]
 
 _WHO = "[vocabulary_parallel_cross_entropy]"
 _LAYOUTS = ("replicated", "sharded")
-# Older releases of PyTorch have the other names only.
-_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
-_reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
-
-
-class _Group:
-    """A process group, or this process alone where there is none."""
-
-    def __init__(self, group: dist.ProcessGroup | None):
-        self.group = group
-        self.is_there = dist.is_available() and dist.is_initialized()
-        self.size = dist.get_world_size(group) if self.is_there else 1
-        self.rank = dist.get_rank(group) if self.is_there else 0
-        if self.rank < 0:
-            raise ValueError(f"{_WHO} group must hold this process, got one that does not")
-
-    def gather(self, tensor: Tensor) -> Tensor:
-        """``[P, ...]``: every process's, which must be of one shape."""
-        if self.size == 1:
-            return tensor.unsqueeze(0)
-        gathered = tensor.new_empty((self.size, *tensor.shape))
-        _all_gather(gathered.flatten(0, 1) if tensor.dim() else gathered, tensor.contiguous(), group=self.group)
-        return gathered
-
-    def sum(self, tensor: Tensor) -> Tensor:
-        if self.size > 1:
-            dist.all_reduce(tensor, group=self.group)
-        return tensor
-
-    def sum_of_parts(self, tensor: Tensor) -> Tensor:
-        """Of ``[P, ...]`` the part of this process, summed over processes."""
-        if self.size == 1:
-            return tensor[0]
-        part = torch.empty_like(tensor[0])
-        _reduce_scatter(part, tensor.contiguous().flatten(0, 1), group=self.group)
-        return part
 
 
 @dataclass
 class _Problem:
-    """What all processes have agreed on, and this one's part of it. Rows are tokens: N here, M in all of them."""
+    """What this process was given, and what all have agreed on. Rows are tokens: N here, M that count in all processes."""
 
-    group: _Group
-    is_sharded: bool
+    hidden: Tensor  # [N, D]
+    weight: Tensor  # [U, D], and of its rows
+    bias: Tensor | None
+    class_weight: Tensor | None
+    target: Tensor  # [N], and of these
+    token_weight: Tensor | None
+    temperature: Tensor | None
     logits: dict[str, Any]  # what shapes them, in the words of the native operations
     label_smoothing: float
     z_loss: float
+    reduction: str
+    tokens: Tokens
     first_row: int = 0
     vocab_size: int = 0
     weight_sum: float = 0.0  # of the class weights of the whole vocabulary
-    sizes: list[int] = field(default_factory=list)  # tokens of every process, where features are sharded
-    kept: Tensor | None = None  # the rows that count, of the M; None: all
-
-    def whole(self, own: Tensor) -> Tensor:
-        """Of every token ``[M, ...]`` from what this process has, ``[N, ...]``; only the rows that count."""
-        if self.is_sharded and self.group.size > 1:
-            padded = own.new_zeros((max(self.sizes), *own.shape[1:]))
-            padded[: own.shape[0]] = own
-            parts = self.group.gather(padded)
-            own = torch.cat([part[:size] for part, size in zip(parts, self.sizes)])
-        return own if self.kept is None else own[self.kept]
-
-    def own(self, whole: Tensor) -> Tensor:
-        """The other way, for what is the same in all processes."""
-        whole = self._spread(whole)
-        if not self.is_sharded:
-            return whole
-        begin = sum(self.sizes[: self.group.rank])
-        return whole[begin : begin + self.sizes[self.group.rank]]
-
-    def summed(self, whole: Tensor) -> Tensor:
-        """The same for what must still be summed over processes."""
-        whole = self._spread(whole)
-        if not self.is_sharded or self.group.size == 1:
-            return self.group.sum(whole)
-        padded = whole.new_zeros((self.group.size, max(self.sizes), *whole.shape[1:]))
-        for part, of_process in zip(padded, whole.split(self.sizes)):
-            part[: of_process.shape[0]] = of_process
-        return self.group.sum_of_parts(padded)[: self.sizes[self.group.rank]]
-
-    def _spread(self, kept_rows: Tensor) -> Tensor:
-        if self.kept is None:
-            return kept_rows
-        whole = kept_rows.new_zeros((self.kept.shape[0], *kept_rows.shape[1:]))
-        whole[self.kept] = kept_rows
-        return whole
 
 
 @dataclass
@@ -124,27 +61,27 @@ class _Rows:
     correct: Tensor
 
 
-def _rows_of(
-    problem: _Problem, hidden: Tensor, weight: Tensor, bias: Tensor | None, class_weight: Tensor | None, target: Tensor,
-    temperature: Tensor | None, with_scores: bool,
-) -> _Rows:
-    whole = problem.whole(hidden)
-    ids = problem.whole(target) - problem.first_row
+def _rows_of(problem: _Problem, with_scores: bool) -> _Rows:
+    weight, tokens = problem.weight, problem.tokens
+    whole = tokens.whole(problem.hidden)
+    ids = tokens.whole(problem.target) - problem.first_row
     ids = torch.where((ids >= 0) & (ids < weight.shape[0]), ids, -1)
-    heat = None if temperature is None else problem.whole(temperature)
+    heat = None if problem.temperature is None else tokens.whole(problem.temperature)
     sums = torch.ops.lmhead._vocabulary_shard_sums(
-        whole, weight, ids, bias=bias, temperature=heat, class_weight=class_weight,
+        whole, weight, ids, bias=problem.bias, temperature=heat, class_weight=problem.class_weight,
         with_weighted=problem.label_smoothing != 0, with_scores=with_scores, **problem.logits,
     )  # fmt: skip
     is_here = ids >= 0
-    of_target = is_here.double() if class_weight is None else torch.where(is_here, class_weight.double()[ids.clamp_min(0)], 0.0)
+    of_target = is_here.double()
+    if problem.class_weight is not None:
+        of_target = torch.where(is_here, problem.class_weight.double()[ids.clamp_min(0)], 0.0)
     # One exchange: what every process knows of a token.
-    everyone = problem.group.gather(torch.cat([sums, of_target.unsqueeze(1), is_here.double().unsqueeze(1)], 1))
+    everyone = tokens.group.gather(torch.cat([sums, of_target.unsqueeze(1), is_here.double().unsqueeze(1)], 1))
     largest, logsumexps, of_words, weighted, entropies, corrects, weights, has_target = everyone.unbind(2)
     logsumexp = torch.logsumexp(logsumexps, 0)
     share = (logsumexps - logsumexp).exp()
     # The target is first among the largest where no earlier shard has as large a logit and no later one a larger.
-    rank = torch.arange(problem.group.size, device=hidden.device).unsqueeze(1)
+    rank = torch.arange(tokens.group.size, device=whole.device).unsqueeze(1)
     home = has_target.argmax(0)
     in_front = torch.where(rank < home, largest, -torch.inf).amax(0)
     behind = torch.where(rank > home, largest, -torch.inf).amax(0)
@@ -164,59 +101,55 @@ def _rows_of(
 
 
 def _gradients(
-    problem: _Problem, rows: _Rows, weight: Tensor, bias: Tensor | None, class_weight: Tensor | None,
-    probability: Tensor, target: Tensor, smoothing: Tensor, wanted: list[bool], with_squares: bool = False,
+    problem: _Problem, rows: _Rows, class_weight: Tensor | None, probability: Tensor, target: Tensor, smoothing: Tensor,
+    wanted: list[bool], with_squares: bool = False,
 ) -> list[Tensor]:
     factors = torch.stack([rows.sums[:, 0], rows.logsumexp, probability, target, smoothing], 1)
     found: list[Tensor] = torch.ops.lmhead._vocabulary_shard_gradients(
-        rows.hidden, weight, rows.ids, factors, bias=bias, temperature=rows.temperature, class_weight=class_weight,
-        wanted=wanted, with_squares=with_squares, **problem.logits,
+        rows.hidden, problem.weight, rows.ids, factors, bias=problem.bias, temperature=rows.temperature,
+        class_weight=class_weight, wanted=wanted, with_squares=with_squares, **problem.logits,
     )  # fmt: skip
     return found
 
 
 class _CrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, class_weight: Tensor | None, target: Tensor,
-        token_weight: Tensor | None, temperature: Tensor | None, reduction: str, problem: _Problem,
-    ) -> Tensor:
-        rows = _rows_of(problem, hidden, weight, bias, class_weight, target, temperature, with_scores=False)
-        smoothing, classes = problem.label_smoothing, problem.vocab_size
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, problem: _Problem, rows: _Rows) -> Tensor:
+        smoothing, classes, tokens = problem.label_smoothing, problem.vocab_size, problem.tokens
         of_target = (1 - smoothing) * rows.target_weight
         losses = of_target * (rows.logsumexp - rows.target_logit) + problem.z_loss * rows.logsumexp.square()
         if smoothing:
             losses = losses + smoothing / classes * (rows.logsumexp * problem.weight_sum - rows.weighted)
-        scale = torch.ones_like(losses) if token_weight is None else problem.whole(token_weight).double()
+        scale = torch.ones_like(losses) if problem.token_weight is None else tokens.whole(problem.token_weight).double()
         losses = losses * scale
-        if reduction == "mean":
+        if problem.reduction == "mean":
             scale = scale / rows.target_weight.sum()
         probability = of_target + smoothing * problem.weight_sum / classes + 2 * problem.z_loss * rows.logsumexp
-        ctx.save_for_backward(hidden, weight, bias, class_weight, rows.hidden, rows.ids, rows.sums, rows.temperature, rows.logsumexp)
+        ctx.save_for_backward(hidden, weight, bias)  # which must not change before the backward pass
         ctx.slopes = [scale * probability, scale * of_target, scale * (smoothing / classes)]
-        ctx.problem, ctx.reduction = problem, reduction
+        ctx.problem, ctx.rows = problem, rows
         wide = torch.promote_types(hidden.dtype, torch.float32)
-        if reduction == "none":
-            return problem.own(losses).to(wide)
-        return (losses.sum() / rows.target_weight.sum() if reduction == "mean" else losses.sum()).to(wide)
+        if problem.reduction == "none":
+            return tokens.own(losses).to(wide)
+        return (losses.sum() / rows.target_weight.sum() if problem.reduction == "mean" else losses.sum()).to(wide)
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():  # gradients that count as constants would be wrong without a word
             raise RuntimeError(f"{_WHO} create_graph must be false: there are no second derivatives")
-        hidden, weight, bias, class_weight, whole, ids, sums, temperature, logsumexp = ctx.saved_tensors
+        hidden, _, bias = ctx.saved_tensors
         problem = ctx.problem
-        above = problem.whole(upstream) if ctx.reduction == "none" else upstream
-        none = torch.empty(0)
-        rows = _Rows(whole, ids, sums, temperature, logsumexp, none, none, none, none, none)
+        above = problem.tokens.whole(upstream) if problem.reduction == "none" else upstream
         probability, target, smoothing = (above.double() * slope for slope in ctx.slopes)
         wanted = [*ctx.needs_input_grad[:2], bias is not None and ctx.needs_input_grad[2]]
-        d_hidden, d_weight, d_bias, _ = _gradients(problem, rows, weight, bias, class_weight, probability, target, smoothing, wanted)
+        found = _gradients(problem, ctx.rows, problem.class_weight, probability, target, smoothing, wanted)
+        d_hidden, d_weight, d_bias, _ = found
         return (
-            problem.summed(d_hidden).to(hidden.dtype) if wanted[0] else None,
+            problem.tokens.summed(d_hidden).to(hidden.dtype) if wanted[0] else None,
             d_weight if wanted[1] else None,
             d_bias if wanted[2] else None,
-            *[None] * 6,
+            None,
+            None,
         )
 
 
@@ -233,50 +166,54 @@ def _check_placement(tensor: Tensor | None, name: str) -> None:
         raise ValueError(f"{_WHO} {name} must be a DTensor sharded over its rows alone, got placements {tensor.placements}")
 
 
-def _agree(
-    problem: _Problem, hidden: Tensor, weight: Tensor, class_weight: Tensor | None, target: Tensor, ignore_index: int
-) -> None:
+def _agree(problem: _Problem, ignore_index: int) -> None:
     """Fills in what no process knows alone; raises the same in all of them."""
+    hidden, weight, class_weight, tokens = problem.hidden, problem.weight, problem.class_weight, problem.tokens
     weights = float(weight.shape[0]) if class_weight is None else class_weight.sum(dtype=torch.float64).item()
     kinds = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
     kind = kinds.index(hidden.dtype) if hidden.dtype in kinds else -1
-    said = [*hidden.shape, kind, *weight.shape, weights, problem.is_sharded, class_weight is not None]
-    everyone = problem.group.gather(torch.tensor(said, dtype=torch.float64, device=hidden.device)).tolist()
+    said = [*hidden.shape, kind, *weight.shape, weights, tokens.is_sharded, class_weight is not None]
+    everyone = tokens.group.gather(torch.tensor(said, dtype=torch.float64, device=hidden.device)).tolist()
     for column, what in ((1, "features"), (2, "a type of input"), (6, "a hidden_layout"), (7, "class weights")):
         if len({of_process[column] for of_process in everyone}) > 1:
             raise ValueError(f"{_WHO} all processes must have the same {what.removeprefix('a ')}, got others")
-    problem.sizes = [int(of_process[0]) for of_process in everyone]
-    if not problem.is_sharded and len(set(problem.sizes)) > 1:
+    tokens.sizes = [int(of_process[0]) for of_process in everyone]
+    if not tokens.is_sharded and len(set(tokens.sizes)) > 1:
         raise ValueError(
-            f"{_WHO} replicated input must have the same tokens in every process, got {', '.join(map(str, problem.sizes))} of them; "
+            f"{_WHO} replicated input must have the same tokens in every process, got {', '.join(map(str, tokens.sizes))} of them; "
             "hidden_layout='sharded' is for tokens of their own"
         )
     shards = [int(of_process[3]) for of_process in everyone]
-    problem.first_row, problem.vocab_size = sum(shards[: problem.group.rank]), sum(shards)
+    problem.first_row, problem.vocab_size = sum(shards[: tokens.group.rank]), sum(shards)
     problem.weight_sum = sum(of_process[5] for of_process in everyone)
-    targets = problem.whole(target)
+    targets = tokens.whole(problem.target)
     counts = targets != ignore_index
     wrong = targets[counts & ((targets < 0) | (targets >= problem.vocab_size))]
     if wrong.numel():
         raise ValueError(f"{_WHO} target must be below {problem.vocab_size} or ignore_index {ignore_index}, got {int(wrong[0])}")
-    problem.kept = None if bool(counts.all()) else counts
+    tokens.kept = None if bool(counts.all()) else counts
 
 
 def _prepare(
     input: Tensor,
     linear_weight: Tensor,
     target: Tensor,
+    *,
     group: dist.ProcessGroup | None,
     hidden_layout: str | None,
     linear_bias: Tensor | None,
     weight: Tensor | None,
     token_weight: Tensor | None,
-    temperature: Tensor | float | None,
+    reduction: str,
     ignore_index: int | None,
     label_smoothing: float,
     z_loss: float,
-    logits: dict[str, Any],
-) -> tuple[_Problem, Tensor, Tensor, Tensor | None, Tensor | None, Tensor, Tensor | None, Tensor | None]:
+    temperature: Tensor | float | None,
+    sigmoid_cap: tuple[float, float, float] | None,
+    **logits: Any,
+) -> _Problem:
+    if reduction not in ("none", "mean", "sum"):
+        raise ValueError(f"{_WHO} reduction must be 'none', 'mean' or 'sum', got {reduction!r}")
     for tensor, name in ((linear_weight, "linear_weight"), (linear_bias, "linear_bias"), (weight, "weight")):
         _check_placement(tensor, name)
     if isinstance(linear_weight, DTensor) and group is None:
@@ -300,14 +237,53 @@ def _prepare(
     if torch.is_autocast_enabled(input.device.type):
         dtype = torch.get_autocast_dtype(input.device.type)
         input, matrix = input.to(dtype), matrix.to(dtype)
-    hidden = input.reshape(-1, input.shape[-1])
-    ids = target.reshape(-1).long()
-    problem = _Problem(_Group(group), hidden_layout == "sharded", logits, label_smoothing, z_loss)
-    _agree(problem, hidden, matrix, weight, ids, -100 if ignore_index is None else ignore_index)
-    return (
-        problem, hidden, matrix, linear_bias, weight, ids,
-        _of_tokens(token_weight, "token_weight", input), _of_tokens(temperature, "temperature", input),
-    )  # fmt: skip
+    problem = _Problem(
+        hidden=input.reshape(-1, input.shape[-1]),
+        weight=matrix,
+        bias=linear_bias,
+        class_weight=weight,
+        target=target.reshape(-1).long(),
+        token_weight=_of_tokens(token_weight, "token_weight", input),
+        temperature=_of_tokens(temperature, "temperature", input),
+        logits={"sigmoid_cap": sigmoid_cap or [], **logits},
+        label_smoothing=label_smoothing,
+        z_loss=z_loss,
+        reduction=reduction,
+        tokens=Tokens(Group(group, _WHO), hidden_layout == "sharded"),
+    )
+    _agree(problem, -100 if ignore_index is None else ignore_index)
+    return problem
+
+
+def _compute(
+    input: Tensor, linear_weight: Tensor, target: Tensor, with_statistics: bool, options: dict[str, Any]
+) -> tuple[Tensor, TokenStatistics | None]:
+    problem = _prepare(input, linear_weight, target, **options)
+    with torch.no_grad():
+        rows = _rows_of(problem, with_scores=with_statistics)
+    loss: Tensor = _CrossEntropy.apply(problem.hidden, problem.weight, problem.bias, problem, rows)
+    if problem.reduction == "none":
+        loss = loss.reshape(_local(target).shape)
+    return loss, _statistics_of(problem, rows, _local(input).shape) if with_statistics else None
+
+
+@torch.no_grad()
+def _statistics_of(problem: _Problem, rows: _Rows, shape: torch.Size) -> TokenStatistics:
+    """Of plain cross-entropy, for features [..., D] of that shape."""
+    tokens, ones = problem.tokens, torch.ones_like(rows.logsumexp)
+    d_hidden, _, _, squares = _gradients(problem, rows, None, ones, ones, ones * 0, [True, False, False], with_squares=True)
+    wide = torch.promote_types(problem.hidden.dtype, torch.float32)
+    log_probability, logsumexp, entropy = (
+        tokens.own(score).to(wide).reshape(shape[:-1]) for score in (rows.target_logit - rows.logsumexp, rows.logsumexp, rows.entropy)
+    )
+    return TokenStatistics(
+        log_probability,
+        logsumexp,
+        entropy,
+        tokens.own(rows.correct).reshape(shape[:-1]),
+        tokens.summed(squares).to(wide).reshape(shape[:-1]),
+        tokens.summed(d_hidden).reshape(shape),
+    )
 
 
 @torch.compiler.disable
@@ -360,15 +336,20 @@ def vocabulary_parallel_cross_entropy(
     Raises:
         ValueError: where shapes, types or targets do not fit; where they do not fit *together*, in all processes alike.
     """
-    if reduction not in ("none", "mean", "sum"):
-        raise ValueError(f"{_WHO} reduction must be 'none', 'mean' or 'sum', got {reduction!r}")
-    logits = _logits(logit_scale, logit_softcap, sigmoid_cap, sigsoftmax)
-    problem, hidden, matrix, bias, classes, ids, weights, heat = _prepare(
-        input, linear_weight, target, group, hidden_layout, linear_bias, weight, token_weight, temperature, ignore_index,
-        label_smoothing, z_loss, logits,
-    )  # fmt: skip
-    loss: Tensor = _CrossEntropy.apply(hidden, matrix, bias, classes, ids, weights, heat, reduction, problem)
-    return loss.reshape(_local(target).shape) if reduction == "none" else loss
+    options = {
+        "group": group, "hidden_layout": hidden_layout, "linear_bias": linear_bias, "weight": weight, "token_weight": token_weight,
+        "reduction": reduction, "ignore_index": ignore_index, "label_smoothing": label_smoothing, "z_loss": z_loss,
+        "temperature": temperature, "logit_scale": logit_scale, "logit_softcap": logit_softcap, "sigmoid_cap": sigmoid_cap,
+        "sigsoftmax": sigsoftmax,
+    }  # fmt: skip
+    return _compute(input, linear_weight, target, False, options)[0]
+
+
+_DEFAULTS = {
+    name: parameter.default
+    for name, parameter in inspect.signature(vocabulary_parallel_cross_entropy).parameters.items()
+    if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+}
 
 
 @torch.compiler.disable
@@ -378,45 +359,11 @@ def vocabulary_parallel_cross_entropy_with_statistics(
     """``vocabulary_parallel_cross_entropy`` with the same options, and what is known of every token that this process was given.
 
     The statistics are those of :func:`lmhead.linear_cross_entropy_with_statistics`, of plain cross-entropy whatever the options
-    add to the loss. They cost three products more, one of them for the scores.
+    add to the loss. They cost two products more.
     """
-    loss = vocabulary_parallel_cross_entropy(input, linear_weight, target, **options)
-    of_logits = {name: options.get(name, default) for name, default in _LOGITS.items()}
-    problem, hidden, matrix, bias, _, ids, _, heat = _prepare(
-        input, linear_weight, target, options.get("group"), options.get("hidden_layout"), options.get("linear_bias"), None, None,
-        options.get("temperature"), options.get("ignore_index"), 0.0, 0.0, _logits(**of_logits),
-    )  # fmt: skip
-    with torch.no_grad():
-        rows = _rows_of(problem, hidden, matrix, bias, None, ids, heat, with_scores=True)
-        ones = torch.ones_like(rows.logsumexp)
-        d_hidden, _, _, squares = _gradients(
-            problem, rows, matrix, bias, None, ones, ones, ones * 0, wanted=[True, False, False], with_squares=True
-        )
-        shape, hidden_shape = _local(target).shape, _local(input).shape
-        log_probability, logsumexp, entropy = (
-            problem.own(score).to(loss.dtype).reshape(shape)
-            for score in (rows.target_logit - rows.logsumexp, rows.logsumexp, rows.entropy)
-        )
-        statistics = TokenStatistics(
-            log_probability,
-            logsumexp,
-            entropy,
-            problem.own(rows.correct).reshape(shape),
-            problem.summed(squares).to(loss.dtype).reshape(shape),
-            problem.summed(d_hidden).reshape(hidden_shape),
-        )
+    unknown = options.keys() - _DEFAULTS.keys()
+    if unknown:
+        raise TypeError(f"{_WHO} options must be {', '.join(_DEFAULTS)}, got {min(unknown)!r}")
+    loss, statistics = _compute(input, linear_weight, target, True, {**_DEFAULTS, **options})
+    assert statistics is not None
     return loss, statistics
-
-
-_LOGITS: dict[str, Any] = {"logit_scale": 1.0, "logit_softcap": 0.0, "sigmoid_cap": None, "sigsoftmax": False}
-
-
-def _logits(
-    logit_scale: float, logit_softcap: float, sigmoid_cap: tuple[float, float, float] | None, sigsoftmax: bool
-) -> dict[str, Any]:
-    return {
-        "logit_scale": logit_scale,
-        "logit_softcap": logit_softcap,
-        "sigmoid_cap": sigmoid_cap or [],
-        "sigsoftmax": sigsoftmax,
-    }
