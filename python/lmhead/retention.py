@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -85,6 +86,18 @@ class GradientRetention:
         self._native.add_sums(state["sums"])
 
 
+@contextlib.contextmanager
+def in_evaluation_mode(model: torch.nn.Module) -> Iterator[None]:
+    """Every module in evaluation mode, and afterwards each in its own again: part of a model may be kept there."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
 def measure(model: Any, batches: Iterable[Batch], **options: Any) -> dict[str, float]:
     """Measures the gradient retention of a causal language model of `transformers`.
 
@@ -116,11 +129,8 @@ def measure(model: Any, batches: Iterable[Batch], **options: Any) -> dict[str, f
     known_ids = getattr(embedding, "num_embeddings", None)
 
     features: list[Tensor] = []
-    hook = head.register_forward_pre_hook(lambda _, inputs: features.append(inputs[0].detach()))
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
     checked = False
-    try:
+    with in_evaluation_mode(model), head.register_forward_pre_hook(lambda _, inputs: features.append(inputs[0].detach())):
         for batch in batches:
             inputs, targets = _inputs_and_targets(batch, known_ids, head.weight.device)
             if targets.numel() == 0:
@@ -136,10 +146,6 @@ def measure(model: Any, batches: Iterable[Batch], **options: Any) -> dict[str, f
                 _check_head(hidden[-8:], logits[:, :-1][counted][-8:], head.weight, bias, scale, softcap)
                 checked = True
             retention.update(hidden, targets[counted])
-    finally:
-        hook.remove()
-        for module, mode in modes.items():  # of each its own: part of a model may be kept in evaluation mode
-            module.training = mode
     return retention.compute()
 
 

@@ -13,7 +13,8 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
-from lmhead.integrations.measurement import HeadMeasurement
+from lmhead.integrations.measurement import HeadMeasurement, random_state_kept
+from lmhead.retention import in_evaluation_mode
 
 __all__ = ["HeadCallback"]
 
@@ -56,16 +57,8 @@ class HeadCallback(Callback):
 
     def _of_module(self, module: Any, batch: Any) -> dict[str, float]:
         assert self.features is not None
-        modes = {part: part.training for part in module.modules()}
-        state = torch.get_rng_state()
-        module.eval()
-        try:
-            with torch.no_grad():
-                weight, hidden, targets = self.features(module, batch)
-        finally:
-            torch.set_rng_state(state)
-            for part, mode in modes.items():
-                part.training = mode
+        with in_evaluation_mode(module), random_state_kept(module), torch.no_grad():
+            weight, hidden, targets = self.features(module, batch)
         return self.measurement.of_features(weight, hidden, targets)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -54,15 +55,13 @@ class HeadMeasurement:
         """Of a causal language model of `transformers`, by name with the prefix; empty where no token of the batch counts."""
         require_whole_head(model)
         part = self._part(batch)
-        known = _state_of_generators(model)
         try:
-            return self._named(measure(model, [part], **self.options))
+            with random_state_kept(model):
+                return self._named(measure(model, [part], **self.options))
         except RuntimeError as error:
             if "at least one token with a target" in str(error):  # all labels are -100
                 return {}
             raise
-        finally:
-            _restore_generators(known)
 
     def of_features(self, weight: Tensor, hidden: Tensor, targets: Tensor, bias: Tensor | None = None) -> dict[str, float]:
         """Of features [..., D] with targets [...], for models of any kind."""
@@ -98,12 +97,7 @@ def require_whole_head(model: Any) -> None:
         raise ValueError("[head callback] the head must be whole in every process, got one that is sharded")
 
 
-def _state_of_generators(model: Any) -> tuple[Tensor, list[tuple[int, Tensor]]]:
-    devices = sorted({parameter.device.index or 0 for parameter in model.parameters() if parameter.device.type == "cuda"})
-    return torch.get_rng_state(), [(device, torch.cuda.get_rng_state(device)) for device in devices]
-
-
-def _restore_generators(known: tuple[Tensor, list[tuple[int, Tensor]]]) -> None:
-    torch.set_rng_state(known[0])
-    for device, state in known[1]:
-        torch.cuda.set_rng_state(state, device)
+def random_state_kept(model: torch.nn.Module) -> contextlib.AbstractContextManager[None]:
+    """Within it, nothing that the model draws is missed by training."""
+    devices = {parameter.device.index or 0 for parameter in model.parameters() if parameter.device.type == "cuda"}
+    return torch.random.fork_rng(sorted(devices))
