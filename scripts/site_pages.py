@@ -86,8 +86,9 @@ def _verbs() -> str:
     sys.path.insert(0, str(ROOT / "python"))
     from lmhead.verbs import VERBS
 
-    native = ["train", "study", "heads", "measure", "inspect", "export", "sample"]
-    lines = ["# Verbs", "", "What `--help` says of each.", "", "```text", _help(), "```", ""]
+    whole = _help()
+    native = re.findall(r"^  ([a-z]+) ", whole[whole.index("Subcommands:") :], re.M)
+    lines = ["# Verbs", "", "What `--help` says of each.", "", "```text", whole, "```", ""]
     for verb in [*native, *VERBS]:
         lines += [f"## lmhead {verb}", "", "```text", _help(verb), "```", ""]
     return "\n".join(lines)

@@ -6,12 +6,12 @@ tokenizer_config.json (its class, added tokens, add_bos_token), special_tokens_m
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
 
 from lmhead.command import RequestError, load
+from lmhead.json_trees import parse
 from lmhead.vocabularies import add_tokens, byte_level, prepend, sentence_pieces
 
 VOCABULARY, MERGES, MODEL_SUFFIX = "vocab.json", "merges.txt", ".model"
@@ -43,8 +43,8 @@ def _read_object(path: Path, must_exist: bool = False) -> dict[str, Any]:
     if not must_exist and not path.exists():
         return {}
     try:
-        value = json.loads(_read(path))
-    except (ValueError, RecursionError) as error:
+        value = parse(_read(path))
+    except ValueError as error:
         raise RequestError(f"{path} must be JSON, got {type(error).__name__}") from None
     if not isinstance(value, dict):
         raise RequestError(f"{path} must be an object, got {type(value).__name__}")
