@@ -14,9 +14,8 @@ constexpr const char* kAbout =
     "Measures, trains and compares the output layers (LM heads) of language models.\n"
     "Verbs in Python, each with its own --help: prepare (text to tokens), report (a run or study as HTML),\n"
     "study-document (what came of a study, as Markdown), leaderboard (heads compared), log (a run's figures for\n"
-    "TensorBoard, Weights & Biases or trackio), evaluate (scores on the tasks of lm-evaluation-harness), doctor (what "
-    "is\n"
-    "here and what is missing).\n"
+    "TensorBoard, Weights & Biases or trackio), evaluate (scores on the tasks of lm-evaluation-harness), doctor (what\n"
+    "is here and what is missing).\n"
     "Exit codes: 0 done; 1 a run failed or diverged, or an operation failed; 2 the request could not be carried out\n"
     "(wrong input, full disk, output that nobody takes); 130 stopped by Ctrl-C, SIGTERM or SIGHUP, training saved.";
 

@@ -86,9 +86,7 @@ at::Tensor denominator_of(const Rows& rows, const LinearCrossEntropyOptions& opt
 template <class Work>
 void for_each_chunk(const CrossEntropyArguments& arguments, const Work& work) {
   const std::int64_t size = arguments.hidden.size(0);
-  const std::int64_t rows =
-      std::max<std::int64_t>(1, 2 * tile_sizes::kBlockBytes / static_cast<std::int64_t>(sizeof(float)) /
-                                    std::max<std::int64_t>(1, arguments.map.weight.size(0)));
+  const std::int64_t rows = tile_sizes::rows_per_chunk(arguments.map.weight.size(0));
   for (std::int64_t begin = 0; begin < size; begin += rows) work(begin, std::min(rows, size - begin));
 }
 

@@ -88,8 +88,7 @@ std::array<at::Tensor, 3> tiled_backward(const LogsumexpArguments& arguments, co
 template <class Work>
 void for_each_chunk(const LogsumexpArguments& arguments, const Work& work) {
   const std::int64_t size = arguments.hidden.size(0);
-  const std::int64_t step = std::max<std::int64_t>(
-      1, 2 * tile_sizes::kBlockBytes / std::int64_t{sizeof(float)} / arguments.map.weight.size(0));
+  const std::int64_t step = tile_sizes::rows_per_chunk(arguments.map.weight.size(0));
   for (std::int64_t begin = 0; begin < size; begin += step) {
     const std::int64_t rows = std::min(step, size - begin);
     LogsumexpArguments part = arguments;

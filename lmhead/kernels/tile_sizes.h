@@ -2,6 +2,7 @@
 // depends on them.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 namespace lmhead::tile_sizes {
@@ -19,6 +20,11 @@ constexpr std::int64_t kColumnMultiple = 64;
 constexpr std::int64_t kCrowdedStride = 256;
 /// The block of logits is cut to fewer rows where it would take more than this.
 constexpr std::int64_t kBlockBytes = std::int64_t{128} << 20;
+/// Rows that go through ATen at once, where nothing is tiled: their logits are at most 64 Mi numbers.
+constexpr std::int64_t rows_per_chunk(std::int64_t vocab_size) {
+  return std::max<std::int64_t>(1,
+                                2 * kBlockBytes / std::int64_t{sizeof(float)} / std::max<std::int64_t>(1, vocab_size));
+}
 /// Where not even this many rows would fit into the block, logits are recomputed instead.
 constexpr std::int64_t kFewestRowsPerBlock = 64;
 /// Up to these sizes threads share out rows, each with a weight gradient of its own; beyond, they share out the

@@ -127,8 +127,7 @@ VocabularyShardGradients tiled_gradients(const VocabularyShard& shard, const at:
 template <class Work>
 void for_each_chunk(const VocabularyShard& shard, const Work& work) {
   const std::int64_t size = shard.hidden.size(0);
-  const std::int64_t step =
-      std::max<std::int64_t>(1, 2 * tile_sizes::kBlockBytes / std::int64_t{sizeof(float)} / shard.map.weight.size(0));
+  const std::int64_t step = tile_sizes::rows_per_chunk(shard.map.weight.size(0));
   for (std::int64_t begin = 0; begin < size; begin += step) {
     VocabularyShard part = shard;
     const std::int64_t rows = std::min(step, size - begin);
