@@ -3,10 +3,7 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/linear.h>
-#include <ATen/ops/logsumexp.h>
-#include <ATen/ops/mv.h>
 #include <ATen/ops/ones.h>
-#include <ATen/ops/stack.h>
 
 #include <cmath>
 
@@ -14,9 +11,10 @@
 #include "lmhead/heads/activation.h"
 #include "lmhead/heads/head_list.h"
 #include "lmhead/heads/inner_blocks.h"
+#include "lmhead/heads/token_loss_head.h"
 #include "lmhead/heads/word_classes.h"
 #include "lmhead/heads/word_partition.h"
-#include "lmhead/kernels/linear_logsumexp.h"
+#include "lmhead/kernels/plain_logits.h"
 
 namespace lmhead {
 namespace {
@@ -133,37 +131,29 @@ class DepthTappedHead : public LmHead {
       sorted.push_back(linear_logits(features[index], {weights[index]}));
     return at::cat(sorted, 1).index_select(1, layout->rows);
   }
-  /// [M], in the order of the tokens.
-  at::Tensor losses(const HeadInput& input, const at::Tensor& targets, const LossOptions& options) const {
+  /// Losses of every token, or their mean.
+  at::Tensor losses(const HeadInput& input, const at::Tensor& targets, const LossOptions& options,
+                    Reduction reduction) const {
     const auto layout = classes_.layout();
-    const ClassGroups groups = group_by_class(targets, *layout);
-    const std::vector<at::Tensor> features = features_of(input);
-    const auto weights = weight_->working.split_with_sizes(layout->sizes);
-    std::vector<at::Tensor> of_blocks, own;
-    for (std::size_t index = 0; index < features.size(); ++index)
-      of_blocks.push_back(linear_logsumexp(features[index], {weights[index]}));
-    const at::Tensor lse = count_ == 1 ? of_blocks[0] : at::logsumexp(at::stack(of_blocks, 1), 1);
-    for (const auto& [index, first, count] : groups.groups)
-      own.push_back(features[std::size_t(index)].index_select(0, groups.order.narrow(0, first, count)));
-    const at::Tensor logit = target_logits(own.size() == 1 ? own[0] : at::cat(own), {weight_->working},
-                                           layout->rows.index_select(0, targets.index_select(0, groups.order)))
-                                 .index_select(0, groups.places);
-    const double smoothing = options.label_smoothing;
-    at::Tensor losses = lse - (1 - smoothing) * logit;
-    if (smoothing != 0)
-      for (std::size_t index = 0; index < features.size(); ++index) {
-        const at::ScalarType wide = lse.scalar_type();
-        losses = losses - smoothing / double(vocab_size()) *
-                              at::mv(features[index].to(wide), weights[index].sum(0, /*keepdim=*/false, wide));
-      }
-    return options.z_loss == 0 ? losses : losses + options.z_loss * lse.square();
+    const at::Tensor features = at::cat(features_of(input));
+    const TokenLossProblem problem{
+        .hidden = features,
+        .map = {weight_->working},
+        .targets = layout->rows.index_select(0, targets),
+        .further = mean_logit(features, weight_->working, options, layout->sizes),
+        .loss = [options](std::int64_t, const TokenTerms& terms,
+                          const TokenSlopes& by) { return smoothed_loss(options, terms, by); },
+        .feature_ends = {layout->begins.begin() + 1, layout->begins.end()}};
+    if (linear_token_loss_takes(problem)) return linear_token_loss(problem, reduction);
+    const at::Tensor all = plain_smoothed_losses(widened(compute_logits(input)), targets, options);
+    return reduction == Reduction::kNone ? all : all.mean();
   }
   at::Tensor compute_token_losses(const HeadInput& input, const at::Tensor& targets) const override {
-    return losses(input, targets, {});
+    return losses(input, targets, {}, Reduction::kNone);
   }
   TrainingLoss compute_training_loss(const HeadInput& input, const at::Tensor& targets, const LossOptions& options,
                                      TokenStatistics*) const override {
-    return {losses(input, targets, options).mean(), {}};
+    return {losses(input, targets, options, Reduction::kMean), {}};
   }
 
   std::int64_t count_;
@@ -180,8 +170,7 @@ HeadKind depth_tapped_head() {
   return describe_head<DepthTappedHead, DepthTappedOptions>(
       "depth_tapped",
       "z_x = w_x . f_c(x), f_c = a_c h + sum_l a_cl norm(h^(l)) + B_c phi(A_c h), c: a block of words by frequency",
-      "4/3 (logits are formed again in the backward pass) + 2 C k / V: 6 (V D + 2 C k D) operations a token counted",
-      "(5 C + 2 C taps) D + 4 C k numbers a token", "ours");
+      "1 + 2 C k / V: 6 (V D + 2 C k D) operations a token", "(5 C + 2 C taps) D + 4 C k numbers a token", "ours");
 }
 
 }  // namespace lmhead

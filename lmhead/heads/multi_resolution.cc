@@ -1,16 +1,20 @@
 // The linear head, held to classes of words as well as to words while training begins.
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/arange.h>
+#include <ATen/ops/logsumexp.h>
 #include <ATen/ops/stack.h>
+#include <ATen/ops/tensor.h>
 
 #include <cmath>
 
 #include "lmhead/base/error.h"
 #include "lmhead/heads/head_list.h"
 #include "lmhead/heads/head_schedule.h"
+#include "lmhead/heads/token_loss_head.h"
 #include "lmhead/heads/word_classes.h"
 #include "lmhead/heads/word_partition.h"
-#include "lmhead/kernels/linear_logsumexp.h"
+#include "lmhead/kernels/plain_logits.h"
 
 namespace lmhead {
 namespace {
@@ -52,8 +56,7 @@ std::vector<std::int64_t> levels_of(const MultiResolutionOptions& options, std::
 }
 
 /// z = W h, W's rows in the order of classes. Training adds lambda(t) (lse(z) - lse of the z of y's class) a level:
-/// -log of the probability that the class has. With CE = lse(z) - z_y it is (1 + sum lambda) CE - sum lambda CE within
-/// the class, so a level passes over the words of one class a token and nothing else.
+/// -log of the probability that the class has, whose words are a run of one pass over the logits.
 class MultiResolutionHead : public LmHead {
  public:
   MultiResolutionHead(const MultiResolutionOptions& options, const HeadContext& context)
@@ -76,14 +79,10 @@ class MultiResolutionHead : public LmHead {
     at::NoGradGuard no_grad;
     return LinearMap{weight_->value.index_select(0, order_.layout()->rows)};
   }
-  double flops_per_token(std::int64_t) const override {
-    double share = 1;
-    for (const std::int64_t classes : level_sizes_) share += options_.weight.share_of_run() / double(classes);
-    return 6 * double(hidden_size()) * (double(vocab_size()) * share + (prefixes_ ? 2 : 0));
-  }
+  double flops_per_token(std::int64_t) const override { return 6 * double(hidden_size()) * double(vocab_size()); }
   double memory_per_token(std::int64_t) const override {
-    return double(hidden_size()) * (2 + 2 * double(level_sizes_.size()) + (prefixes_ ? 4 : 0)) +
-           16 * double(1 + level_sizes_.size());
+    const double ranges = double(level_sizes_.size()) + (prefixes_ ? 1 : 0);
+    return double(hidden_size()) + 4 + 4 * ranges;
   }
 
  private:
@@ -120,28 +119,62 @@ class MultiResolutionHead : public LmHead {
                                      TokenStatistics*) const override {
     const double weight = levels_.empty() ? 0 : options_.weight.at(input.step),
                  of_prefix = prefixes_ ? options_.prefix_weight.at(input.step) : 0;
-    const double factor = 1 + weight * double(levels_.size()) + of_prefix;
-    const at::Tensor rows = rows_of(targets);
-    at::Tensor loss =
-        linear_cross_entropy(input.hidden, map(), rows,
-                             {.label_smoothing = options.label_smoothing / factor, .z_loss = options.z_loss / factor});
-    if (factor != 1) loss = factor * loss;
-    if (weight != 0)
-      for (const WordClasses& level : levels_) {
-        const auto layout = level.layout();
-        const at::Tensor within =
-            within_class_losses(input.hidden, weight_->working, *layout, group_by_class(targets, *layout),
-                                Reduction::kSum, LinearCrossEntropyMode::kSmall);
-        loss = loss - (weight / double(targets.size(0))) * within;
-      }
-    if (of_prefix != 0) {
-      const at::Tensor prefixes = prefixes_->value.to(at::kLong).index_select(0, targets);
-      const at::Tensor logits = target_logits(input.hidden, map(), at::stack({rows, rows_of(prefixes)}, 1));
-      loss = loss + of_prefix * (logits.select(1, 0) - logits.select(1, 1)).mean();
-    }
-    TrainingLoss result{loss, {{"level_weight", weight}}};
+    TrainingLoss result{
+        weight == 0 && of_prefix == 0
+            ? linear_cross_entropy(input.hidden, map(), rows_of(targets),
+                                   {.label_smoothing = options.label_smoothing, .z_loss = options.z_loss})
+            : level_loss(input.hidden, targets, options, weight, of_prefix),
+        {{"level_weight", weight}}};
     if (prefixes_) result.figures.emplace_back("prefix_weight", of_prefix);
     return result;
+  }
+
+  /// The words of each target's class at every level, and the target's prefix where that is a target too: [N, R, 2].
+  at::Tensor ranges_of(const at::Tensor& targets, bool with_levels, bool with_prefix) const {
+    std::vector<at::Tensor> ranges;
+    for (std::size_t level = 0; with_levels && level < levels_.size(); ++level) {
+      const auto layout = levels_[level].layout();
+      const at::Tensor begins = at::tensor(layout->begins, at::kLong).to(targets.device());
+      const at::Tensor classes = layout->classes.index_select(0, targets);
+      ranges.push_back(at::stack({begins.index_select(0, classes), begins.index_select(0, classes + 1)}, 1));
+    }
+    if (with_prefix) {
+      const at::Tensor row = rows_of(prefixes_->value.to(at::kLong).index_select(0, targets));
+      ranges.push_back(at::stack({row, row + 1}, 1));
+    }
+    return at::stack(ranges, 1);
+  }
+  /// The mean over tokens, each range's logsumexp counting as what its words have together.
+  at::Tensor level_loss(const at::Tensor& hidden, const at::Tensor& targets, const LossOptions& options, double weight,
+                        double of_prefix) const {
+    const at::Tensor ranges = ranges_of(targets, weight != 0, of_prefix != 0);
+    std::vector<double> weights(std::size_t(ranges.size(1)), weight);
+    if (of_prefix != 0) weights.back() = of_prefix;
+    TokenLossProblem problem{.hidden = hidden,
+                             .map = map(),
+                             .targets = rows_of(targets),
+                             .further = mean_logit(hidden, weight_->working, options),
+                             .loss = [weights, options](std::int64_t, const TokenTerms& terms, const TokenSlopes& by) {
+                               double loss = smoothed_loss(options, terms, by);
+                               for (std::size_t range = 0; range < weights.size(); ++range) {
+                                 loss += weights[range] * (*terms.logsumexp - terms.range_logsumexp[range]);
+                                 *by.logsumexp += weights[range], by.range_logsumexp[range] = -weights[range];
+                               }
+                               return loss;
+                             }};
+    problem.ranges = ranges;
+    if (linear_token_loss_takes(problem)) return linear_token_loss(problem, Reduction::kMean);
+
+    const at::Tensor logits = wide_linear_logits(hidden, map()), lse = at::logsumexp(logits, 1);
+    const at::Tensor words = at::arange(vocab_size(), ranges.options());
+    at::Tensor losses = plain_smoothed_losses(logits, problem.targets, options);
+    for (std::size_t range = 0; range < weights.size(); ++range) {
+      const at::Tensor limits = ranges.select(1, std::int64_t(range));
+      const at::Tensor is_outside =
+          words.lt(limits.select(1, 0).unsqueeze(1)).logical_or(words.ge(limits.select(1, 1).unsqueeze(1)));
+      losses = losses + weights[range] * (lse - at::logsumexp(logits.masked_fill(is_outside, -INFINITY), 1));
+    }
+    return losses.mean();
   }
 
   MultiResolutionOptions options_;
@@ -159,9 +192,8 @@ HeadKind multi_resolution_head() {
       "multi_resolution",
       "z = W h; trained with lambda(t) sum_l (lse(z) - lse of the z of y's class of level l) beside, and where asked "
       "with a second target, y's longest byte prefix",
-      "1 + sum_l 1 / C_l while levels weigh something: 6 V D (1 + sum_l 1 / C_l) operations a token then",
-      "2 D (1 + levels) numbers a token and the gradient of W once more a level",
-      "ours; the second target is that of modded-nanogpt's record 88");
+      "1, and a sum over the words of one class a level while levels weigh something: 6 V D operations a token",
+      "D numbers a token, 4 a level", "ours; the second target is that of modded-nanogpt's record 88");
 }
 
 }  // namespace lmhead

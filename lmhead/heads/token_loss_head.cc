@@ -1,6 +1,49 @@
 #include "lmhead/heads/token_loss_head.h"
 
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/logsumexp.h>
+#include <ATen/ops/mv.h>
+#include <ATen/ops/zeros.h>
+
+#include <algorithm>
+
+#include "lmhead/kernels/plain_logits.h"
+
 namespace lmhead {
+
+double smoothed_loss(const LossOptions& options, const TokenTerms& terms, const TokenSlopes& by) {
+  const double smoothing = options.label_smoothing, lse = *terms.logsumexp;
+  *by.logsumexp = 1 + 2 * options.z_loss * lse;
+  *by.target_logit = smoothing - 1;
+  const double loss = lse - (1 - smoothing) * *terms.target_logit + options.z_loss * lse * lse;
+  if (smoothing == 0) return loss;
+  by.further[0] = -smoothing;
+  return loss - smoothing * terms.further[0];
+}
+
+at::Tensor mean_logit(const at::Tensor& hidden, const at::Tensor& weight, const LossOptions& options,
+                      const std::vector<std::int64_t>& sizes) {
+  const at::ScalarType wide = loss_type(hidden.scalar_type());
+  const auto features = std::max<std::int64_t>(1, std::int64_t(sizes.size()));
+  const std::int64_t tokens = hidden.size(0) / features;
+  if (options.label_smoothing == 0) return at::zeros({tokens, 0}, hidden.options().dtype(wide));
+  const auto parts = sizes.empty() ? std::vector<at::Tensor>{weight} : weight.split_with_sizes(sizes);
+  at::Tensor sum;
+  for (std::int64_t index = 0; index < features; ++index) {
+    const at::Tensor part = at::mv(hidden.narrow(0, index * tokens, tokens).to(wide),
+                                   parts[std::size_t(index)].sum(0, /*keepdim=*/false, wide));
+    sum = sum.defined() ? sum + part : part;
+  }
+  return (sum / double(weight.size(0))).unsqueeze(1);
+}
+
+at::Tensor plain_smoothed_losses(const at::Tensor& logits, const at::Tensor& targets, const LossOptions& options) {
+  const double smoothing = options.label_smoothing;
+  const at::Tensor lse = at::logsumexp(logits, 1);
+  at::Tensor losses = lse - (1 - smoothing) * logits.gather(1, targets.unsqueeze(1)).squeeze(1);
+  if (smoothing != 0) losses = losses - smoothing * logits.mean(1);
+  return options.z_loss == 0 ? losses : losses + options.z_loss * lse.square();
+}
 
 at::Tensor TokenLossHead::losses(const HeadInput& input, const at::Tensor& targets, Reduction reduction) const {
   const TokenLossProblem problem = token_loss_problem(input, targets);

@@ -106,7 +106,7 @@ ClassGroups group_by_class(const at::Tensor& targets, const WordLayout& layout) 
 at::Tensor no_part_of(const at::Tensor& tensor) { return tensor.narrow(0, 0, 0).sum(); }
 
 at::Tensor within_class_losses(const at::Tensor& hidden, const at::Tensor& weight, const WordLayout& layout,
-                               const ClassGroups& groups, Reduction reduction, LinearCrossEntropyMode mode) {
+                               const ClassGroups& groups, Reduction reduction) {
   // split_with_sizes goes backwards as one concatenation; a slice a class would each be a matrix of zeros.
   std::vector<std::int64_t> counts;
   for (const ClassGroups::Group& group : groups.groups) counts.push_back(group.count);
@@ -123,8 +123,7 @@ at::Tensor within_class_losses(const at::Tensor& hidden, const at::Tensor& weigh
     has_pass |= is_pass;
     if (is_pass)
       losses.push_back(linear_cross_entropy(parts[index], {weights[std::size_t(of_class)]},
-                                            groups.within.narrow(0, first, count),
-                                            {.reduction = reduction, .mode = mode}));
+                                            groups.within.narrow(0, first, count), {.reduction = reduction}));
     else if (keeps_tokens) losses.push_back(at::zeros({count}, type));
   }
   if (keeps_tokens) losses = {losses.empty() ? at::zeros({0}, type) : at::cat(losses).index_select(0, groups.places)};

@@ -59,7 +59,6 @@ at::Tensor no_part_of(const at::Tensor& tensor);
 /// in the order of the tokens for none. A pass a class over slices of `weight` [V, D], whose rows are those of the
 /// layout; nothing of it is copied. Memory: the features once more, and of `weight` its gradient twice.
 at::Tensor within_class_losses(const at::Tensor& hidden, const at::Tensor& weight, const WordLayout& layout,
-                               const ClassGroups& groups, Reduction reduction,
-                               LinearCrossEntropyMode mode = LinearCrossEntropyMode::kAuto);
+                               const ClassGroups& groups, Reduction reduction);
 
 }  // namespace lmhead

@@ -25,13 +25,18 @@ namespace {
 constexpr const char* kWho = "linear_token_loss";
 using torch::autograd::variable_list;
 
+std::int64_t features_of(const TokenLossProblem& problem) {
+  return std::max<std::int64_t>(1, std::int64_t(problem.feature_ends.size()));
+}
+
 void check(const TokenLossProblem& problem) {
   const at::Tensor &hidden = problem.hidden, &weight = problem.map.weight, &targets = problem.targets;
   require(targets.dim() == 1 && targets.scalar_type() == at::kLong, kWho, "targets must be int64 [N], got ",
           targets.scalar_type(), " ", targets.sizes());
   const std::int64_t tokens = targets.size(0);
-  require(hidden.dim() == 2 && (tokens == 0 ? hidden.size(0) == 0 : hidden.size(0) > 0 && hidden.size(0) % tokens == 0),
-          kWho, "hidden must be [N K, D] for N = ", tokens, ", got ", hidden.sizes());
+  const std::int64_t rows = tokens * features_of(problem);
+  require(hidden.dim() == 2 && (tokens == 0 ? hidden.size(0) == 0 : hidden.size(0) > 0 && hidden.size(0) % rows == 0),
+          kWho, "hidden must be [N K, D] for N = ", rows, ", got ", hidden.sizes());
   require(weight.dim() == 2 && weight.size(1) == hidden.size(1) && weight.scalar_type() == hidden.scalar_type(), kWho,
           "weight must be ", hidden.scalar_type(), " [V, ", hidden.size(1), "], got ", weight.scalar_type(), " ",
           weight.sizes());
@@ -44,6 +49,14 @@ void check(const TokenLossProblem& problem) {
                                 slopes.size(0) > 0 && problem.knot_step > 0 && !changes_logits(problem.map.transform)),
           kWho, "slopes must be an even number of at most ", LinearPieces::kMost,
           ", their knots apart and the only map of logits");
+  const std::vector<std::int64_t>& ends = problem.feature_ends;
+  require(ends.empty() || (ends.front() >= 0 && std::ranges::is_sorted(ends) && ends.back() == weight.size(0)), kWho,
+          "feature_ends must ascend to V = ", weight.size(0), ", got ", at::IntArrayRef(ends));
+  require(!problem.ranges.defined() ||
+              (problem.ranges.dim() == 3 && problem.ranges.size(0) == tokens && problem.ranges.size(2) == 2 &&
+               problem.ranges.scalar_type() == at::kLong && !bends_logits(problem.map.transform) && !slopes.defined()),
+          kWho, "ranges must be int64 [", tokens, ", R, 2] of linear logits, got ",
+          problem.ranges.defined() ? problem.ranges.sizes() : at::IntArrayRef());
   check_logit_transform(problem.map.transform, kWho);
 }
 
@@ -53,7 +66,7 @@ using Wanted = std::array<bool, 4>;
 /// A pass over the rows, and what it reads.
 struct Rows {
   explicit Rows(const TokenLossProblem& problem) : tokens(problem.targets.size(0)) {
-    group = tokens == 0 ? 1 : problem.hidden.size(0) / tokens;
+    group = tokens == 0 ? 1 : problem.hidden.size(0) / tokens / features_of(problem);
     const at::Tensor ids = problem.targets.contiguous();
     targets.reserve(tokens * group);
     for (std::int64_t token = 0; token < tokens; ++token) {
@@ -68,6 +81,8 @@ struct Rows {
     pass.targets = targets.data();
     pass.group = group;
     pass.absent_begin = problem.absent_begin, pass.absent = problem.absent;
+    pass.feature_ends = problem.feature_ends;
+    if (problem.ranges.defined()) read_ranges(problem);
     if (!problem.slopes.defined()) return;
     const at::Tensor slopes = problem.slopes.detach().to(at::kDouble).contiguous();
     pass.pieces = {.count = static_cast<int>(slopes.size(0)), .step = problem.knot_step};
@@ -76,6 +91,16 @@ struct Rows {
   Rows(const Rows&) = delete;
   Rows& operator=(const Rows&) = delete;
 
+  void read_ranges(const TokenLossProblem& problem) {
+    const at::Tensor given = problem.ranges.contiguous();
+    const std::int64_t* words = given.const_data_ptr<std::int64_t>();
+    pass.ranges_per_row = given.size(1);
+    for (std::int64_t row = 0; row < tokens * group; ++row)
+      for (std::int64_t range = 0; range < given.size(1); ++range) {
+        const std::int64_t* at = words + 2 * (row / group * given.size(1) + range);
+        pass.ranges.push_back({at[0], at[1]});
+      }
+  }
   void want(const Wanted& wanted) {
     pass.wants_hidden = wanted[0], pass.wants_weight = wanted[1], pass.wants_bias = wanted[2];
     pass.wants_slopes = wanted[3];
@@ -84,6 +109,11 @@ struct Rows {
     if (std::isinf(logsumexp) && logsumexp < 0) return {};  // no word stands there
     const double scale = pass.map.transform.scale;
     return {.max = max, .logsumexp = logsumexp, .probability = scale * of_logsumexp, .target = -scale * of_target};
+  }
+  void set_range_factors(std::int64_t row, const double* logsumexps, const double* slopes, double upstream) {
+    for (std::int64_t range = 0; range < pass.ranges_per_row; ++range)
+      pass.range_factors[row * pass.ranges_per_row + range] = {logsumexps[range],
+                                                               pass.map.transform.scale * upstream * slopes[range]};
   }
   /// Those of hidden, weight, bias and slopes in the types of these.
   variable_list gradients(const TokenLossProblem& problem) const {
@@ -107,32 +137,39 @@ struct Rows {
 /// What the forward pass leaves behind, in float64.
 struct Outcome {
   at::Tensor losses;  // [N]
-  at::Tensor slopes;  // [N, 2 K + S]: by logsumexps, target logits, further numbers
-  at::Tensor sums;    // [N K, 2]: largest logit and logsumexp
+  at::Tensor slopes;  // [N, 2 K + K R + S]: by logsumexps, target logits, those of ranges, further numbers
+  at::Tensor sums;    // [N K, 2 + R]: largest logit, logsumexp, those of ranges
 };
 
 /// Runs `rows.pass`, whose gradients are those of `upstream` times the sum of losses.
 Outcome run_forward(const TokenLossProblem& problem, Rows& rows, double upstream) {
-  const std::int64_t group = rows.group, more = problem.further.size(1), width = 2 * group + more;
+  const std::int64_t group = rows.group, ranges = rows.pass.ranges_per_row, more = problem.further.size(1),
+                     before = (2 + ranges) * group, width = before + more, sums_width = 2 + ranges;
   const at::Tensor further = problem.further.detach().to(at::kDouble).contiguous();
   const double* given = further.const_data_ptr<double>();
   Outcome outcome{at::empty({rows.tokens}, at::kDouble), at::zeros({rows.tokens, width}, at::kDouble),
-                  at::empty({rows.tokens * group, 2}, at::kDouble)};
+                  at::empty({rows.tokens * group, sums_width}, at::kDouble)};
   double *losses = outcome.losses.mutable_data_ptr<double>(), *slopes = outcome.slopes.mutable_data_ptr<double>(),
          *sums = outcome.sums.mutable_data_ptr<double>();
   rows.pass.on_group = [&](std::int64_t first, const RowOutcome* outcomes, RowFactors* factors) {
     const std::int64_t token = first / group;
-    std::vector<double> terms(2 * group);
+    std::vector<double> terms(before);
     for (std::int64_t row = 0; row < group; ++row) {
       terms[row] = outcomes[row].logsumexp, terms[group + row] = outcomes[row].target_logit;
-      sums[2 * (first + row)] = outcomes[row].max, sums[2 * (first + row) + 1] = outcomes[row].logsumexp;
+      double* of_row = sums + sums_width * (first + row);
+      of_row[0] = outcomes[row].max, of_row[1] = outcomes[row].logsumexp;
+      std::copy_n(outcomes[row].range_logsumexp, ranges, of_row + 2);
+      std::copy_n(outcomes[row].range_logsumexp, ranges, terms.data() + 2 * group + row * ranges);
     }
     double* slope = slopes + token * width;
-    losses[token] = problem.loss(token, {terms.data(), terms.data() + group, given + token * more},
-                                 {slope, slope + group, slope + 2 * group});
-    for (std::int64_t row = 0; row < group; ++row)
+    losses[token] =
+        problem.loss(token, {terms.data(), terms.data() + group, terms.data() + 2 * group, given + token * more},
+                     {slope, slope + group, slope + 2 * group, slope + before});
+    for (std::int64_t row = 0; row < group; ++row) {
       factors[row] = rows.factors(outcomes[row].max, outcomes[row].logsumexp, upstream * slope[row],
                                   upstream * slope[group + row]);
+      rows.set_range_factors(first + row, outcomes[row].range_logsumexp, slope + 2 * group + row * ranges, upstream);
+    }
   };
   rows.pass.run();
   return outcome;
@@ -155,9 +192,10 @@ struct LinearTokenLossFunction : torch::autograd::Function<LinearTokenLossFuncti
     if (fast) {
       const variable_list found = rows.gradients(problem);
       saved.insert(saved.end(), found.begin(), found.end());
-      saved.push_back((outcome.slopes.narrow(1, 2 * rows.group, more) * share).to(further.scalar_type()));
+      saved.push_back(
+          (outcome.slopes.narrow(1, outcome.slopes.size(1) - more, more) * share).to(further.scalar_type()));
     } else {
-      saved.insert(saved.end(), {problem.targets, outcome.slopes, outcome.sums});
+      saved.insert(saved.end(), {problem.targets, problem.ranges, outcome.slopes, outcome.sums});
     }
     context->save_for_backward(saved);
     const TransformNumbers numbers = numbers_of(problem.map.transform);
@@ -171,6 +209,7 @@ struct LinearTokenLossFunction : torch::autograd::Function<LinearTokenLossFuncti
     if (!fast) {
       context->saved_data["absent begin"] = problem.absent_begin;
       context->saved_data["absent"] = problem.absent;
+      context->saved_data["feature ends"] = problem.feature_ends;
     }
     const at::ScalarType type = loss_type(hidden.scalar_type());
     if (reduction == Reduction::kNone) return outcome.losses.to(type);
@@ -199,24 +238,30 @@ struct LinearTokenLossFunction : torch::autograd::Function<LinearTokenLossFuncti
         .absent_begin = context->saved_data["absent begin"].toIntVector(),
         .absent = context->saved_data["absent"].toIntVector(),
         .slopes = saved[3],
-        .knot_step = context->saved_data["knot step"].toDouble()};
+        .knot_step = context->saved_data["knot step"].toDouble(),
+        .feature_ends = context->saved_data["feature ends"].toIntVector(),
+        .ranges = saved[5]};
     Rows rows(problem);
     const auto wanted = context->saved_data["wanted"].toBoolList();
     rows.want({wanted[0], wanted[1], wanted[2], wanted[3]});
     const at::Tensor above = (upstream.detach().to(at::kDouble) * context->saved_data["share"].toDouble())
                                  .expand({rows.tokens})
                                  .contiguous();
-    const at::Tensor slopes = saved[5] * above.unsqueeze(1), &sums = saved[6];
+    const at::Tensor slopes = saved[6] * above.unsqueeze(1), &sums = saved[7];
     const double *slope = slopes.const_data_ptr<double>(), *sum = sums.const_data_ptr<double>();
-    for (std::int64_t token = 0; token < rows.tokens; ++token)
-      for (std::int64_t row = 0; row < rows.group; ++row) {
-        const double *of_row = sum + 2 * (token * rows.group + row), *of_token = slope + token * slopes.size(1);
-        rows.pass.factors.push_back(rows.factors(of_row[0], of_row[1], of_token[row], of_token[rows.group + row]));
-      }
+    const std::int64_t group = rows.group, ranges = rows.pass.ranges_per_row;
+    rows.pass.range_factors.resize(rows.tokens * group * ranges);
+    for (std::int64_t row = 0; row < rows.tokens * group; ++row) {
+      const double *of_row = sum + sums.size(1) * row, *of_token = slope + slopes.size(1) * (row / group);
+      const std::int64_t place = row % group;
+      rows.pass.factors.push_back(rows.factors(of_row[0], of_row[1], of_token[place], of_token[group + place]));
+      rows.set_range_factors(row, of_row + 2, of_token + 2 * group + place * ranges, 1);
+    }
     rows.pass.run();
     const variable_list found = rows.gradients(problem);
     std::copy(found.begin(), found.end(), results.begin());
-    results[4] = slopes.narrow(1, 2 * rows.group, context->saved_data["more"].toInt())
+    const std::int64_t more = context->saved_data["more"].toInt();
+    results[4] = slopes.narrow(1, slopes.size(1) - more, more)
                      .to(static_cast<at::ScalarType>(context->saved_data["further type"].toInt()));
     return results;
   }

@@ -15,15 +15,16 @@ namespace lmhead {
 /// What is known of a token that has K rows of features and S further numbers.
 struct TokenTerms {
   const double *logsumexp, *target_logit;  // [K]
+  const double* range_logsumexp;           // [K, R]
   const double* further;                   // [S]
 };
 /// The derivatives of its loss by each of them.
 struct TokenSlopes {
-  double *logsumexp, *target_logit, *further;
+  double *logsumexp, *target_logit, *range_logsumexp, *further;
 };
 
 struct TokenLossProblem {
-  at::Tensor hidden;   // [N K, D], the rows of a token one behind another
+  at::Tensor hidden;   // [N K, D], the rows of a token one behind another; with feature_ends [C N K, D]
   LinearMap map;       // weight [V, D]
   at::Tensor targets;  // [N], each in [0, V)
   at::Tensor further;  // [N, S], of any floating type
@@ -35,6 +36,11 @@ struct TokenLossProblem {
   /// Where given, the slopes of LinearPieces [count] with knots so far apart, which bend the logits of `map`.
   at::Tensor slopes = {};  // of any floating type, positive
   double knot_step = 1;
+  /// As in LogitPass: words from feature_ends[c - 1] to feature_ends[c] see the c-th N K rows of `hidden`.
+  std::vector<std::int64_t> feature_ends = {};
+  /// Where given, runs of words [N, R, 2] int64, from the first to the one behind the last, whose logsumexps the loss
+  /// may read; of a run without words it is minus infinity, and its slope must be 0.
+  at::Tensor ranges = {};
 };
 
 /// Whether these features can be computed with: on the CPU, in float32, float64 or bfloat16, and not to be

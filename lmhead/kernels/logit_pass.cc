@@ -18,6 +18,7 @@
 #include "lmhead/kernels/threads.h"
 #include "lmhead/kernels/tile_products.h"
 #include "lmhead/kernels/vector/row_kernels.h"
+#include "lmhead/kernels/word_ranges.h"
 
 namespace lmhead {
 namespace {
@@ -62,9 +63,10 @@ class Runner {
   }
   void leave_out_absent(Wide* line, std::int64_t row, std::int64_t tile) const;
   void sum_tile(const Block& block, std::int64_t tile, std::int64_t worker);
-  RowOutcome combined_row(const Block& block, std::int64_t row) const;
+  RowOutcome combined_row(const Block& block, std::int64_t row);
   void combine_rows(const Block& block, std::int64_t begin, std::int64_t end);
   void form_tile(const Block& block, std::int64_t tile, std::int64_t worker);
+  void form_line(Wide* line, std::int64_t row, std::int64_t tile, std::int64_t worker);
   bool form_gradient(const Block& block, std::int64_t tile, std::int64_t worker, T* stored);
   double leave_out(const Block& block, std::int64_t tile, std::int64_t worker, T* stored);
   void finish_rows(const Block& block, std::int64_t first_worker, std::int64_t last_worker, std::int64_t begin,
@@ -85,6 +87,8 @@ class Runner {
   at::Tensor bias_sums_;                         // [slots, V]
   std::vector<LineSums> line_sums_;              // [slots, tiles, rows]
   std::vector<double> target_logits_, squares_;  // [slots, rows], [slots, tiles, rows]
+  WordRanges ranges_;
+  std::vector<std::vector<LinePiece>> pieces_;   // [workers], scratch
   std::vector<std::vector<double>> slope_sums_;  // [workers], of the pieces
   std::vector<std::int64_t> skipped_;            // [workers]
   std::vector<double> skipped_squares_;          // [workers]
@@ -99,7 +103,8 @@ Runner<T>::Runner(LogitPass& pass)
       keeps_(sums_ && gradients_),
       needs_finish_(pass.map.bias.defined() || changes_logits(pass.map.transform) ||
                     !pass.inverse_temperature.empty() || pass.pieces.count > 0),
-      tiling_(tiling_of(pass, keeps_)) {
+      tiling_(tiling_of(pass, keeps_)),
+      ranges_(pass, tiling_, sums_) {
   products_ =
       make_tile_products<T>(pass, tiling_, tiling_.blocks != 1 || tiling_.slots > 1 || pass.filter_threshold > 0);
   const at::ScalarType wide = c10::CppTypeToScalarType<Wide>::value;
@@ -128,10 +133,11 @@ Runner<T>::Runner(LogitPass& pass)
     line_sums_.resize(tile_rows), target_logits_.resize(tiling_.slots * tiling_.rows),
         pass.factors.resize(tiling_.size);
   if (pass.wants_squares) squares_.resize(tile_rows), pass.squares = at::zeros({tiling_.size}, at::kDouble);
-  if (pass.wants_hidden) pass.d_hidden = at::empty({tiling_.size, tiling_.width}, wide);
+  if (pass.wants_hidden) pass.d_hidden = at::empty({tiling_.features * tiling_.size, tiling_.width}, wide);
   if (pass.wants_bias) bias_sums_ = at::zeros({tiling_.slots, tiling_.vocab_size}, at::kDouble);
   if (pass.wants_slopes) slope_sums_.assign(tiling_.workers, std::vector<double>(pass.pieces.count));
   skipped_.resize(tiling_.workers), skipped_squares_.resize(tiling_.workers), scratch_.resize(tiling_.workers);
+  pieces_.resize(tiling_.workers);
 }
 
 /// The line with bias, transform and temperature applied: `stored` itself where types agree, else the worker's scratch.
@@ -189,6 +195,7 @@ void Runner<T>::sum_tile(const Block& block, std::int64_t tile, std::int64_t wor
     const Wide* line = finished_line(stored + index * columns, row, tile, worker, false);
     line_sums_[rows_offset(block, tile) + index] =
         kernels_.sums(line, columns, weights_of(row, tile, worker), pass_.wants_weighted, pass_.wants_more);
+    ranges_.sum(kernels_, block, index, tile, line);
     const std::int64_t target = target_of(row, tile);
     if (target >= 0 && target < columns)
       target_logits_[block.slot * tiling_.rows + index] = static_cast<double>(line[target]);
@@ -196,7 +203,7 @@ void Runner<T>::sum_tile(const Block& block, std::int64_t tile, std::int64_t wor
 }
 
 template <class T>
-RowOutcome Runner<T>::combined_row(const Block& block, std::int64_t row) const {
+RowOutcome Runner<T>::combined_row(const Block& block, std::int64_t row) {
   const LineSums* sums = &line_sums_[rows_offset(block, 0) + row];
   double max = -std::numeric_limits<double>::infinity();
   std::int64_t arg_max = 0;
@@ -224,6 +231,7 @@ RowOutcome Runner<T>::combined_row(const Block& block, std::int64_t row) const {
   }
   outcome.entropy = std::log(sum) - entropy / sum;
   outcome.correct = pass_.targets && arg_max == pass_.targets[block.begin + row];
+  outcome.range_logsumexp = ranges_.combine(block, row);
   return outcome;
 }
 
@@ -242,6 +250,20 @@ void Runner<T>::combine_rows(const Block& block, std::int64_t begin, std::int64_
   }
 }
 
+/// Turns the line of `row` in the tile into its gradient in place, piece by piece.
+template <class T>
+void Runner<T>::form_line(Wide* line, std::int64_t row, std::int64_t tile, std::int64_t worker) {
+  const RowFactors& factors = pass_.factors[row];
+  const std::int64_t target = target_of(row, tile);
+  const Wide* weights = weights_of(row, tile, worker);
+  ranges_.cut(row, tile, pieces_[worker]);
+  for (const LinePiece& piece : pieces_[worker])
+    kernels_.gradient(line + piece.from, piece.to - piece.from,
+                      {piece.shift, piece.probability, factors.smoothing, factors.target, target - piece.from,
+                       piece.moment, pass_.wants_slopes ? slope_sums_[worker].data() : nullptr},
+                      weights ? weights + piece.from : nullptr, transform_of(row));
+}
+
 /// Turns the tile's logits into gradients in place; false where the filter says that its products may be skipped.
 template <class T>
 bool Runner<T>::form_gradient(const Block& block, std::int64_t tile, std::int64_t worker, T* stored) {
@@ -252,11 +274,7 @@ bool Runner<T>::form_gradient(const Block& block, std::int64_t tile, std::int64_
     const std::int64_t row = block.begin + index, target = target_of(row, tile);
     const RowFactors& factors = pass_.factors[row];
     Wide* line = finished_line(stored + index * columns, row, tile, worker, sums_);
-    const double share = std::exp(factors.max - factors.logsumexp);
-    kernels_.gradient(line, columns,
-                      {factors.max, factors.probability * share, factors.smoothing, factors.target, target,
-                       factors.moment * share, pass_.wants_slopes ? slope_sums_[worker].data() : nullptr},
-                      weights_of(row, tile, worker), transform_of(row));
+    form_line(line, row, tile, worker);
     if (filters && !matters) {
       // The target's own entry never counts: a tile that is left out adds it all the same.
       const bool has_target = target >= 0 && target < columns;
@@ -303,7 +321,7 @@ double Runner<T>::leave_out(const Block& block, std::int64_t tile, std::int64_t 
       .has_slope = bends_logits(pass_.map.transform),
       .weight = static_cast<const T*>(pass_.map.weight.const_data_ptr()) + begin * width,
       .hidden = static_cast<const T*>(pass_.hidden.const_data_ptr()) + block.begin * width,
-      .d_hidden = pass_.wants_hidden ? products_->begun_hidden_sum(block, worker) : nullptr,
+      .d_hidden = pass_.wants_hidden ? products_->begun_hidden_sum(block, tile, worker) : nullptr,
       .d_weight = pass_.wants_weight ? products_->begun_weight_sum(block, tile) : nullptr,
       .weight_is_turned = products_->weight_is_turned()};
   return left_out.add(kernels_, logit_kernels<Wide>(), scratch_[worker]);
@@ -320,19 +338,21 @@ void Runner<T>::finish_rows(const Block& block, std::int64_t first_worker, std::
       pass_.squares.template mutable_data_ptr<double>()[block.begin + row] = sum;
     }
   }
-  if (!pass_.wants_hidden) return;
-  Wide* result = pass_.d_hidden.template mutable_data_ptr<Wide>() + (block.begin + begin) * tiling_.width;
   const std::int64_t count = (end - begin) * tiling_.width;
-  bool first = true;
-  for (std::int64_t worker = first_worker; worker < last_worker; ++worker) {
-    if (!products_->has_hidden(worker)) continue;
-    const Wide* part = products_->hidden_sum(worker) + begin * tiling_.width;
-    if (first) std::copy_n(part, count, result);
-    else
-      for (std::int64_t i = 0; i < count; ++i) result[i] += part[i];
-    first = false;
+  for (std::int64_t feature = 0; pass_.wants_hidden && feature < tiling_.features; ++feature) {
+    const std::int64_t place = feature * tiling_.size + block.begin + begin;
+    Wide* result = pass_.d_hidden.template mutable_data_ptr<Wide>() + place * tiling_.width;
+    bool first = true;
+    for (std::int64_t worker = first_worker; worker < last_worker; ++worker) {
+      if (!products_->has_hidden(worker, feature)) continue;
+      const Wide* part = products_->hidden_sum(worker, feature) + begin * tiling_.width;
+      if (first) std::copy_n(part, count, result);
+      else
+        for (std::int64_t i = 0; i < count; ++i) result[i] += part[i];
+      first = false;
+    }
+    if (first) std::fill_n(result, count, Wide(0));
   }
-  if (first) std::fill_n(result, count, Wide(0));
 }
 
 template <class T>

@@ -23,6 +23,17 @@ struct RowOutcome {
   double weighted;  // sum over the vocabulary of class_weight (logsumexp - logit); where asked for
   double entropy;   // where asked for
   bool correct;     // the target is the first index of the largest logit; where asked for
+  const double* range_logsumexp = nullptr;  // [ranges_per_row], minus infinity where no word stands in a range
+};
+
+/// Words [begin, end).
+struct WordRange {
+  std::int64_t begin, end;
+};
+
+/// What is added to the gradient of a row within a range: probability e^(logit - logsumexp), that being the range's.
+struct RangeFactor {
+  double logsumexp = 0, probability = 0;
 };
 
 /// The gradient of a row with respect to its product `hidden weight^T`, before the slope of the transform's map:
@@ -33,7 +44,7 @@ struct RowFactors {
 };
 
 struct LogitPass {
-  at::Tensor hidden;    // [n, D] contiguous, on the CPU: float32, float64 or bfloat16
+  at::Tensor hidden;    // [n, D] contiguous, on the CPU: float32, float64 or bfloat16; with feature_ends [C n, D]
   LinearMap map;        // weight [V, D] contiguous, of the type of `hidden`; bias [V] of any floating type
   LinearPieces pieces;  // where there are any: in place of the transform's map
   const std::int64_t* targets = nullptr;    // [n], each in [0, V); null: rows have none
@@ -44,6 +55,13 @@ struct LogitPass {
   /// Words that do not stand in a row's distribution, as if their logits were minus infinity: ascending ids from
   /// absent[absent_begin[row]] to absent[absent_begin[row + 1]]. Empty: none. Only where the transform bends nothing.
   std::vector<std::int64_t> absent_begin, absent;  // [n + 1] or empty, and as many as there are
+  /// Where words see different features: words from feature_ends[c - 1] to feature_ends[c] see the c-th n rows of
+  /// `hidden`. Ascending, the last one V; empty: all see the same.
+  std::vector<std::int64_t> feature_ends;
+  /// Runs of words whose own logsumexp is wanted beside that of the whole row; factors by `on_group`, or known already.
+  std::int64_t ranges_per_row = 0;
+  std::vector<WordRange> ranges;           // [n, ranges_per_row]
+  std::vector<RangeFactor> range_factors;  // [n, ranges_per_row]
 
   /// Called once a row, from any thread, and gives the row's factors; where this and the next are empty, `factors` are
   /// known already.
@@ -61,7 +79,7 @@ struct LogitPass {
 
   /// Filled by `run` where wanted. Weight and hidden gradients are float32 (float64 for float64 input), the weight's
   /// bfloat16 where one product gives it and nothing is added up.
-  at::Tensor d_hidden, d_weight, d_bias, squares;  // [n, D], [V, D], [V] float64, [n] float64
+  at::Tensor d_hidden, d_weight, d_bias, squares;  // as `hidden`, [V, D], [V] float64, [n] float64
   std::vector<double> d_slopes;                    // of the pieces; sums of a tile's row in the type of its logits
   /// Tiles seen, tiles whose products the filter left out, and the sum of squares of what nothing stands for in those.
   std::int64_t tiles_seen = 0, tiles_skipped = 0;

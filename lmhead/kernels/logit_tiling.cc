@@ -12,10 +12,27 @@ namespace {
 
 std::int64_t divide_up(std::int64_t value, std::int64_t by) { return (value + by - 1) / by; }
 
+/// Tiles of at most `columns` words, in none of which words see different features.
+void cut_into_tiles(LogitTiling& tiling, const std::vector<std::int64_t>& feature_ends) {
+  std::int64_t begin = 0;
+  for (std::int64_t feature = 0; feature < tiling.features; ++feature) {
+    const std::int64_t end = feature_ends.empty() ? tiling.vocab_size : feature_ends[feature];
+    for (; begin < end; begin = std::min(end, begin + tiling.columns)) {
+      tiling.begins.push_back(begin);
+      tiling.feature_of.push_back(feature);
+    }
+  }
+  tiling.begins.push_back(tiling.vocab_size);
+  tiling.tiles = std::int64_t(tiling.feature_of.size());
+}
+
 }  // namespace
 
 LogitTiling tiling_of(const LogitPass& pass, bool keeps_logits) {
-  LogitTiling tiling{.size = pass.hidden.size(0), .width = pass.hidden.size(1), .vocab_size = pass.map.weight.size(0)};
+  const auto features = std::max<std::int64_t>(1, std::int64_t(pass.feature_ends.size()));
+  LogitTiling tiling{
+      .size = pass.hidden.size(0) / features, .width = pass.hidden.size(1), .vocab_size = pass.map.weight.size(0)};
+  tiling.features = features;
   tiling.workers = at::in_parallel_region() ? 1 : at::get_num_threads();
   const at::ScalarType type = pass.hidden.scalar_type();
   tiling.rows = keeps_logits ? rows_per_kept_block(tiling.vocab_size, type) : tile_sizes::kRowsPerBlock;
@@ -45,7 +62,7 @@ LogitTiling tiling_of(const LogitPass& pass, bool keeps_logits) {
       divide_up(divide_up(tiling.vocab_size, tiling.tiles), tile_sizes::kColumnMultiple) * tile_sizes::kColumnMultiple;
   if (!packs && tiling.columns % tile_sizes::kCrowdedStride == 0) tiling.columns += tile_sizes::kColumnMultiple;
   tiling.columns = std::min(tiling.columns, tiling.vocab_size);
-  tiling.tiles = divide_up(tiling.vocab_size, tiling.columns);
+  cut_into_tiles(tiling, pass.feature_ends);
   return tiling;
 }
 

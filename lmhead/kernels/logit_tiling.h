@@ -3,8 +3,8 @@
 
 #include <c10/core/ScalarType.h>
 
-#include <algorithm>
 #include <cstdint>
+#include <vector>
 
 namespace lmhead {
 
@@ -15,9 +15,12 @@ struct LogitTiling {
   std::int64_t size, width, vocab_size;
   std::int64_t workers, rows, columns, tiles, blocks;  // rows of a block and columns of a tile at most
   std::int64_t slots;                                  // blocks at work at once, each with a weight gradient of its own
+  std::int64_t features;                               // how many rows of features a row of logits has
+  std::vector<std::int64_t> begins;                    // [tiles + 1], and V
+  std::vector<std::int64_t> feature_of;                // [tiles], which of them the tile's words see
 
-  std::int64_t tile_begin(std::int64_t tile) const { return tile * columns; }
-  std::int64_t tile_columns(std::int64_t tile) const { return std::min(columns, vocab_size - tile * columns); }
+  std::int64_t tile_begin(std::int64_t tile) const { return begins[tile]; }
+  std::int64_t tile_columns(std::int64_t tile) const { return begins[tile + 1] - begins[tile]; }
 };
 
 /// A block of rows.

@@ -28,7 +28,7 @@ class AtenProducts final : public TileProducts<T> {
   AtenProducts(const LogitPass& pass, const LogitTiling& tiling, bool adds_up)
       : Base(pass, tiling, kSameType || adds_up ? c10::CppTypeToScalarType<Wide>::value : pass.hidden.scalar_type()),
         adds_up_(adds_up),
-        features_(tiling.slots) {
+        features_(tiling.slots * tiling.features) {
     for (std::int64_t tile = 0; tile < tiling.tiles; ++tile) {
       weight_.push_back(pass.map.weight.narrow(0, tiling.tile_begin(tile), tiling.tile_columns(tile)));
       weight_turned_.push_back(weight_.back().t());
@@ -41,32 +41,38 @@ class AtenProducts final : public TileProducts<T> {
 
   void begin_block(const LogitBlock& block) override {
     Base::begin_block(block);
-    features_[block.slot] = this->pass_.hidden.narrow(0, block.begin, block.rows);
+    for (std::int64_t feature = 0; feature < this->tiling_.features; ++feature)
+      features_[block.slot * this->tiling_.features + feature] =
+          this->pass_.hidden.narrow(0, this->features_begin(block, feature), block.rows);
   }
   void form_logits(const LogitBlock& block, std::int64_t tile, std::int64_t, const at::Tensor& logits) override {
     at::Tensor result = logits;
-    at::mm_out(result, features_[block.slot], weight_turned_[tile]);
+    at::mm_out(result, features_of(block, tile), weight_turned_[tile]);
   }
   void add_to_hidden(const LogitBlock& block, std::int64_t tile, std::int64_t worker,
                      const at::Tensor& gradient) override {
     // Tiles are added up outside of the product: one chain of V additions would err several times as much.
-    add_product(gradient, weight_[tile], worker, this->hidden_sum(worker), !this->has_hidden(worker));
-    this->hidden_touched_[worker] = 1;
+    bool holds = false;
+    Wide* sum = this->sum_of_tile(tile, worker, holds);
+    add_product(gradient, weight_[tile], worker, sum, !holds);
   }
   void add_to_weight(const LogitBlock& block, std::int64_t tile, std::int64_t worker,
                      const at::Tensor& gradient) override {
     at::Tensor total =
         view_of(this->weight_sums_, this->weight_offset(block, tile), gradient.size(1), this->tiling_.width);
     if constexpr (kSameType) {
-      at::addmm_out(total, total, gradient.t(), features_[block.slot], block.first ? 0 : 1, 1);
+      at::addmm_out(total, total, gradient.t(), features_of(block, tile), block.first ? 0 : 1, 1);
     } else if (adds_up_) {
-      add_product(gradient.t(), features_[block.slot], worker, total.template mutable_data_ptr<Wide>(), block.first);
+      add_product(gradient.t(), features_of(block, tile), worker, total.template mutable_data_ptr<Wide>(), block.first);
     } else {
-      at::mm_out(total, gradient.t(), features_[block.slot]);
+      at::mm_out(total, gradient.t(), features_of(block, tile));
     }
   }
 
  private:
+  const at::Tensor& features_of(const LogitBlock& block, std::int64_t tile) const {
+    return features_[block.slot * this->tiling_.features + this->tiling_.feature_of[tile]];
+  }
   void add_product(const at::Tensor& left, const at::Tensor& right, std::int64_t worker, Wide* total, bool first) {
     at::Tensor product = view_of(products_, worker * products_.size(1), left.size(0), right.size(1));
     at::mm_out(product, left, right);
@@ -74,7 +80,7 @@ class AtenProducts final : public TileProducts<T> {
   }
 
   bool adds_up_;
-  std::vector<at::Tensor> features_, weight_, weight_turned_;  // [slots], tiles, tiles
+  std::vector<at::Tensor> features_, weight_, weight_turned_;  // [slots, features], tiles, tiles
   at::Tensor products_;
 };
 
@@ -92,21 +98,25 @@ class RowMajorProducts final : public TileProducts<float> {
     weight_scratch_size_ = tiling.width * turned_weight_stride_;
     if (copies_weight_) weight_scratch_size_ = std::max(weight_scratch_size_, tiling.columns * stride_of(tiling.width));
     weight_scratch_ = at::empty({tiling.workers * weight_scratch_size_}, at::kFloat);
-    if (pass.wants_weight) turned_hidden_ = at::empty({tiling.slots, tiling.width * turned_hidden_stride_}, at::kFloat);
+    if (pass.wants_weight)
+      turned_hidden_ = at::empty({tiling.slots * tiling.features, tiling.width * turned_hidden_stride_}, at::kFloat);
   }
 
   void begin_block(const LogitBlock& block) override {
     TileProducts::begin_block(block);
     if (!turned_hidden_.defined()) return;
-    turned_hidden_.select(0, block.slot)
-        .as_strided({tiling_.width, block.rows}, {turned_hidden_stride_, 1})
-        .copy_(pass_.hidden.narrow(0, block.begin, block.rows).t());
+    for (std::int64_t feature = 0; feature < tiling_.features; ++feature)
+      turned_hidden_.select(0, block.slot * tiling_.features + feature)
+          .as_strided({tiling_.width, block.rows}, {turned_hidden_stride_, 1})
+          .copy_(pass_.hidden.narrow(0, features_begin(block, feature), block.rows).t());
   }
   void form_logits(const LogitBlock& block, std::int64_t tile, std::int64_t worker, const at::Tensor& logits) override {
     const std::int64_t columns = tiling_.tile_columns(tile), width = tiling_.width;
     scratch(worker, width, columns, turned_weight_stride_).copy_(weight_tile(tile).t());
-    row_major_product(block.rows, columns, width, pass_.hidden.const_data_ptr<float>() + block.begin * width, width,
-                      scratch_data(worker), turned_weight_stride_, logits.mutable_data_ptr<float>(), columns, false);
+    const float* features =
+        pass_.hidden.const_data_ptr<float>() + features_begin(block, tiling_.feature_of[tile]) * width;
+    row_major_product(block.rows, columns, width, features, width, scratch_data(worker), turned_weight_stride_,
+                      logits.mutable_data_ptr<float>(), columns, false);
   }
   void add_to_hidden(const LogitBlock& block, std::int64_t tile, std::int64_t worker,
                      const at::Tensor& gradient) override {
@@ -120,14 +130,16 @@ class RowMajorProducts final : public TileProducts<float> {
     }
     // What is there already is added to each product's sum, not summed up with it: one chain of V additions would err
     // several times as much.
-    row_major_product(block.rows, width, columns, gradient.const_data_ptr<float>(), columns, weight, stride,
-                      hidden_sum(worker), width, has_hidden(worker));
-    hidden_touched_[worker] = 1;
+    bool holds = false;
+    float* sum = sum_of_tile(tile, worker, holds);
+    row_major_product(block.rows, width, columns, gradient.const_data_ptr<float>(), columns, weight, stride, sum, width,
+                      holds);
   }
   void add_to_weight(const LogitBlock& block, std::int64_t tile, std::int64_t, const at::Tensor& gradient) override {
     const std::int64_t columns = tiling_.tile_columns(tile);
+    const std::int64_t place = block.slot * tiling_.features + tiling_.feature_of[tile];
     row_major_product(tiling_.width, columns, block.rows,
-                      turned_hidden_.const_data_ptr<float>() + block.slot * tiling_.width * turned_hidden_stride_,
+                      turned_hidden_.const_data_ptr<float>() + place * tiling_.width * turned_hidden_stride_,
                       turned_hidden_stride_, gradient.const_data_ptr<float>(), columns,
                       weight_sums_.mutable_data_ptr<float>() + weight_offset(block, tile), columns, !block.first);
   }
@@ -163,7 +175,7 @@ class RowMajorProducts final : public TileProducts<float> {
   std::int64_t turned_weight_stride_, turned_hidden_stride_, weight_scratch_size_;
   const float* weight_;
   bool copies_weight_;
-  at::Tensor weight_scratch_, turned_hidden_;  // a tile of the weight for each worker; [slots, D x rows]
+  at::Tensor weight_scratch_, turned_hidden_;  // a tile of the weight for each worker; [slots, features, D x rows]
 };
 
 }  // namespace
@@ -176,8 +188,9 @@ template <class T>
 TileProducts<T>::TileProducts(const LogitPass& pass, const LogitTiling& tiling, at::ScalarType weight_sum_type)
     : pass_(pass), tiling_(tiling) {
   if (pass.wants_hidden) {
-    hidden_sums_ = at::empty({tiling.workers, tiling.rows, tiling.width}, c10::CppTypeToScalarType<Wide>::value);
-    hidden_touched_.resize(tiling.workers);
+    hidden_sums_ =
+        at::empty({tiling.workers, tiling.features, tiling.rows, tiling.width}, c10::CppTypeToScalarType<Wide>::value);
+    hidden_touched_.resize(tiling.workers * tiling.features);
   }
   if (pass.wants_weight) {
     weight_sums_ = at::empty({tiling.slots, tiling.vocab_size, tiling.width}, weight_sum_type);
@@ -191,10 +204,10 @@ void TileProducts<T>::begin_block(const LogitBlock& block) {
 }
 
 template <class T>
-WideOf<T>* TileProducts<T>::begun_hidden_sum(const LogitBlock& block, std::int64_t worker) {
-  Wide* sum = hidden_sum(worker);
-  if (!hidden_touched_[worker]) std::fill_n(sum, block.rows * tiling_.width, Wide(0));
-  hidden_touched_[worker] = 1;
+WideOf<T>* TileProducts<T>::begun_hidden_sum(const LogitBlock& block, std::int64_t tile, std::int64_t worker) {
+  bool holds = false;
+  Wide* sum = sum_of_tile(tile, worker, holds);
+  if (!holds) std::fill_n(sum, block.rows * tiling_.width, Wide(0));
   return sum;
 }
 

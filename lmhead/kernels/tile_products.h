@@ -3,9 +3,11 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "lmhead/kernels/logit_pass.h"
@@ -48,16 +50,22 @@ class TileProducts {
   /// Whether a tile of the weight's sum is [D, columns] until the end.
   virtual bool weight_is_turned() const { return false; }
 
-  /// The worker's sum [rows, D] for the features of the block at work, and whether it holds anything.
-  Wide* hidden_sum(std::int64_t worker) {
-    return hidden_sums_.template mutable_data_ptr<Wide>() + worker * tiling_.rows * tiling_.width;
+  /// The worker's sum [rows, D] for the features of the block at work, and whether it holds anything; `feature` says
+  /// which of them.
+  Wide* hidden_sum(std::int64_t worker, std::int64_t feature) {
+    return hidden_sums_.template mutable_data_ptr<Wide>() +
+           (worker * tiling_.features + feature) * tiling_.rows * tiling_.width;
   }
-  bool has_hidden(std::int64_t worker) const { return hidden_touched_[worker] != 0; }
-  void forget_hidden(std::int64_t worker) { hidden_touched_[worker] = 0; }
+  bool has_hidden(std::int64_t worker, std::int64_t feature) const {
+    return hidden_touched_[worker * tiling_.features + feature] != 0;
+  }
+  void forget_hidden(std::int64_t worker) {
+    std::fill_n(hidden_touched_.begin() + worker * tiling_.features, tiling_.features, 0);
+  }
 
-  /// Both sums as something to add to: zeros where nothing was added yet. The weight's is that of one tile, columns x D
+  /// Both sums of a tile as something to add to: zeros where nothing was added yet. The weight's has columns x D
   /// elements.
-  Wide* begun_hidden_sum(const LogitBlock& block, std::int64_t worker);
+  Wide* begun_hidden_sum(const LogitBlock& block, std::int64_t tile, std::int64_t worker);
   Wide* begun_weight_sum(const LogitBlock& block, std::int64_t tile);
   /// [V, D]: of all slots together, always added up in the same order.
   at::Tensor finished_weight();
@@ -66,14 +74,24 @@ class TileProducts {
   std::int64_t weight_offset(const LogitBlock& block, std::int64_t tile) const {
     return (block.slot * tiling_.vocab_size + tiling_.tile_begin(tile)) * tiling_.width;
   }
+  /// The sum that a tile's part of the features' gradient is added to, and whether it held anything before.
+  Wide* sum_of_tile(std::int64_t tile, std::int64_t worker, bool& holds) {
+    const std::int64_t feature = tiling_.feature_of[tile];
+    holds = std::exchange(hidden_touched_[worker * tiling_.features + feature], 1) != 0;
+    return hidden_sum(worker, feature);
+  }
+  /// Where the block's rows begin in the features that the tile's words see.
+  std::int64_t features_begin(const LogitBlock& block, std::int64_t feature) const {
+    return feature * tiling_.size + block.begin;
+  }
   /// Tiles of the weight's sum as the caller wants them.
   virtual void turn_weight_back() {}
 
   const LogitPass& pass_;
   const LogitTiling& tiling_;
   const vector::LogitKernels<T, Wide>& kernels_ = logit_kernels<T>();
-  at::Tensor hidden_sums_, weight_sums_;  // [workers, rows, D], [slots, V, D]
-  std::vector<char> hidden_touched_;      // [workers]: whether there is anything to add up
+  at::Tensor hidden_sums_, weight_sums_;  // [workers, features, rows, D], [slots, V, D]
+  std::vector<char> hidden_touched_;      // [workers, features]: whether there is anything to add up
   std::vector<char> weight_touched_;      // [slots]
 };
 

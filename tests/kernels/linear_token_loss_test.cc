@@ -2,9 +2,13 @@
 
 #include <ATen/Parallel.h>
 #include <ATen/TensorOperators.h>
+#include <ATen/ops/allclose.h>
+#include <ATen/ops/arange.h>
+#include <ATen/ops/cat.h>
 #include <ATen/ops/clamp.h>
 #include <ATen/ops/logsumexp.h>
 #include <ATen/ops/ones.h>
+#include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
 #include <gtest/gtest.h>
@@ -21,9 +25,15 @@ namespace {
 using namespace test;
 
 /// loss = further_0 lse_0 - log sum_k e^(further_k + z_k - lse_k), or, where the target is absent, e^lse_0 + further_0
-/// alone: every term has a slope of its own.
-double some_loss(std::int64_t rows, const TokenTerms& terms, const TokenSlopes& by) {
-  double sum = 0;
+/// alone: every term has a slope of its own. To which half the square of each finite logsumexp of a range is added.
+double some_loss(std::int64_t rows, std::int64_t ranges, const TokenTerms& terms, const TokenSlopes& by) {
+  double sum = 0, of_ranges = 0;
+  for (std::int64_t range = 0; range < rows * ranges; ++range) {
+    const double one = terms.range_logsumexp[range];
+    if (std::isinf(one)) continue;
+    by.range_logsumexp[range] = one;
+    of_ranges += one * one / 2;
+  }
   std::vector<double> shares;
   for (std::int64_t k = 0; k < rows; ++k) {
     shares.push_back(std::exp(terms.further[k] + terms.target_logit[k] - terms.logsumexp[k]));
@@ -35,21 +45,30 @@ double some_loss(std::int64_t rows, const TokenTerms& terms, const TokenSlopes& 
   }
   if (std::isinf(terms.logsumexp[0])) {
     by.further[0] = 1;
-    return terms.further[0];
+    return terms.further[0] + of_ranges;
   }
   by.logsumexp[0] += terms.further[0], by.further[0] += terms.logsumexp[0];
-  return terms.further[0] * terms.logsumexp[0] - (sum > 0 ? std::log(sum) : 0);
+  return terms.further[0] * terms.logsumexp[0] - (sum > 0 ? std::log(sum) : 0) + of_ranges;
 }
 
 /// The same by plain composition, [N], from float64 logits [N K, V] of which absent words are minus infinity.
-at::Tensor plain_loss(const at::Tensor& logits, const at::Tensor& targets, const at::Tensor& further) {
+at::Tensor plain_loss(const at::Tensor& logits, const at::Tensor& targets, const at::Tensor& further,
+                      const at::Tensor& ranges) {
   const std::int64_t rows = logits.size(0) / targets.size(0);
   const at::Tensor lse = at::logsumexp(logits, 1).view({-1, rows});
   const at::Tensor target = logits.gather(1, targets.repeat_interleave(rows).unsqueeze(1)).view({-1, rows});
   const at::Tensor is_absent = target.select(1, 0).isinf(), is_empty = lse.select(1, 0).isinf();
   const at::Tensor first = lse.select(1, 0).masked_fill(is_empty, 1) * further.select(1, 0);
   const at::Tensor shares = (further + target - lse).masked_fill(is_absent.unsqueeze(1), 0);
-  return first - at::logsumexp(shares, 1).masked_fill(is_absent, 0);
+  at::Tensor loss = first - at::logsumexp(shares, 1).masked_fill(is_absent, 0);
+  const at::Tensor ids = at::arange(logits.size(1)), limits = ranges.repeat_interleave(rows, 0);
+  for (std::int64_t range = 0; range < ranges.size(1); ++range) {
+    const at::Tensor begin = limits.select(1, range).select(1, 0), end = limits.select(1, range).select(1, 1);
+    const at::Tensor within = ids.ge(begin.unsqueeze(1)).logical_and(ids.lt(end.unsqueeze(1)));
+    const at::Tensor there = at::logsumexp(logits.masked_fill(~within, -INFINITY), 1);
+    loss = loss + there.masked_fill(there.isinf(), 0).square().view({-1, rows}).sum(1) / 2;
+  }
+  return loss;
 }
 
 /// LinearPieces, one after another.
@@ -70,6 +89,8 @@ struct TokenLossCase {
   bool bias, absent;
   LogitTransform transform = {};
   std::int64_t pieces = 0;
+  std::vector<std::int64_t> feature_ends = {};
+  std::int64_t ranges = 0;
 };
 
 void compare(const TokenLossCase& one) {
@@ -79,13 +100,22 @@ void compare(const TokenLossCase& one) {
   const auto drawn = [&](at::IntArrayRef sizes, at::ScalarType type) {
     return normal(sizes, random).to(type).requires_grad_();
   };
-  TokenLossProblem problem{.hidden = drawn({one.tokens * one.rows, one.width}, one.type),
+  const auto features = std::max<std::int64_t>(1, std::int64_t(one.feature_ends.size()));
+  TokenLossProblem problem{.hidden = drawn({features * one.tokens * one.rows, one.width}, one.type),
                            .map = {drawn({one.vocab_size, one.width}, one.type), {}, one.transform},
                            .targets = at::zeros({one.tokens}, at::kLong),
                            .further = drawn({one.tokens, one.rows}, wide),
-                           .loss = [rows = one.rows](std::int64_t, const TokenTerms& terms, const TokenSlopes& by) {
-                             return some_loss(rows, terms, by);
-                           }};
+                           .loss = [&one](std::int64_t, const TokenTerms& terms,
+                                          const TokenSlopes& by) { return some_loss(one.rows, one.ranges, terms, by); },
+                           .feature_ends = one.feature_ends};
+  const at::Tensor ranges = at::zeros({one.tokens, one.ranges, 2}, at::kLong);
+  for (std::int64_t index = 0; index < one.tokens * one.ranges; ++index) {
+    std::int64_t* words = ranges.mutable_data_ptr<std::int64_t>() + 2 * index;
+    for (int which = 0; which < 2; ++which)
+      words[which] = std::int64_t(random.below(std::uint64_t(one.vocab_size + 1)));
+    std::sort(words, words + 2);  // now and then there are none
+  }
+  if (one.ranges > 0) problem.ranges = ranges;
   if (one.bias) problem.map.bias = drawn({one.vocab_size}, wide);
   at::Tensor absent = at::zeros({one.tokens * one.rows, one.vocab_size}, at::kBool);
   for (std::int64_t token = 0; token < one.tokens; ++token)
@@ -115,10 +145,16 @@ void compare(const TokenLossCase& one) {
   if (one.pieces > 0) inputs.push_back(problem.slopes);
   for (const at::Tensor& input : inputs) exact.push_back(input.detach().to(at::kDouble).requires_grad_());
   const LinearMap map{exact[1], one.bias ? exact[3] : at::Tensor(), one.transform};
-  const at::Tensor straight = linear_logits(exact[0], map);
+  at::Tensor straight = linear_logits(exact[0], map);
+  if (features > 1) {
+    std::vector<at::Tensor> parts;
+    for (std::int64_t index = 0, begin = 0; index < features; begin = one.feature_ends[index++])
+      parts.push_back(straight.chunk(features)[index].slice(1, begin, one.feature_ends[index]));
+    straight = at::cat(parts, 1);
+  }
   const at::Tensor logits =
       (one.pieces > 0 ? bent(straight, exact.back(), problem.knot_step) : straight).masked_fill(absent, -INFINITY);
-  const at::Tensor want = plain_loss(logits, problem.targets, exact[2]);
+  const at::Tensor want = plain_loss(logits, problem.targets, exact[2], ranges);
 
   // A logit's rounding is multiplied by the slope of its piece, and is a relative error of its probability.
   const double steepest = one.pieces > 0 ? std::max(1.0, problem.slopes.max().item<double>()) : 1;
@@ -180,6 +216,47 @@ TEST(LinearTokenLoss, AbsentWordsStandInNoDistribution) {
   }
 }
 
+TEST(LinearTokenLoss, WordsSeeFeaturesOfTheirRun) {
+  for (const at::ScalarType type : {at::kFloat, at::kDouble, at::kBFloat16}) {
+    compare({type, 7, 1, 13, 5, true, false, {}, 0, {4, 4, 13}});  // a run without words
+    compare({type, 150, 1, 2000, 9, true, true, {.scale = 0.5}, 0, {1, 977, 2000}});
+    compare({type, 75, 2, 2000, 9, false, false, {}, 0, {977, 2000}});
+    compare({type, 90, 1, 9000, 65, false, false, {.softcap = 3}, 0, {100, 9000}});
+  }
+}
+
+TEST(LinearTokenLoss, RangesHaveLogsumexpsOfTheirOwn) {
+  for (const at::ScalarType type : {at::kFloat, at::kDouble, at::kBFloat16}) {
+    compare({type, 7, 1, 13, 5, true, false, {}, 0, {}, 2});
+    compare({type, 150, 1, 2000, 9, true, true, {.scale = 0.5}, 0, {1, 977, 2000}, 3});
+    compare({type, 75, 2, 2000, 9, false, false, {}, 0, {977, 2000}, 2});
+    compare({type, 90, 1, 9000, 65, false, false, {}, 0, {}, 1});
+  }
+}
+
+TEST(LinearTokenLoss, ARangeFarBelowTheLargestLogitHasFiniteGradients) {
+  // e^(max - logsumexp of the range) is beyond float32, the probabilities within the range are not.
+  at::Tensor weight = at::zeros({4, 1});
+  weight[0].fill_(300), weight[3].fill_(-2);
+  const at::Tensor ranges = at::tensor({2, 4}, at::kLong).view({1, 1, 2});
+  weight.requires_grad_();
+  TokenLossProblem problem{at::ones({1, 1}),
+                           {weight},
+                           at::zeros({1}, at::kLong),
+                           at::zeros({1, 0}),
+                           [](std::int64_t, const TokenTerms& terms, const TokenSlopes& by) {
+                             by.range_logsumexp[0] = 1;
+                             return terms.range_logsumexp[0];
+                           }};
+  problem.ranges = ranges;
+  const at::Tensor loss = linear_token_loss(problem, Reduction::kSum);
+  EXPECT_NEAR(loss.item<double>(), std::log1p(std::exp(-2)), 1e-6);
+  loss.backward();
+  const double share = 1 / (1 + std::exp(-2));
+  EXPECT_TRUE(at::allclose(weight.grad().view({-1}), at::tensor({0.0, 0.0, share, 1 - share}, at::kFloat)))
+      << weight.grad();
+}
+
 TEST(LinearTokenLoss, RefusesWhatDoesNotFit) {
   const auto loss = [](std::int64_t, const TokenTerms&, const TokenSlopes&) { return 0.0; };
   const at::Tensor hidden = at::zeros({6, 4}), weight = at::zeros({5, 4}), further = at::zeros({3, 0});
@@ -191,6 +268,13 @@ TEST(LinearTokenLoss, RefusesWhatDoesNotFit) {
   EXPECT_ERROR(run(ids + 5, {weight}, further), "targets must lie in [0, 5), got 5");
   EXPECT_ERROR(run(ids, {at::zeros({5, 3})}, further), "weight must be Float [V, 4]");
   EXPECT_ERROR(run(ids, {weight}, at::zeros({2, 1})), "further must be [3, S], got [2, 1]");
+  TokenLossProblem wrong{hidden, {weight}, ids, further, loss};
+  wrong.feature_ends = {3, 4};
+  EXPECT_ERROR(linear_token_loss(wrong, Reduction::kMean), "feature_ends must ascend to V = 5, got [3, 4]");
+  wrong.feature_ends = {};
+  wrong.ranges = at::zeros({3, 2}, at::kLong);
+  EXPECT_ERROR(linear_token_loss(wrong, Reduction::kMean),
+               "ranges must be int64 [3, R, 2] of linear logits, got [3, 2]");
   TokenLossProblem odd{hidden, {weight}, ids, further, loss};
   odd.slopes = at::ones({3});
   EXPECT_ERROR(linear_token_loss(odd, Reduction::kMean), "slopes must be an even number of at most 32");
