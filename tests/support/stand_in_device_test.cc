@@ -1,0 +1,83 @@
+// The stand-in device is as strict as a GPU, or what passes on it says nothing.
+#include "tests/support/stand_in_device.h"
+
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/arange.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/from_blob.h>
+#include <ATen/ops/mm.h>
+#include <ATen/ops/ones.h>
+#include <ATen/ops/randn.h>
+#include <ATen/ops/sort.h>
+#include <gtest/gtest.h>
+
+namespace lmhead::test {
+namespace {
+
+at::Tensor numbers() { return at::arange(12, at::kFloat).view({3, 4}).to(stand_in_device()); }
+
+TEST(StandInDevice, ComputesAsTheCpuDoes) {
+  const at::Tensor here = numbers(), there = here.cpu();
+  EXPECT_EQ(here.device(), stand_in_device());
+  EXPECT_TRUE(at::mm(here, here.t()).cpu().equal(at::mm(there, there.t())));
+  EXPECT_TRUE(std::get<0>(at::sort(-here)).cpu().equal(std::get<0>(at::sort(-there))));
+  at::Tensor leaf = here.clone().requires_grad_();
+  (leaf.square() * here).sum().backward();
+  EXPECT_EQ(leaf.grad().device(), stand_in_device());
+  EXPECT_TRUE(leaf.grad().cpu().allclose(2 * there * there));
+}
+
+TEST(StandInDevice, ViewsShareMemoryAndResultsThatGrowArriveWhole) {
+  at::Tensor here = numbers();
+  here.slice(0, 1).select(1, 2).fill_(7);
+  EXPECT_EQ(here.cpu()[2][2].item<double>(), 7);
+  EXPECT_EQ(here.cpu()[0][2].item<double>(), 2);
+  at::Tensor into = at::empty({0}, here.options());
+  at::cat_out(into, {here, here});
+  EXPECT_EQ(into.sizes(), (at::IntArrayRef{6, 4}));
+  EXPECT_TRUE(into.cpu().equal(at::cat({here.cpu(), here.cpu()})));
+}
+
+TEST(StandInDevice, RefusesTensorsOfTheCpu) {
+  const at::Tensor here = numbers();
+  EXPECT_ANY_THROW(here + at::ones({3, 4}));
+  EXPECT_ANY_THROW(at::mm(here, at::ones({4, 2})));
+  EXPECT_ANY_THROW(here.index_select(0, at::arange(2)));
+  EXPECT_TRUE((here + at::ones({})).cpu().equal(here.cpu() + 1));  // as on a GPU, one number may lie there
+}
+
+TEST(StandInDevice, DrawsNothing) { EXPECT_ANY_THROW(at::randn({3}, at::TensorOptions(stand_in_device()))); }
+
+TEST(StandInDevice, LacksWhatItIsSaidToLack) {
+  const at::Tensor here = numbers();
+  {
+    const StandInWithout without("aten::mm");
+    EXPECT_ANY_THROW(at::mm(here, here.t()));
+  }
+  EXPECT_NO_THROW(at::mm(here, here.t()));
+}
+
+TEST(StandInDevice, CountsWaits) {
+  const at::Tensor here = numbers(), sum = here.sum();
+  const std::int64_t before = stand_in_waits();
+  const at::Tensor more = (here + sum).exp();
+  EXPECT_EQ(stand_in_waits(), before);
+  EXPECT_EQ(sum.item<double>(), 66);
+  EXPECT_EQ(stand_in_waits(), before + 1);
+  EXPECT_EQ(more.cpu().numel(), 12);
+  EXPECT_EQ(stand_in_waits(), before + 2);
+}
+
+TEST(StandInDeviceDeathTest, EndsProgramsThatReadItsMemory) {
+  testing::GTEST_FLAG(death_test_style) = "threadsafe";
+  EXPECT_DEATH(
+      {
+        volatile float number = *numbers().const_data_ptr<float>();
+        (void)number;
+      },
+      "");
+}
+
+}  // namespace
+}  // namespace lmhead::test
