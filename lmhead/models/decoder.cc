@@ -9,6 +9,8 @@
 #include <ATen/ops/relu.h>
 #include <ATen/ops/silu.h>
 
+#include <algorithm>
+
 #include "lmhead/base/error.h"
 #include "lmhead/kernels/block_operations.h"
 #include "lmhead/kernels/packed_attention.h"
@@ -60,13 +62,27 @@ at::Tensor Decoder::forward(const at::Tensor& tokens, std::vector<at::Tensor>* l
 at::Tensor Decoder::extend(const at::Tensor& tokens, KeyValueCache& cache, std::vector<at::Tensor>* layers) const {
   require(tokens.dim() == 2, "decoder", "tokens must be [B, T], got ", tokens.sizes());
   const std::int64_t first = cache.length();
+  require(keeps_keys(first, first + tokens.size(1)), "decoder",
+          "a sequence must go on at most as far as its rotary "
+          "frequencies stay, got ",
+          first + tokens.size(1), " tokens after ", first);
   const at::Tensor hidden =
       run(tokens, {.batch = tokens.size(0), .first = first, .length = first + tokens.size(1), .cache = &cache}, layers);
   cache.advance(tokens.size(1));
   return hidden;
 }
 
+bool Decoder::keeps_keys(std::int64_t seen, std::int64_t length) const {
+  return seen == 0 || std::ranges::all_of(specification_.rotaries, [&](const RotarySpecification& rotary) {
+           return deciding_length(rotary, seen) == deciding_length(rotary, length);
+         });
+}
+
 at::Tensor Decoder::forward_trees(const TokenTrees& trees, std::vector<at::Tensor>* layers) const {
+  require(keeps_keys(1, trees.depth), "decoder",
+          "sequences that are scored must be so short that rotary frequencies do "
+          "not follow their length, got ",
+          trees.depth, " tokens");
   return run(trees.tokens.unsqueeze(0),
              {.batch = 1, .positions = trees.positions, .length = trees.depth, .trees = &trees}, layers);
 }

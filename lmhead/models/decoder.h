@@ -30,11 +30,17 @@ class Decoder {
 
   /// Features [B T, D] of `tokens` [B, T] that follow those which `cache` has seen, as `forward` over all of
   /// them would give; the cache then has seen these too. For inference: keys and values are kept without
-  /// history. A fresh cache starts a sequence; one cache serves one decoder and one batch size.
+  /// history. A fresh cache starts a sequence; one cache serves one decoder and one batch size. Throws where the cache's
+  /// keys do not serve the longer sequence.
   at::Tensor extend(const at::Tensor& tokens, KeyValueCache& cache, std::vector<at::Tensor>* layers = nullptr) const;
 
+  /// Whether the keys of `seen` tokens are what they would be in a sequence of `length`: not everywhere where rotary
+  /// frequencies follow the length.
+  bool keeps_keys(std::int64_t seen, std::int64_t length) const;
+
   /// Features [N, D] of every token of `trees`, as `forward` over each token's own sequence would give; `layers` as
-  /// there. What sequences share is computed once. For inference.
+  /// there. What sequences share is computed once. For inference. Throws where rotary frequencies follow the length of
+  /// one of the sequences.
   at::Tensor forward_trees(const TokenTrees& trees, std::vector<at::Tensor>* layers = nullptr) const;
 
   const ParameterList& parameters() const { return parameters_; }

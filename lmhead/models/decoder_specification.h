@@ -32,8 +32,11 @@ enum class QueryKeyNorm {
 
 enum class RotaryScaling {
   kNone,
-  kLinear,  // every frequency divided by `factor`
-  kLlama3,  // long wavelengths divided by `factor`, short ones kept, a ramp between (Llama 3.1)
+  kLinear,    // every frequency divided by `factor`
+  kLlama3,    // long wavelengths divided by `factor`, short ones kept, a ramp between (Llama 3.1)
+  kYarn,      // the same with a ramp over the elements, from `beta_fast` turns to `beta_slow` (Peng et al. 2023)
+  kDynamic,   // theta grows with a sequence that is longer than max_position_embeddings
+  kLongRope,  // element by element divided by `short_factor`, in sequences longer than original_… by `long_factor`
 };
 
 /// One set of rotary frequencies; the keys are those of Hugging Face's `rope_parameters`.
@@ -43,6 +46,11 @@ struct RotarySpecification {
   RotaryScaling scaling = RotaryScaling::kNone;
   double factor = 1;
   double low_freq_factor = 1, high_freq_factor = 4, original_max_position_embeddings = 8192;
+  double beta_fast = 32, beta_slow = 1;
+  bool truncate = true;  // whether the ramp of yarn ends at whole elements
+  double max_position_embeddings = 0;
+  std::vector<double> short_factor, long_factor;  // [width / 2]
+  double attention_factor = 1;                    // multiplies cosine and sine
 
   bool operator==(const RotarySpecification&) const = default;
 };

@@ -2,6 +2,7 @@
 #include <cmath>
 
 #include "lmhead/models/family_parts.h"
+#include "lmhead/models/family_rotary.h"
 
 namespace lmhead {
 namespace {

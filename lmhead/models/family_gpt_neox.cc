@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "lmhead/models/family_parts.h"
+#include "lmhead/models/family_rotary.h"
 
 namespace lmhead {
 

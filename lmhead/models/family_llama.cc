@@ -1,5 +1,6 @@
 // Llama 1 to 3 (SmolLM2 too), Mistral, Qwen 2 and 3, OLMo 2: one block, small differences.
 #include "lmhead/models/family_parts.h"
+#include "lmhead/models/family_rotary.h"
 
 namespace lmhead {
 namespace {

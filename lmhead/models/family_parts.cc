@@ -8,26 +8,6 @@ namespace lmhead {
 namespace {
 
 constexpr std::int64_t kMostLayers = 4096;
-constexpr const char* kPartial = "partial_rotary_factor";
-
-RotaryScaling read_scaling_type(const HfConfiguration& scaling) {
-  const std::string type = scaling.text("rope_type", scaling.text("type", "default"));
-  if (type == "default") return RotaryScaling::kNone;
-  if (type == "linear") return RotaryScaling::kLinear;
-  if (type == "llama3") return RotaryScaling::kLlama3;
-  scaling.refuse(scaling.has("rope_type") ? "rope_type" : "type", "default, linear or llama3");
-}
-
-/// The object that holds the rotary keys, where there is one.
-std::optional<HfConfiguration> rotary_object(const HfConfiguration& configuration, const RotaryDefaults& defaults) {
-  if (configuration.has("rope_parameters")) {
-    const HfConfiguration parameters = configuration.object("rope_parameters");
-    if (defaults.layer_type.empty() || !parameters.has(defaults.layer_type)) return parameters;
-    return parameters.object(defaults.layer_type);
-  }
-  if (configuration.has("rope_scaling") && defaults.has_scaling) return configuration.object("rope_scaling");
-  return std::nullopt;
-}
 
 }  // namespace
 
@@ -41,42 +21,6 @@ Activation read_activation(const HfConfiguration& configuration, const std::stri
   }
   if (name == "relu") return Activation::kRelu;
   configuration.refuse(key, "silu, gelu, gelu_new, gelu_pytorch_tanh or relu");
-}
-
-RotarySpecification read_rotary(const HfConfiguration& configuration, std::int64_t head_dim,
-                                const RotaryDefaults& defaults) {
-  const std::optional<HfConfiguration> found = rotary_object(configuration, defaults);
-  const auto value = [&](const char* new_key, const std::string& old_key, double fallback) {
-    const double old_value = configuration.positive(old_key, fallback);
-    return found ? found->positive(new_key, old_value) : old_value;
-  };
-  RotarySpecification rotary;
-  rotary.theta = value("rope_theta", defaults.theta_key, defaults.theta);
-  const bool is_partial = !defaults.partial_key.empty();
-  const std::string partial_key = is_partial ? defaults.partial_key : kPartial;
-  const double share = value(kPartial, partial_key, defaults.partial_rotary_factor);
-  const auto rotated = std::int64_t(double(head_dim) * std::min(share, 1.0));
-  rotary.width = is_partial ? rotated : head_dim;
-  if (rotary.width < 2 || rotary.width % 2 != 0) {
-    configuration.refuse(
-        is_partial && share < 1 ? partial_key : "head_dim",
-        "such that an even number of a head's elements is rotated, not " + std::to_string(rotary.width));
-  }
-  if (!found) return rotary;
-  const HfConfiguration& parameters = *found;
-  rotary.scaling = read_scaling_type(parameters);
-  if (rotary.scaling == RotaryScaling::kNone) return rotary;
-  if (rotary.width != rotated)
-    (parameters.has(kPartial) ? parameters : configuration).refuse(kPartial, "1 where frequencies are scaled");
-  rotary.factor = parameters.positive("factor");
-  if (rotary.scaling == RotaryScaling::kLinear) return rotary;
-  rotary.low_freq_factor = parameters.positive("low_freq_factor");
-  rotary.high_freq_factor = parameters.positive("high_freq_factor");
-  if (rotary.high_freq_factor <= rotary.low_freq_factor) parameters.refuse("high_freq_factor", "above low_freq_factor");
-  rotary.original_max_position_embeddings =
-      double(parameters.has("original_max_position_embeddings") ? parameters.size("original_max_position_embeddings")
-                                                                : configuration.size("max_position_embeddings"));
-  return rotary;
 }
 
 std::vector<bool> read_sliding_layers(const HfConfiguration& configuration, std::size_t layers,

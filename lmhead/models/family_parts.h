@@ -23,22 +23,6 @@ std::size_t read_layers(const HfConfiguration& configuration, const std::string&
 /// `key` as an activation's name.
 Activation read_activation(const HfConfiguration& configuration, const std::string& key, const std::string& fallback);
 
-/// The rotary frequencies, in the old keys (`rope_theta`, `rope_scaling`) or the new (`rope_parameters`, per
-/// `layer_type` where that is given). Throws on a scaling that is not known.
-///
-/// In transformers a family that rotates whole heads takes no notice of a partial_rotary_factor, unless frequencies are
-/// scaled: then it fails, and so does this.
-struct RotaryDefaults {
-  double theta = 10000;
-  double partial_rotary_factor = 1;
-  std::string theta_key = "rope_theta";
-  std::string partial_key;  // the old name of partial_rotary_factor; empty: the family rotates whole heads
-  std::string layer_type;
-  bool has_scaling = true;  // whether the old `rope_scaling` is meant for these layers
-};
-RotarySpecification read_rotary(const HfConfiguration& configuration, std::int64_t head_dim,
-                                const RotaryDefaults& defaults);
-
 /// Which layers have a sliding window: `layer_types` where it is there, else `is_sliding_by_default`.
 std::vector<bool> read_sliding_layers(const HfConfiguration& configuration, std::size_t layers,
                                       bool (*is_sliding_by_default)(std::size_t layer, std::int64_t argument),

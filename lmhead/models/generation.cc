@@ -136,6 +136,13 @@ std::vector<std::int64_t> generate(const Decoder& decoder, const LmHead& head, c
     return positions == 0 || generated.empty() || cache.length() + 1 <= positions;
   };
   while (std::int64_t(generated.size()) < options.max_new_tokens && has_room()) {
+    if (!decoder.keeps_keys(cache.length(), cache.length() + next.size(1))) {  // all of it once more
+      std::vector<std::int64_t> all = prompt;
+      all.insert(all.end(), generated.begin(), generated.end());
+      next = at::tensor(all, at::kLong).unsqueeze(0);
+      cache = {};
+      context = SampledContext(needs, options.end_of_document);
+    }
     std::vector<at::Tensor> layers;
     context.add(next, decoder.extend(next, cache, needs.layers.empty() ? nullptr : &layers), layers);
     const at::Tensor last = head.logits(context.input()).squeeze(0);

@@ -113,6 +113,18 @@ std::vector<std::int64_t> HfConfiguration::integers(const std::string& key) cons
   return integers;
 }
 
+std::vector<double> HfConfiguration::positives(const std::string& key, std::size_t count) const {
+  const std::string must = "an array of " + std::to_string(count) + " numbers above 0";
+  const nlohmann::json& value = need(key, must.c_str());
+  if (!value.is_array() || value.size() != count) refuse(key, must);
+  std::vector<double> numbers;
+  for (const nlohmann::json& item : value) {
+    if (!item.is_number() || !std::isfinite(item.get<double>()) || item.get<double>() <= 0) refuse(key, must);
+    numbers.push_back(item.get<double>());
+  }
+  return numbers;
+}
+
 HfConfiguration HfConfiguration::object(const std::string& key) const {
   const nlohmann::json& value = need(key, "an object");
   if (!value.is_object()) refuse(key, "an object");

@@ -33,6 +33,8 @@ class HfConfiguration {
   std::vector<std::string> texts(const std::string& key) const;
   /// An integer or several; none where there is no such key.
   std::vector<std::int64_t> integers(const std::string& key) const;
+  /// An array of `count` finite numbers above 0.
+  std::vector<double> positives(const std::string& key, std::size_t count) const;
   /// A nested object.
   HfConfiguration object(const std::string& key) const;
   /// Throws: the value of `key` must be `must`.

@@ -73,6 +73,30 @@ TEST(RotaryFrequencies, AgreeWithTheFormulas) {
   }
 }
 
+TEST(RotaryFrequencies, FollowTheLengthWhereTheScalingSaysSo) {
+  const RotarySpecification dynamic{
+      .width = 8, .theta = 100, .scaling = RotaryScaling::kDynamic, .factor = 3, .max_position_embeddings = 10};
+  EXPECT_EQ(deciding_length(dynamic, 10), 0);
+  EXPECT_EQ(deciding_length(dynamic, 11), 11);
+  EXPECT_NEAR(rotary_frequencies(dynamic)[1].item<double>(), std::pow(100, -0.25), 1e-6);
+  const double theta = 100 * std::pow(3 * 25 / 10.0 - 2, 8 / 6.0);
+  EXPECT_NEAR(rotary_frequencies(dynamic, 25)[1].item<double>(), std::pow(theta, -0.25), 1e-6);
+
+  RotaryTable table({.width = 4,
+                     .theta = 100,
+                     .scaling = RotaryScaling::kLongRope,
+                     .original_max_position_embeddings = 6,
+                     .short_factor = {1, 2},
+                     .long_factor = {4, 8},
+                     .attention_factor = 1.5});
+  for (const std::int64_t length : {3, 9, 6, 7}) {
+    const RotaryRows rows = table.rows(length, at::kCPU);
+    ASSERT_GE(rows.sine.size(0), length);
+    EXPECT_NEAR(rows.sine[2][1].item<double>(), 1.5 * std::sin(0.2 / (length > 6 ? 8 : 2)), 1e-6) << length;
+    EXPECT_NEAR(rows.cosine[0][0].item<double>(), 1.5, 1e-6);
+  }
+}
+
 TEST(RotaryTable, GrowsOnDemand) {
   RotaryTable table({.width = 4, .theta = 100});
   const at::Tensor before = table.rows(3, at::kCPU).cosine;

@@ -116,8 +116,23 @@ TEST(Families, WrongValuesNameFileAndKey) {
   EXPECT_REFUSED("num_attention_heads must be a divisor of hidden_size", llama_with(R"("num_attention_heads":3)"));
   EXPECT_REFUSED("num_hidden_layers must be at most 4096", llama_with(R"("num_hidden_layers":2000000000)"));
   EXPECT_REFUSED("such that an even number", llama_with(R"("head_dim":3)"));
-  EXPECT_REFUSED("config.json: rope_scaling: rope_type must be default, linear or llama3, got \"yarn\"",
-                 llama_with(R"("rope_scaling":{"rope_type":"yarn","factor":4})"));
+  EXPECT_REFUSED("config.json: rope_scaling: rope_type must be default, linear, llama3, dynamic, yarn or longrope, got",
+                 llama_with(R"("rope_scaling":{"rope_type":"proportional","factor":4})"));
+  EXPECT_REFUSED("rope_scaling: factor must be a number above 0, got nothing",
+                 llama_with(R"("rope_scaling":{"type":"yarn","original_max_position_embeddings":9})"));
+  EXPECT_REFUSED("max_position_embeddings must be an integer",
+                 llama_with(R"("rope_scaling":{"type":"dynamic","factor":2})"));
+  EXPECT_REFUSED("more than 2 elements", llama_with(R"("max_position_embeddings":9,"rope_scaling":{"type":"dynamic",)"
+                                                    R"("factor":2})"));
+  const auto longrope = [](const char* factors) {
+    return llama_with(R"("max_position_embeddings":9,"head_dim":4,"rope_scaling":{"type":"longrope","factor":2,)"
+                      R"("short_factor":[1,2],"long_factor":)" +
+                      std::string(factors) + "}");
+  };
+  EXPECT_EQ(describe(longrope("[3,4.5]")).decoder.rotaries[0].long_factor, (std::vector<double>{3, 4.5}));
+  for (const char* factors : {"[3]", "[3,0]", "[3,\"4\"]", "3", "[3,1e999]", "[3,4,5]"})
+    EXPECT_NE(error_of(longrope(factors)), "no error") << factors;
+  EXPECT_REFUSED("long_factor must be an array of 2 numbers above 0, got an array", longrope("[3,-4]"));
   EXPECT_REFUSED("rope_scaling: factor must be a number above 0, got nothing",
                  llama_with(R"("rope_scaling":{"type":"linear"})"));
   EXPECT_REFUSED("rope_scaling must be an object, got \"x\"", llama_with(R"("rope_scaling":"x")"));

@@ -136,6 +136,39 @@ TEST(Generation, GreedyTokensAreThoseOfTheWholeForward) {
   EXPECT_EQ(tiny.generate({1, 2}, {.sampling = {.temperature = 0}, .max_new_tokens = 20}), all);
 }
 
+TEST(Generation, FrequenciesThatFollowTheLengthAreThoseOfTheWholeForward) {
+  for (const auto scaling : {RotaryScaling::kDynamic, RotaryScaling::kLongRope}) {
+    DecoderSpecification specification = tiny_options().specification(kVocabSize);
+    specification.rotaries[0].scaling = scaling;
+    specification.rotaries[0].factor = 4;
+    specification.rotaries[0].max_position_embeddings = 6;
+    specification.rotaries[0].original_max_position_embeddings = 6;
+    specification.rotaries[0].short_factor.assign(std::size_t(specification.rotaries[0].width / 2), 1);
+    specification.rotaries[0].long_factor.assign(std::size_t(specification.rotaries[0].width / 2), 5);
+    const Decoder decoder(specification, fresh_parameters(1));
+    randomise(decoder.parameters());
+    const TinyModel tiny;
+    std::vector<std::int64_t> all = {1, 2};
+    at::NoGradGuard no_grad;
+    for (int step = 0; step < 9; ++step) {
+      const at::Tensor hidden = decoder.forward(at::tensor(all, at::kLong).unsqueeze(0));
+      all.push_back(tiny.model.head->logits({hidden})[-1].argmax().item<std::int64_t>());
+    }
+    all.erase(all.begin(), all.begin() + 2);
+    EXPECT_EQ(generate(decoder, *tiny.model.head, {1, 2}, {.sampling = {.temperature = 0}, .max_new_tokens = 9}), all);
+
+    EXPECT_FALSE(decoder.keeps_keys(6, 7));
+    KeyValueCache cache;
+    decoder.extend(draw_ids({1, 6}, kVocabSize), cache);
+    EXPECT_THROW(decoder.extend(draw_ids({1, 1}, kVocabSize), cache), Error);
+    TokenTreeBuilder builder(specification.hidden_size);
+    builder.add({1, 2, 3, 4, 5, 6});
+    decoder.forward_trees(builder.build());
+    builder.add({1, 2, 3, 4, 5, 6, 7});
+    EXPECT_THROW(decoder.forward_trees(builder.build()), Error);
+  }
+}
+
 TEST(Generation, TheSeedDecidesTheDraws) {
   const TinyModel tiny;
   const auto draw = [&](std::uint64_t seed) { return tiny.generate({4}, {.max_new_tokens = 30, .seed = seed}); };

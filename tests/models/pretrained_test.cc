@@ -4,10 +4,13 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/roll.h>
 #include <ATen/ops/tensor.h>
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdlib>
 #include <nlohmann/json.hpp>
@@ -100,7 +103,26 @@ TEST(PretrainedModel, ParametersTakeNoGradient) {
     EXPECT_FALSE(parameter->value.requires_grad()) << parameter->name;
 }
 
-// Folders with config.json, weights and parity.safetensors (tokens, logits, hidden), separated by colons.
+/// The features of the same tokens read in pieces behind kept keys, and as trees.
+void expect_other_ways_agree(const Decoder& decoder, const at::Tensor& tokens, const at::Tensor& hidden) {
+  const std::int64_t length = tokens.size(1);
+  if (!decoder.keeps_keys(1, length)) return;
+  KeyValueCache cache;
+  std::vector<at::Tensor> pieces;
+  for (std::int64_t first = 0; first < length; first += 3) {
+    const at::Tensor piece = tokens.narrow(1, first, std::min<std::int64_t>(3, length - first));
+    pieces.push_back(decoder.extend(piece, cache).view({tokens.size(0), piece.size(1), -1}));
+  }
+  EXPECT_LT(relative_difference(at::cat(pieces, 1), hidden), 1e-5);
+  TokenTreeBuilder builder(decoder.specification().hidden_size);
+  for (std::int64_t row = 0; row < tokens.size(0); ++row) {
+    const at::Tensor ids = tokens[row].contiguous();
+    builder.add({ids.const_data_ptr<std::int64_t>(), ids.const_data_ptr<std::int64_t>() + length});
+  }
+  EXPECT_LT(relative_difference(decoder.forward_trees(builder.build()), hidden), 1e-5);
+}
+
+// Folders with config.json, weights and parity.safetensors (tokens, logits, hidden, loss), separated by colons.
 TEST(PretrainedModel, AgreesWithTheFoldersGiven) {
   const char* folders = std::getenv("LMHEAD_PARITY_FOLDERS");
   if (!folders) GTEST_SKIP() << "LMHEAD_PARITY_FOLDERS is not set";
@@ -112,7 +134,12 @@ TEST(PretrainedModel, AgreesWithTheFoldersGiven) {
     at::NoGradGuard no_grad;
     const at::Tensor hidden = model.decoder->forward(parity.tensor("tokens"));
     EXPECT_LT(relative_difference(hidden, parity.tensor("hidden")), 1e-5);
-    EXPECT_LT(relative_difference(model.head->logits({hidden}), parity.tensor("logits")), 1e-5);
+    const at::Tensor logits = model.head->logits({hidden});
+    EXPECT_LT(relative_difference(logits, parity.tensor("logits")), 1e-5);
+    const at::Tensor targets = parity.tensor("tokens").roll({-1}).flatten();
+    const double loss = plain_cross_entropy(logits, targets, {}).item<double>();
+    EXPECT_NEAR(loss / parity.tensor("loss").item<double>(), 1, 1e-6);
+    expect_other_ways_agree(*model.decoder, parity.tensor("tokens"), hidden);
   }
 }
 

@@ -1,4 +1,4 @@
-"""Every native family against transformers: tiny random checkpoints, float32 logits and features within 1e-5."""
+"""Every native family against transformers: tiny random checkpoints, float32 logits and features within 1e-5, the loss within 1e-6."""
 import os
 import pathlib
 import subprocess
@@ -16,6 +16,9 @@ SIZES = dict(vocab_size=VOCAB, hidden_size=24, intermediate_size=40, num_hidden_
              num_key_value_heads=2, max_position_embeddings=64)
 LLAMA3 = dict(rope_type="llama3", rope_theta=100.0, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
               original_max_position_embeddings=16)
+YARN = dict(rope_type="yarn", rope_theta=100.0, factor=4.0, original_max_position_embeddings=16)
+DYNAMIC = dict(rope_type="dynamic", rope_theta=100.0, factor=2.5)
+LONGROPE = dict(rope_type="longrope", rope_theta=100.0, short_factor=[1.0, 1.1, 1.3, 2.0], long_factor=[1.5, 2.0, 3.0, 5.5])
 GEMMA = dict(SIZES, head_dim=8, tie_word_embeddings=True)
 WINDOWS = dict(sliding_window=5, query_pre_attn_scalar=12)
 NEOX = {key: value for key, value in SIZES.items() if key != "num_key_value_heads"}
@@ -36,6 +39,21 @@ CASES = {
     "llama3_scaling": ("LlamaConfig", dict(SIZES, head_dim=16, rope_parameters=LLAMA3)),
     "llama_linear_scaling": ("LlamaConfig", dict(SIZES, rope_parameters=dict(rope_type="linear", factor=4.0,
                                                                              rope_theta=10000.0))),
+    "llama_yarn": ("LlamaConfig", dict(SIZES, head_dim=16, rope_parameters=dict(YARN))),
+    "llama_yarn_fractions": ("LlamaConfig", dict(SIZES, head_dim=16, rope_parameters=dict(YARN, truncate=False, beta_fast=4,
+                                                                                         beta_slow=0.5, attention_factor=1.3))),
+    "llama_yarn_magnitudes": ("LlamaConfig", dict(SIZES, head_dim=16, rope_parameters=dict(YARN, factor=None, mscale=1.4,
+                                                                                          mscale_all_dim=0.7))),
+    "qwen2_yarn_of_the_hub": ("Qwen2Config", dict(SIZES, rope_theta=100.0, rope_scaling=dict(
+        type="yarn", factor=4.0, original_max_position_embeddings=8))),
+    "llama_dynamic_within": ("LlamaConfig", dict(SIZES, rope_parameters=DYNAMIC)),
+    "llama_dynamic_beyond": ("LlamaConfig", dict(SIZES, rope_parameters=DYNAMIC, max_position_embeddings=LENGTH - 7)),
+    "llama_longrope_within": ("LlamaConfig", dict(SIZES, head_dim=8, rope_parameters=dict(
+        LONGROPE, original_max_position_embeddings=LENGTH))),
+    "llama_longrope_beyond": ("LlamaConfig", dict(SIZES, head_dim=8, rope_parameters=dict(
+        LONGROPE, original_max_position_embeddings=LENGTH - 1, factor=3.0))),
+    "llama_longrope_attention_factor": ("LlamaConfig", dict(SIZES, head_dim=8, rope_parameters=dict(
+        LONGROPE, original_max_position_embeddings=8, attention_factor=0.9))),
     # Whole heads are rotated all the same.
     "llama_partial": ("LlamaConfig", dict(SIZES, head_dim=8, partial_rotary_factor=0.5)),
     "qwen3_partial": ("Qwen3Config", dict(SIZES, head_dim=8, rope_parameters=dict(
@@ -77,7 +95,8 @@ def make_checkpoint(folder: pathlib.Path, config_class: str, arguments: dict, **
     tokens = torch.randint(VOCAB, (2, LENGTH))
     with torch.no_grad():
         output = model(tokens, output_hidden_states=True)
-    save_file({"tokens": tokens, "logits": output.logits.contiguous(), "hidden": output.hidden_states[-1].contiguous()},
+    loss = torch.nn.functional.cross_entropy(output.logits.double().flatten(0, 1), tokens.roll(-1).flatten())
+    save_file({"loss": loss, "tokens": tokens, "logits": output.logits.contiguous(), "hidden": output.hidden_states[-1].contiguous()},
               folder / "parity.safetensors")
 
 
