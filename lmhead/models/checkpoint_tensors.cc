@@ -118,6 +118,10 @@ void CheckpointTensors::read(const std::string& name, MatrixLayout layout, const
   const at::Tensor value = take(name, stored_shape(into.sizes().vec(), layout), into.scalar_type());
   if (layout == MatrixLayout::kTransposed) {
     at::Tensor(into).copy_(value.t());
+  } else if (layout == MatrixLayout::kPairsInterleaved) {  // of each head all first elements of pairs, then the second
+    const std::int64_t width = model_.decoder.head_dim;
+    into.view({-1, 2, width / 2, into.numel() / into.size(0)})
+        .copy_(value.view({-1, width / 2, 2, into.numel() / into.size(0)}).transpose(1, 2));
   } else {  // [q of head 0, k of head 0, v of head 0, q of head 1, ...] becomes [q, k, v] along the rows
     const std::int64_t heads = model_.decoder.num_attention_heads, width = model_.decoder.head_dim;
     into.view({3, heads, width, -1}).copy_(value.view({heads, 3, width, -1}).transpose(0, 1));
@@ -151,7 +155,8 @@ ParameterPtr CheckpointTensors::parameter(const std::string& name, ParameterKind
     read(piece.from.name, piece.from.layout, value.narrow(0, row, piece.shape[0]));
     row += piece.shape[0];
   }
-  if (model_.norm_weights_plus_one && kind == ParameterKind::kVector) value = value + 1;
+  const bool is_norm_weight = kind == ParameterKind::kVector && name.ends_with(".weight");
+  if (model_.norm_weights_plus_one && is_norm_weight) value = value + 1;
   return std::make_shared<Parameter>(Parameter{name, kind, value, value, parts});
 }
 

@@ -16,6 +16,7 @@
 #include "lmhead/kernels/packed_attention.h"
 #include "lmhead/models/attention.h"
 #include "lmhead/models/decoder_builder.h"
+#include "lmhead/models/experts.h"
 
 namespace lmhead {
 namespace {
@@ -35,6 +36,8 @@ at::Tensor activate(Activation activation, const at::Tensor& x) {
       return at::gelu(x, "tanh");
     case Activation::kRelu:
       return at::relu(x);
+    case Activation::kReluSquared:
+      return at::relu(x).square();
   }
   fail("decoder", "an activation must be a known one, got ", int(activation));
 }
@@ -121,34 +124,39 @@ at::Tensor Decoder::apply(std::size_t layer, const at::Tensor& x, const Pass& pa
   const Block& block = blocks_[layer];
   const bool after_sum = specification_.norm_position == NormPosition::kAfterSum;
   const auto join = [&](const at::Tensor& stream, const at::Tensor& update, const Norm& norm) {
-    return after_sum ? normalise(norm, stream + update, at::kFloat) : stream + normalise(norm, update, at::kFloat);
+    if (after_sum) return normalise(norm, stream + update, at::kFloat);
+    const at::Tensor added = normalise(norm, update, at::kFloat);
+    return stream + (specification_.residual_scale == 1 ? added : added * specification_.residual_scale);
   };
-  const at::Tensor attended = attend(layer, normalise(block.attention_input_norm, x, pass.type), pass);
-  at::Tensor stream = join(x, attended, block.attention_output_norm);
-  const at::Tensor& mlp_input = specification_.parallel_residual ? x : stream;
-  return join(stream, transform(block, normalise(block.mlp_input_norm, mlp_input, pass.type)), block.mlp_output_norm);
+  const at::Tensor attention_input = normalise(block.attention_input_norm, x, pass.type);
+  const at::Tensor stream = join(x, attend(layer, attention_input, pass), block.attention_output_norm);
+  const at::Tensor mlp_input =
+      specification_.shared_input_norm
+          ? attention_input
+          : normalise(block.mlp_input_norm, specification_.parallel_residual ? x : stream, pass.type);
+  return join(stream, transform(block, mlp_input), block.mlp_output_norm);
 }
 
 /// The input itself where there is no norm.
 at::Tensor Decoder::normalise(const Norm& norm, const at::Tensor& input, at::ScalarType type) const {
   if (!norm.weight) return input;
-  if (!norm.bias) return rms_norm(input, norm.weight->working, specification_.norm_eps, type);
-  return at::layer_norm(input.to(at::kFloat), {specification_.hidden_size}, norm.weight->working, norm.bias->working,
-                        specification_.norm_eps)
+  if (specification_.norm == NormKind::kRms)
+    return rms_norm(input, norm.weight->working, specification_.norm_eps, type);
+  return at::layer_norm(input.to(at::kFloat), {specification_.hidden_size}, norm.weight->working,
+                        norm.bias ? std::optional(norm.bias->working) : std::nullopt, specification_.norm_eps)
       .to(type);
 }
 
-/// Normalises queries and keys in `projected` [B, T, H + 2 K, d].
-at::Tensor Decoder::normalise_heads(const Block& block, const at::Tensor& projected) const {
-  const std::int64_t queries = specification_.num_attention_heads, keys = specification_.num_key_value_heads;
-  const auto parts = projected.split_with_sizes({queries, keys, keys}, 2);
-  const auto norm = [&](const at::Tensor& heads, const ParameterPtr& weight) {
-    const bool is_width = specification_.qk_norm == QueryKeyNorm::kWidth;
-    const at::Tensor rows = is_width ? heads.flatten(2) : heads.contiguous();
-    return rms_norm(rows, weight->working, specification_.norm_eps, projected.scalar_type()).view_as(heads);
-  };
-  return at::cat(std::vector<at::Tensor>{norm(parts[0], block.query_norm), norm(parts[1], block.key_norm), parts[2]},
-                 2);
+/// Normalises queries or keys [B, T, H, d].
+at::Tensor Decoder::normalise_heads(const at::Tensor& heads, const at::Tensor& weight) const {
+  const double eps = specification_.norm_eps;
+  if (specification_.qk_norm == QueryKeyNorm::kEachHead) {
+    const at::Tensor rows = at::layer_norm(heads.to(at::kFloat), {heads.size(3)}, {}, {}, eps);
+    return (rows * weight.view({heads.size(2), heads.size(3)})).to(heads.scalar_type());
+  }
+  const bool is_width = specification_.qk_norm == QueryKeyNorm::kWidth;
+  const at::Tensor rows = is_width ? heads.flatten(2) : heads.contiguous();
+  return rms_norm(rows, weight, eps, heads.scalar_type()).view_as(heads);
 }
 
 at::Tensor Decoder::attend(std::size_t layer, const at::Tensor& input, const Pass& pass) const {
@@ -157,9 +165,14 @@ at::Tensor Decoder::attend(std::size_t layer, const at::Tensor& input, const Pas
   const std::int64_t length = input.size(0) / pass.batch, queries = s.num_attention_heads, keys = s.num_key_value_heads;
   at::Tensor projected = project(input, block.query_key_value.weight->working, block.query_key_value.bias)
                              .view({pass.batch, length, queries + 2 * keys, s.head_dim});
-  if (block.query_norm) projected = normalise_heads(block, projected);
-  if (!pass.rotaries.empty()) {
-    const RotaryRows& rows = pass.rotaries[block.layer.rotary];
+  if (block.query_norm) {
+    const auto parts = projected.split_with_sizes({queries, keys, keys}, 2);
+    projected = at::cat(std::vector<at::Tensor>{normalise_heads(parts[0], block.query_norm->working),
+                                                normalise_heads(parts[1], block.key_norm->working), parts[2]},
+                        2);
+  }
+  if (!pass.rotaries.empty() && block.layer.rotary) {
+    const RotaryRows& rows = pass.rotaries[*block.layer.rotary];
     projected = rotary(projected, rows.cosine, rows.sine, queries + keys);
   }
   const at::Tensor mixed = pass.trees ? mix_trees(layer, projected, *pass.trees) : mix(layer, projected, pass.cache);
@@ -198,14 +211,22 @@ at::Tensor Decoder::mix_trees(std::size_t layer, const at::Tensor& projected, co
 }
 
 at::Tensor Decoder::transform(const Block& block, const at::Tensor& input) const {
-  const at::Tensor inner = project(input, block.mlp_input.weight->working, block.mlp_input.bias);
-  const auto active = [&] {
-    if (!specification_.gated) return activate(specification_.activation, inner);
-    if (specification_.activation == Activation::kSilu) return swiglu(inner);
+  const DecoderSpecification& s = specification_;
+  const auto active = [&](const at::Tensor& inner) {
+    if (!s.gated) return activate(s.activation, inner);
+    if (s.activation == Activation::kSilu) return swiglu(inner);
     const auto halves = inner.chunk(2, -1);
-    return activate(specification_.activation, halves[0]) * halves[1];
+    return activate(s.activation, halves[0]) * halves[1];
   };
-  return project(active(), block.mlp_output.weight->working, block.mlp_output.bias);
+  if (block.router) {
+    return mix_experts(input,
+                       {.router = block.router->working,
+                        .gate_up = block.mlp_input.weight->working,
+                        .down = block.mlp_output.weight->working},
+                       {.per_token = s.num_experts_per_tok, .is_normalised = s.norm_topk_prob}, active);
+  }
+  const at::Tensor inner = project(input, block.mlp_input.weight->working, block.mlp_input.bias);
+  return project(active(inner), block.mlp_output.weight->working, block.mlp_output.bias);
 }
 
 }  // namespace lmhead

@@ -30,8 +30,8 @@ class Decoder {
 
   /// Features [B T, D] of `tokens` [B, T] that follow those which `cache` has seen, as `forward` over all of
   /// them would give; the cache then has seen these too. For inference: keys and values are kept without
-  /// history. A fresh cache starts a sequence; one cache serves one decoder and one batch size. Throws where the cache's
-  /// keys do not serve the longer sequence.
+  /// history. A fresh cache starts a sequence; one cache serves one decoder and one batch size. Throws where its keys
+  /// do not serve the longer sequence.
   at::Tensor extend(const at::Tensor& tokens, KeyValueCache& cache, std::vector<at::Tensor>* layers = nullptr) const;
 
   /// Whether the keys of `seen` tokens are what they would be in a sequence of `length`: not everywhere where rotary
@@ -59,6 +59,7 @@ class Decoder {
     Norm attention_input_norm, attention_output_norm, mlp_input_norm, mlp_output_norm;
     Projection query_key_value, attention_output, mlp_input, mlp_output;
     ParameterPtr query_norm, key_norm;
+    ParameterPtr router;  // null: mlp_input and mlp_output are one MLP, not those of all experts
   };
   class Builder;
 
@@ -76,7 +77,7 @@ class Decoder {
   at::Tensor embed(const at::Tensor& tokens, const Pass& pass) const;
   at::Tensor apply(std::size_t layer, const at::Tensor& input, const Pass& pass) const;
   at::Tensor normalise(const Norm& norm, const at::Tensor& input, at::ScalarType type) const;
-  at::Tensor normalise_heads(const Block& block, const at::Tensor& projected) const;
+  at::Tensor normalise_heads(const at::Tensor& heads, const at::Tensor& weight) const;
   at::Tensor attend(std::size_t layer, const at::Tensor& input, const Pass& pass) const;
   at::Tensor mix(std::size_t layer, const at::Tensor& projected, KeyValueCache* cache) const;
   at::Tensor mix_trees(std::size_t layer, const at::Tensor& projected, const TokenTrees& trees) const;

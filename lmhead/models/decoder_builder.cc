@@ -17,7 +17,7 @@ Decoder::Norm Decoder::Builder::norm(const std::string& name, std::int64_t width
   Norm norm;
   if (specification_.norm == NormKind::kNone) return norm;
   norm.weight = add(name + ".weight", ParameterKind::kVector, {width}, constant_initializer(1));
-  if (specification_.norm == NormKind::kLayer)
+  if (specification_.norm == NormKind::kLayer && specification_.norm_bias)
     norm.bias = add(name + ".bias", ParameterKind::kVector, {width}, constant_initializer(0));
   return norm;
 }
@@ -51,15 +51,38 @@ void Decoder::Builder::add_attention(Block& block, const std::string& prefix) {
   block.attention_output = projection(prefix, "o_proj", queries, {{"o_proj", s.hidden_size}}, s.attention_output_bias,
                                       s.residual_initializer_range);
   if (s.qk_norm == QueryKeyNorm::kNone) return;
-  const bool is_head = s.qk_norm == QueryKeyNorm::kHead;
-  block.query_norm =
-      add(prefix + "q_norm.weight", ParameterKind::kVector, {is_head ? s.head_dim : queries}, constant_initializer(1));
-  block.key_norm =
-      add(prefix + "k_norm.weight", ParameterKind::kVector, {is_head ? s.head_dim : keys}, constant_initializer(1));
+  const auto norm_of = [&](const std::string& letter, std::int64_t width) {
+    std::vector<RowPart> parts;
+    if (s.qk_norm == QueryKeyNorm::kEachHead)
+      for (std::int64_t head = 0; head < width / s.head_dim; ++head)
+        parts.push_back({prefix + letter + "_layernorm.norms." + std::to_string(head) + ".weight", s.head_dim});
+    return add(prefix + letter + "_norm.weight", ParameterKind::kVector,
+               {s.qk_norm == QueryKeyNorm::kHead ? s.head_dim : width}, constant_initializer(1), parts);
+  };
+  block.query_norm = norm_of("q", queries);
+  block.key_norm = norm_of("k", keys);
+}
+
+void Decoder::Builder::add_experts(Block& block, const std::string& prefix) {
+  const DecoderSpecification& s = specification_;
+  const std::int64_t inner = s.moe_intermediate_size;
+  std::vector<RowPart> inputs, outputs;
+  for (std::int64_t expert = 0; expert < s.num_experts; ++expert) {
+    const std::string name = "experts." + std::to_string(expert) + ".";
+    inputs.push_back({name + "gate_proj", inner});
+    inputs.push_back({name + "up_proj", inner});
+    outputs.push_back({name + "down_proj", s.hidden_size});
+  }
+  block.router = matrix(prefix + "gate.weight", ParameterKind::kMatrix, s.num_experts, s.hidden_size);
+  block.mlp_input = projection(prefix, "experts.gate_up_proj", s.hidden_size, inputs, false, s.initializer_range);
+  // A single part goes by the whole's name.
+  block.mlp_output = projection(prefix, s.num_experts == 1 ? outputs[0].name : "experts.down_proj", inner, outputs,
+                                false, s.residual_initializer_range);
 }
 
 void Decoder::Builder::add_mlp(Block& block, const std::string& prefix) {
   const DecoderSpecification& s = specification_;
+  if (block.layer.has_experts) return add_experts(block, prefix);
   const std::int64_t inner = s.intermediate_size;
   block.mlp_input =
       s.gated ? projection(prefix, "gate_up_proj", s.hidden_size, {{"gate_proj", inner}, {"up_proj", inner}},
@@ -84,7 +107,7 @@ Decoder::Block Decoder::Builder::block(std::size_t layer) {
   // attention.
   if (both || after) block.attention_output_norm = norm_named("post_attention_layernorm");
   if (both) block.mlp_input_norm = norm_named("pre_feedforward_layernorm");
-  if (!both && !after)
+  if (!both && !after && !s.shared_input_norm)
     (after_sum ? block.mlp_output_norm : block.mlp_input_norm) = norm_named("post_attention_layernorm");
   add_mlp(block, prefix + "mlp.");
   if (both || after) block.mlp_output_norm = norm_named("post_feedforward_layernorm");

@@ -21,6 +21,7 @@ class Decoder::Builder {
                         const std::vector<RowPart>& parts, bool bias, double deviation);
   void add_attention(Block& block, const std::string& prefix);
   void add_mlp(Block& block, const std::string& prefix);
+  void add_experts(Block& block, const std::string& prefix);
 
   Decoder& decoder_;
   const DecoderSpecification& specification_;

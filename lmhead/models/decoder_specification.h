@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 namespace lmhead {
@@ -21,13 +22,14 @@ enum class NormPosition {
   kAfterSum,  // norm(x + f(x)), no final norm: the Transformer of 2017
 };
 
-enum class Activation { kSilu, kGelu, kGeluTanh, kRelu };
+enum class Activation { kSilu, kGelu, kGeluTanh, kRelu, kReluSquared };
 
-/// RMSNorm of queries and keys before positions enter.
+/// Normalisation of queries and keys before positions enter, RMSNorm but for the last.
 enum class QueryKeyNorm {
   kNone,
-  kHead,   // each head by itself, one weight [head_dim] for all: Qwen 3, Gemma 3
-  kWidth,  // all heads together, weight [heads * head_dim]: OLMo 2
+  kHead,      // each head by itself, one weight [head_dim] for all: Qwen 3, Gemma 3
+  kWidth,     // all heads together, weight [heads * head_dim]: OLMo 2
+  kEachHead,  // LayerNorm of each head by itself, with a weight of its own and no bias: StableLM
 };
 
 enum class RotaryScaling {
@@ -57,8 +59,9 @@ struct RotarySpecification {
 
 /// What may differ from layer to layer.
 struct LayerSpecification {
-  std::int64_t sliding_window = 0;  // tokens that a token sees, itself included; 0: all before it
-  std::size_t rotary = 0;           // index into `rotaries`
+  std::int64_t sliding_window = 0;        // tokens that a token sees, itself included; 0: all before it
+  std::optional<std::size_t> rotary = 0;  // index into `rotaries`; nothing: no positions, as Cohere 2 sees from afar
+  bool has_experts = false;               // its MLP is a sparse mixture
 
   bool operator==(const LayerSpecification&) const = default;
 };
@@ -72,6 +75,10 @@ struct DecoderSpecification {
   std::int64_t head_dim = 0;
   std::vector<LayerSpecification> layers;
 
+  std::int64_t num_experts = 0, num_experts_per_tok = 0;  // of the layers that have experts, all of them gated
+  std::int64_t moe_intermediate_size = 0;                 // the inner width of an expert
+  bool norm_topk_prob = false;  // whether the probabilities of the experts that were chosen are made to sum to 1
+
   double embedding_scale = 1;                 // multiplies the embedded tokens: sqrt(D) in Gemma
   std::int64_t position_embeddings = 0;       // rows of the learned position table; 0: none
   std::vector<RotarySpecification> rotaries;  // empty: no rotary positions
@@ -79,7 +86,10 @@ struct DecoderSpecification {
   NormKind norm = NormKind::kRms;
   double norm_eps = 1e-5;
   NormPosition norm_position = NormPosition::kBefore;
+  bool norm_bias = true;           // whether kLayer has one
   bool parallel_residual = false;  // x + attention(norm(x)) + mlp(norm'(x)): GPT-NeoX
+  bool shared_input_norm = false;  // norm' is norm: Cohere 2, StableLM
+  double residual_scale = 1;       // multiplies what attention and MLP add: Granite
 
   QueryKeyNorm qk_norm = QueryKeyNorm::kNone;
   double attention_scale = 0;    // multiplies q k^T

@@ -18,6 +18,13 @@ const std::vector<Family>& families() {
       {"gemma2", describe_gemma2},
       {"gemma3_text", describe_gemma3},
       {"gemma3", describe_gemma3},  // the text part of the model that also sees
+      {"mixtral", describe_mixtral},
+      {"qwen3_moe", describe_qwen3_moe},
+      {"phi3", describe_phi3},
+      {"granite", describe_granite},
+      {"cohere2", describe_cohere2},
+      {"stablelm", describe_stablelm},
+      {"nemotron", describe_nemotron},
       // clang-format on
   };
   return kFamilies;

@@ -14,6 +14,7 @@ enum class MatrixLayout {
   kPlain,
   kTransposed,        // [inputs, outputs]: GPT-2's Conv1D
   kHeadsInterleaved,  // rows q, k, v of head 0, then of head 1, ...: GPT-NeoX's query_key_value
+  kPairsInterleaved,  // the two elements that are rotated together stand side by side in a head: Cohere 2's q and k
 };
 
 /// Our name of a module, without `model.` and `layers.N.`, and the checkpoint's.
@@ -27,6 +28,7 @@ struct FamilyModel {
   DecoderSpecification decoder;
   bool tie_word_embeddings = false;
   double logit_softcap = 0;            // of the head; 0: none
+  double logit_scale = 1;              // multiplies the head's logits
   bool norm_weights_plus_one = false;  // the norms multiply by 1 + weight: Gemma
   /// What stands before the body's names; the first under which the checkpoint has the embedding is taken.
   std::vector<std::string> body_prefixes = {"model.", ""};
@@ -59,5 +61,12 @@ FamilyModel describe_olmo2(const HfConfiguration& configuration);
 FamilyModel describe_gemma(const HfConfiguration& configuration);
 FamilyModel describe_gemma2(const HfConfiguration& configuration);
 FamilyModel describe_gemma3(const HfConfiguration& configuration);
+FamilyModel describe_mixtral(const HfConfiguration& configuration);
+FamilyModel describe_qwen3_moe(const HfConfiguration& configuration);
+FamilyModel describe_phi3(const HfConfiguration& configuration);
+FamilyModel describe_granite(const HfConfiguration& configuration);
+FamilyModel describe_cohere2(const HfConfiguration& configuration);
+FamilyModel describe_stablelm(const HfConfiguration& configuration);
+FamilyModel describe_nemotron(const HfConfiguration& configuration);
 
 }  // namespace lmhead

@@ -2,7 +2,6 @@
 #include <cmath>
 
 #include "lmhead/models/family_parts.h"
-#include "lmhead/models/family_rotary.h"
 
 namespace lmhead {
 namespace {

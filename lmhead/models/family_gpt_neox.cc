@@ -3,7 +3,6 @@
 #include <cmath>
 
 #include "lmhead/models/family_parts.h"
-#include "lmhead/models/family_rotary.h"
 
 namespace lmhead {
 

@@ -1,19 +1,8 @@
-// Llama 1 to 3 (SmolLM2 too), Mistral, Qwen 2 and 3, OLMo 2: one block, small differences.
+// Llama 1 to 3 (SmolLM2 too), Mistral, Qwen 2 and 3, OLMo 2, Phi-3, Granite: one block, small differences.
 #include "lmhead/models/family_parts.h"
-#include "lmhead/models/family_rotary.h"
 
 namespace lmhead {
 namespace {
-
-FamilyModel llama_like(const HfConfiguration& c, const SizeDefaults& defaults = {}) {
-  FamilyModel model;
-  DecoderSpecification& s = model.decoder;
-  s = read_llama_like(c, defaults);
-  s.activation = read_activation(c, "hidden_act", "silu");
-  s.rotaries = {read_rotary(c, s.head_dim, {})};
-  model.tie_word_embeddings = c.boolean("tie_word_embeddings", false);
-  return model;
-}
 
 void add_qwen_windows(const HfConfiguration& c, DecoderSpecification& s) {
   if (!c.boolean("use_sliding_window", false)) return;
@@ -66,6 +55,26 @@ FamilyModel describe_olmo2(const HfConfiguration& c) {
   s.norm_position = NormPosition::kAfter;
   s.qk_norm = QueryKeyNorm::kWidth;
   s.query_key_value_bias = s.attention_output_bias = c.boolean("attention_bias", false);
+  return model;
+}
+
+FamilyModel describe_phi3(const HfConfiguration& c) {
+  FamilyModel model = llama_like(
+      c, {}, {.partial_key = "partial_rotary_factor", .original_max_position_embeddings = 4096, .only_longrope = true});
+  DecoderSpecification& s = model.decoder;
+  s.norm_eps = c.positive("rms_norm_eps", 1e-5);
+  add_window(c, s);
+  model.rules = {{"self_attn.qkv_proj", "self_attn.qkv_proj"}, {"mlp.gate_up_proj", "mlp.gate_up_proj"}};  // fused
+  return model;
+}
+
+FamilyModel describe_granite(const HfConfiguration& c) {
+  FamilyModel model = describe_llama(c);
+  DecoderSpecification& s = model.decoder;
+  s.embedding_scale = c.positive("embedding_multiplier", 1);
+  s.residual_scale = c.positive("residual_multiplier", 1);
+  s.attention_scale = c.positive("attention_multiplier", 1);
+  model.logit_scale = 1 / c.positive("logits_scaling", 1);
   return model;
 }
 

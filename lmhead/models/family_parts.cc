@@ -20,7 +20,8 @@ Activation read_activation(const HfConfiguration& configuration, const std::stri
     return Activation::kGeluTanh;
   }
   if (name == "relu") return Activation::kRelu;
-  configuration.refuse(key, "silu, gelu, gelu_new, gelu_pytorch_tanh or relu");
+  if (name == "relu2") return Activation::kReluSquared;
+  configuration.refuse(key, "silu, gelu, gelu_new, gelu_pytorch_tanh, relu or relu2");
 }
 
 std::vector<bool> read_sliding_layers(const HfConfiguration& configuration, std::size_t layers,
@@ -46,6 +47,26 @@ std::size_t read_layers(const HfConfiguration& configuration, const std::string&
   const std::int64_t layers = configuration.size(key);
   if (layers > kMostLayers) configuration.refuse(key, "at most " + std::to_string(kMostLayers));
   return std::size_t(layers);
+}
+
+void require_whole_heads(const HfConfiguration& configuration, const DecoderSpecification& decoder) {
+  if (decoder.head_dim * decoder.num_attention_heads != decoder.hidden_size)
+    configuration.refuse("head_dim", "hidden_size / num_attention_heads");
+}
+
+void add_window(const HfConfiguration& configuration, DecoderSpecification& decoder) {
+  if (!configuration.has("sliding_window")) return;
+  for (LayerSpecification& layer : decoder.layers) layer.sliding_window = configuration.size("sliding_window");
+}
+
+FamilyModel llama_like(const HfConfiguration& configuration, const SizeDefaults& sizes, const RotaryDefaults& rotary) {
+  FamilyModel model;
+  DecoderSpecification& s = model.decoder;
+  s = read_llama_like(configuration, sizes);
+  s.activation = read_activation(configuration, "hidden_act", "silu");
+  s.rotaries = {read_rotary(configuration, s.head_dim, rotary)};
+  model.tie_word_embeddings = configuration.boolean("tie_word_embeddings", false);
+  return model;
 }
 
 DecoderSpecification read_llama_like(const HfConfiguration& configuration, const SizeDefaults& defaults) {

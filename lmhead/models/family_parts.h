@@ -5,6 +5,7 @@
 #include <string>
 
 #include "lmhead/models/families.h"
+#include "lmhead/models/family_rotary.h"
 
 namespace lmhead {
 
@@ -16,6 +17,16 @@ struct SizeDefaults {
 
 /// Sizes under the keys of Llama, RMSNorm before both parts, a gated MLP: what most families then amend.
 DecoderSpecification read_llama_like(const HfConfiguration& configuration, const SizeDefaults& defaults = {});
+
+/// The same as a model, with its activation, rotary frequencies and tie.
+FamilyModel llama_like(const HfConfiguration& configuration, const SizeDefaults& sizes = {},
+                       const RotaryDefaults& rotary = {});
+
+/// Throws where heads do not fill the width, in a family whose class has no head_dim of its own.
+void require_whole_heads(const HfConfiguration& configuration, const DecoderSpecification& decoder);
+
+/// Gives every layer the `sliding_window`, where there is one.
+void add_window(const HfConfiguration& configuration, DecoderSpecification& decoder);
 
 /// The number of layers, bounded beyond any model: it decides what a hostile file can make us allocate.
 std::size_t read_layers(const HfConfiguration& configuration, const std::string& key);

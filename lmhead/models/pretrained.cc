@@ -47,8 +47,8 @@ LoadedModel load_pretrained(const fs::path& folder, at::ScalarType type) {
       [&](const std::string& name, ParameterKind kind, const std::vector<std::int64_t>& shape, const Initializer&,
           const std::vector<RowPart>& parts) { return checkpoint.parameter(name, kind, shape, parts); };
   loaded.decoder = std::make_shared<const Decoder>(model.decoder, source);
-  loaded.head = make_linear_head(
-      {.weight = checkpoint.head(loaded.decoder->embedding()->value), .transform = {.softcap = model.logit_softcap}});
+  loaded.head = make_linear_head({.weight = checkpoint.head(loaded.decoder->embedding()->value),
+                                  .transform = {.scale = model.logit_scale, .softcap = model.logit_softcap}});
   checkpoint.check_all_used();
   return loaded;
 }

@@ -95,7 +95,8 @@ TEST(Families, AFamilyThatIsNotKnownPointsToPython) {
   EXPECT_EQ(error_of(R"({"model_type":"mamba"})"),
             "[checkpoint] config.json: model_type must be one of gpt2, gpt_neox, llama, mistral, qwen2, "
             "qwen3, olmo2, "
-            "gemma, gemma2, gemma3_text, gemma3 (any other model: lmhead.measure(model, batches) in Python), "
+            "gemma, gemma2, gemma3_text, gemma3, mixtral, qwen3_moe, phi3, granite, cohere2, stablelm, nemotron (any "
+            "other model: lmhead.measure(model, batches) in Python), "
             "got \"mamba\"");
 }
 
@@ -155,6 +156,56 @@ TEST(Families, WholeHeadsAreRotatedWhateverAPartialFactorSays) {
   EXPECT_REFUSED("partial_rotary_factor must be 1 where frequencies are scaled, got 0.25",
                  llama_with(R"("head_dim":8,"rope_parameters":{"rope_type":"linear","factor":2,"rope_theta":100,)"
                             R"("partial_rotary_factor":0.25})"));
+}
+
+/// A configuration of another family with Llama's keys.
+std::string other_with(const std::string& type, const std::string& members = "") {
+  std::string text = llama_with(members);
+  return text.replace(text.find("llama"), 5, type);
+}
+
+TEST(Families, ExpertsStandInTheLayersThatTheConfigurationSays) {
+  const auto has_experts = [](const std::string& members) {
+    const FamilyModel model =
+        describe(other_with("qwen3_moe", R"("num_hidden_layers":4,"num_key_value_heads":2,"num_experts":6)" + members));
+    std::string places;
+    for (const LayerSpecification& layer : model.decoder.layers) places += layer.has_experts ? 'x' : '.';
+    return places;
+  };
+  EXPECT_EQ(has_experts(R"(,"num_experts_per_tok":6)"), "xxxx");
+  EXPECT_EQ(has_experts(R"(,"num_experts_per_tok":1,"mlp_only_layers":[0,3,9])"), ".xx.");
+  EXPECT_EQ(has_experts(R"(,"num_experts_per_tok":1,"decoder_sparse_step":2)"), ".x.x");
+  const DecoderSpecification mixtral = describe(other_with("mixtral", R"("num_key_value_heads":2)")).decoder;
+  EXPECT_EQ(mixtral.num_experts, 8);
+  EXPECT_EQ(mixtral.num_experts_per_tok, 2);
+  EXPECT_EQ(mixtral.moe_intermediate_size, 12);
+  EXPECT_TRUE(mixtral.norm_topk_prob);
+  EXPECT_EQ(mixtral.rotaries[0].theta, 1e6);
+  EXPECT_REFUSED("num_experts_per_tok must be at most num_local_experts 4, got 5",
+                 other_with("mixtral", R"("num_key_value_heads":2,"num_local_experts":4,"num_experts_per_tok":5)"));
+  EXPECT_REFUSED("num_experts must be at most 4096",
+                 other_with("mixtral", R"("num_key_value_heads":2,"num_experts":2000000000)"));
+}
+
+TEST(Families, WhatIsNotCarriedOutIsRefused) {
+  EXPECT_REFUSED("use_qk_norm must be false, got true", other_with("cohere2", R"("use_qk_norm":true)"));
+  EXPECT_REFUSED("use_parallel_block must be true", other_with("cohere2", R"("use_parallel_block":false)"));
+  EXPECT_REFUSED("sliding_window must be an integer", other_with("cohere2", R"("sliding_window":null)"));
+  EXPECT_REFUSED("head_dim must be hidden_size / num_attention_heads, got 4", other_with("cohere2", R"("head_dim":4)"));
+  EXPECT_REFUSED("rope_type must be default or longrope, got \"linear\"",
+                 other_with("phi3", R"("rope_scaling":{"rope_type":"linear","factor":2})"));
+  EXPECT_REFUSED("such that an even number", other_with("stablelm", R"("num_key_value_heads":4)"));
+  EXPECT_REFUSED("logits_scaling must be a number above 0, got 0", other_with("granite", R"("logits_scaling":0)"));
+}
+
+TEST(Families, CohereSeesFarAwayWithoutPositions) {
+  const FamilyModel model = describe(other_with("cohere2", R"("num_hidden_layers":5,"sliding_window":7)"));
+  for (std::size_t layer = 0; layer < 5; ++layer) {
+    EXPECT_EQ(model.decoder.layers[layer].sliding_window, layer == 3 ? 0 : 7) << layer;
+    EXPECT_EQ(model.decoder.layers[layer].rotary.has_value(), layer != 3) << layer;
+  }
+  EXPECT_EQ(model.logit_scale, 0.0625);
+  EXPECT_TRUE(model.tie_word_embeddings);
 }
 
 TEST(Families, DeepNestingIsRefused) {

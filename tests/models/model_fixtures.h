@@ -113,6 +113,19 @@ inline std::map<std::string, DecoderSpecification> specifications(std::int64_t v
   add("parallel residual", [](auto& s) { s.parallel_residual = true; });
   add("queries and keys normalised over the width", [](auto& s) { s.qk_norm = QueryKeyNorm::kWidth; });
   add("norms on both sides", [](auto& s) { s.norm_position = NormPosition::kBoth; });
+  add("queries and keys of each head normalised by weights of its own",
+      [](auto& s) { s.qk_norm = QueryKeyNorm::kEachHead; });
+  add("a layer without positions behind one norm for both parts", [](auto& s) {
+    s.norm = NormKind::kLayer, s.norm_bias = false;
+    s.parallel_residual = s.shared_input_norm = true;
+    s.layers[1].rotary.reset();
+  });
+  add("scaled additions of a squared activation",
+      [](auto& s) { s.residual_scale = 0.3, s.activation = Activation::kReluSquared, s.gated = false; });
+  add("experts behind a plain layer", [](auto& s) {
+    s.num_experts = 4, s.num_experts_per_tok = 2, s.moe_intermediate_size = 6, s.norm_topk_prob = true;
+    s.layers[1].has_experts = true;
+  });
   return all;
 }
 

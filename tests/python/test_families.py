@@ -21,6 +21,7 @@ DYNAMIC = dict(rope_type="dynamic", rope_theta=100.0, factor=2.5)
 LONGROPE = dict(rope_type="longrope", rope_theta=100.0, short_factor=[1.0, 1.1, 1.3, 2.0], long_factor=[1.5, 2.0, 3.0, 5.5])
 GEMMA = dict(SIZES, head_dim=8, tie_word_embeddings=True)
 WINDOWS = dict(sliding_window=5, query_pre_attn_scalar=12)
+EXPERTS = dict(num_experts=5, num_experts_per_tok=2, moe_intermediate_size=16)
 NEOX = {key: value for key, value in SIZES.items() if key != "num_key_value_heads"}
 
 # Case name: (configuration class, its arguments). Each differs from another in one thing that could be got wrong.
@@ -73,6 +74,31 @@ CASES = {
     "gemma3_scaled_capped": ("Gemma3TextConfig", dict(GEMMA, **WINDOWS, final_logit_softcapping=3.0,
                                                       layer_types=["full_attention", "sliding_attention", "full_attention"],
                                                       rope_scaling=dict(rope_type="linear", factor=8.0))),
+    "mixtral": ("MixtralConfig", dict(SIZES, num_local_experts=4)),
+    "mixtral_window": ("MixtralConfig", dict(SIZES, num_local_experts=3, num_experts_per_tok=1, sliding_window=6, head_dim=10)),
+    "mixtral_one_expert": ("MixtralConfig", dict(SIZES, num_local_experts=1, num_experts_per_tok=1)),
+    "qwen3_moe": ("Qwen3MoeConfig", dict(SIZES, **EXPERTS, norm_topk_prob=True, tie_word_embeddings=True)),
+    "qwen3_moe_mixed": ("Qwen3MoeConfig", dict(SIZES, **EXPERTS, head_dim=8, mlp_only_layers=[1], attention_bias=True)),
+    "qwen3_moe_windows": ("Qwen3MoeConfig", dict(SIZES, **EXPERTS, decoder_sparse_step=2, use_sliding_window=True, sliding_window=4)),
+    "phi3": ("Phi3Config", dict(SIZES, pad_token_id=None)),
+    "phi3_window_tied": ("Phi3Config", dict(SIZES, pad_token_id=None, sliding_window=6, tie_word_embeddings=True)),
+    "phi3_longrope": ("Phi3Config", dict(SIZES, hidden_size=64, pad_token_id=None, original_max_position_embeddings=16,
+                                         partial_rotary_factor=0.5, rope_parameters=dict(LONGROPE))),
+    "phi3_su_within": ("Phi3Config", dict(SIZES, hidden_size=32, pad_token_id=None, original_max_position_embeddings=32, rope_theta=50.0,
+                                          rope_scaling=dict(type="su", original_max_position_embeddings=32, short_factor=[1.0, 1.1, 1.3, 2.0],
+                                                            long_factor=[1.5, 2.0, 3.0, 5.5]))),
+    "granite": ("GraniteConfig", dict(SIZES, embedding_multiplier=3.0, residual_multiplier=0.4, attention_multiplier=0.3,
+                                      logits_scaling=2.5, attention_bias=True, mlp_bias=True, tie_word_embeddings=True)),
+    "granite_plain": ("GraniteConfig", SIZES),
+    "cohere2": ("Cohere2Config", dict(SIZES, num_hidden_layers=5, sliding_window=5, logit_scale=0.3)),
+    "cohere2_biases": ("Cohere2Config", dict(SIZES, hidden_size=32, attention_bias=True, tie_word_embeddings=False, sliding_window=7,
+                                             layer_types=["full_attention", "sliding_attention", "full_attention"])),
+    "stablelm": ("StableLmConfig", dict(SIZES, hidden_size=32)),
+    "stablelm_norms": ("StableLmConfig", dict(SIZES, partial_rotary_factor=1.0, use_qkv_bias=True, qk_layernorm=True)),
+    "stablelm_parallel": ("StableLmConfig", dict(SIZES, hidden_size=32, qk_layernorm=True, use_parallel_residual=True)),
+    "nemotron": ("NemotronConfig", dict(SIZES, hidden_size=32)),
+    "nemotron_biases": ("NemotronConfig", dict(SIZES, hidden_size=32, head_dim=12, attention_bias=True, mlp_bias=True,
+                                               partial_rotary_factor=1.0, hidden_act="gelu")),
 }
 
 
@@ -115,6 +141,25 @@ def test_families_agree_with_transformers(tmp_path):
     make_checkpoint(tmp_path / "sharded", *CASES["llama"], max_shard_size="20KB")
     assert len(list((tmp_path / "sharded").glob("model-*.safetensors"))) > 1
     check([*(tmp_path / name for name in CASES), tmp_path / "sharded"])
+
+
+@pytest.mark.parametrize("name", ["mixtral", "qwen3_moe_mixed", "cohere2", "phi3_longrope", "granite", "stablelm_norms", "nemotron"])
+def test_sampling_goes_on_as_transformers_does(tmp_path, name):
+    runner = ROOT / "build" / "release" / "bin" / "lmhead"
+    if not runner.exists():
+        pytest.skip("lmhead is not built")
+    make_checkpoint(tmp_path / name, *CASES[name])
+    prompt = [1, 8, 30, 26, 2]
+    sampled = subprocess.run([runner, "sample", tmp_path / name, "--prompt-ids", ",".join(map(str, prompt)), "--temperature", "0", "--ids",
+                              "--max-new-tokens", "15"], capture_output=True, text=True)
+    assert sampled.returncode == 0, sampled.stderr
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / name).eval()
+    ends = {model.config.eos_token_id}
+    ids = list(prompt)
+    while len(ids) < len(prompt) + 15 and not (len(ids) > len(prompt) and ids[-1] in ends):
+        with torch.no_grad():  # without a cache: frequencies are those of the whole sequence
+            ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
+    assert sampled.stdout.strip().split(",") == list(map(str, ids[len(prompt):]))
 
 
 def test_a_wrong_logit_is_noticed(tmp_path):
