@@ -30,7 +30,7 @@ real-model: setup
 
 test: setup
 	@ctest --test-dir build/release --output-on-failure
-	@.venv/bin/python -m pytest -q tests/python
+	@.venv/bin/python -m pytest -q -n 2 --dist loadfile tests/python
 
 study-smoke: setup
 	@.venv/bin/python -m pytest -q tests/python/test_study_files.py

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds the library and the command with clang, warnings being errors. CLANG_CXX names it; else the newest that is there. Nothing is
 # run, nor optimised, which clang's warnings do not wait for. The C++ library is not asked which of its own algorithms use what it
-# calls deprecated (-U__DEPRECATED), and nobody what g++ never asks for in C++ (-Wmissing-braces).
+# calls deprecated (-U__DEPRECATED).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

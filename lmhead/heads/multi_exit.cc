@@ -3,6 +3,8 @@
 #include <ATen/ops/cat.h>
 #include <ATen/ops/full.h>
 
+#include <utility>
+
 #include "lmhead/heads/head_list.h"
 #include "lmhead/heads/head_schedule.h"
 #include "lmhead/heads/inner_blocks.h"
@@ -58,7 +60,7 @@ class MultiExitHead : public WordsHead {
     std::vector<Rows> all = {{input.hidden, targets, weights(1)}};
     for (std::size_t index = 0; index < gains_.size(); ++index)
       all.push_back({normed_layer(input.layers[index], gains_[index]->working, type), targets, weights(weight)});
-    return {joint_loss(all, options), {{"exit_weight", weight}}};
+    return {joint_loss(std::move(all), options), {{"exit_weight", weight}}};
   }
 
   MultiExitOptions options_;

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "lmhead/heads/head_list.h"
 #include "lmhead/heads/head_schedule.h"
@@ -81,7 +82,7 @@ class MultiTokenHead : public WordsHead {
       add(hidden + at::linear(inner, adapter.up->working),
           targets_ahead(targets, input.tokens, std::int64_t(index) + 1), weight);
     }
-    return {joint_loss(all, options), {{"ahead_weight", weight}}};
+    return {joint_loss(std::move(all), options), {{"ahead_weight", weight}}};
   }
 
   MultiTokenOptions options_;

@@ -7,7 +7,9 @@
 
 #include "lmhead/heads/head_list.h"
 #include "lmhead/heads/mapped_head.h"
+#include "lmhead/heads/token_loss_head.h"
 #include "lmhead/kernels/block_operations.h"
+#include "lmhead/kernels/unit_rows.h"
 
 namespace lmhead {
 namespace {
@@ -37,12 +39,27 @@ class NormalizedHead : public MappedHead {
  private:
   /// Rows of length 1 times `length`, which is a number; a row of zeros stays one.
   at::Tensor with_length(const at::Tensor& rows, const at::Tensor& length) const {
-    constexpr double kEps = 1e-12;  // of mean squares
     const at::Tensor gain = (length / std::sqrt(double(hidden_size()))).expand({hidden_size()});
-    return rms_norm(rows, gain, kEps, rows.scalar_type());
+    return rms_norm(rows, gain, kUnitRowEps, rows.scalar_type());
   }
   at::Tensor map_features(const HeadInput& input) const override {
     return with_length(input.hidden, at::exp(log_scale_->working));
+  }
+  TrainingLoss compute_training_loss(const HeadInput& input, const at::Tensor& targets, const LossOptions& options,
+                                     TokenStatistics* statistics) const override {
+    const at::Tensor features = map_features(input);
+    TokenLossProblem problem{
+        .hidden = features,
+        .map = {weight_->working},
+        .targets = targets,
+        .further =
+            mean_logit(features, options.label_smoothing == 0 ? weight_->working : working_map().weight, options),
+        .loss = [options](std::int64_t, const TokenTerms& terms, const TokenSlopes& by) {
+          return smoothed_loss(options, terms, by);
+        }};
+    problem.unit_rows = true;
+    if (linear_token_loss_takes(problem)) return {linear_token_loss(problem, Reduction::kMean), {}};
+    return MappedHead::compute_training_loss(input, targets, options, statistics);
   }
   LinearMap working_map() const override {
     return {with_length(weight_->working, at::full({1}, 1.0, log_scale_->working.options()))};
@@ -56,7 +73,7 @@ class NormalizedHead : public MappedHead {
 HeadKind normalized_head() {
   return describe_head<NormalizedHead, NormalizedOptions>(
       "normalized", "z = s w_x . h / (|w_x| |h|), W: V x D, s: one trained number",
-      "1: 6 V D operations a token, and the norms of V rows a step", "3 D numbers a token, and twice the V D weights",
+      "1: 6 V D operations a token, and the norms of V rows a step", "3 D numbers a token",
       "Loshchilov et al. 2024 (nGPT), arXiv 2410.01131");
 }
 

@@ -7,9 +7,9 @@
 
 #include <cmath>
 
-#include "lmhead/base/random.h"
 #include "lmhead/heads/activation.h"
 #include "lmhead/heads/head_list.h"
+#include "lmhead/heads/joined_words.h"
 #include "lmhead/heads/mapped_head.h"
 
 namespace lmhead {
@@ -24,16 +24,6 @@ struct ResidualExpansionOptions : HeadOptions {
   }
 };
 
-/// [W, U], W drawn as the linear head's and U zero.
-Initializer begin_linear(std::int64_t hidden_size, double deviation) {
-  return [hidden_size, deviation](at::Tensor& tensor, RandomStream& stream) {
-    const std::int64_t columns = tensor.size(1);
-    auto* values = tensor.mutable_data_ptr<float>();
-    for (std::int64_t index = 0; index < tensor.numel(); ++index)
-      values[index] = index % columns < hidden_size ? float(deviation * stream.normal()) : 0;
-  };
-}
-
 /// z = W h + U phi(B h) as one linear map [W, U] of [h, phi(B h)], one parameter unless W is the embedding. U begins at
 /// zero, so that the head begins as the linear one.
 class ResidualExpansionHead : public MappedHead {
@@ -41,15 +31,10 @@ class ResidualExpansionHead : public MappedHead {
   ResidualExpansionHead(const ResidualExpansionOptions& options, const HeadContext& context)
       : MappedHead(context.hidden_size, context.vocab_size),
         width_(options.width),
-        phi_(phi_named(options.activation)) {
-    const std::int64_t words = context.vocab_size, hidden = context.hidden_size;
-    if (context.tied_embedding) {
-      weight_ = context.tied_embedding;
-      up_ = own(context.parameter("lm_head.up_proj.weight", {words, width_}, constant_initializer(0)));
-    } else {
-      weight_ = own(context.parameter("lm_head.weight", {words, hidden + width_},
-                                      begin_linear(hidden, context.initializer_range)));
-    }
+        phi_(phi_named(options.activation)),
+        words_(joined_words(context, width_, "lm_head.up_proj.weight")) {
+    const std::int64_t hidden = context.hidden_size;
+    own(words_.beside ? words_.beside : words_.weight);
     down_ = own(context.parameter("lm_head.down_proj.weight", {width_, hidden},
                                   normal_initializer(1 / std::sqrt(double(hidden)))));
   }
@@ -57,7 +42,7 @@ class ResidualExpansionHead : public MappedHead {
   std::optional<LinearMap> linear_map() const override {
     if (!phi_.is_identity()) return std::nullopt;
     at::NoGradGuard no_grad;
-    const at::Tensor all = up_ ? at::cat({weight_->value, up_->value}, 1) : weight_->value;
+    const at::Tensor all = words_.value();
     return LinearMap{all.narrow(1, 0, hidden_size()) + at::mm(all.narrow(1, hidden_size(), width_), down_->value)};
   }
   double flops_per_token(std::int64_t) const override {
@@ -70,14 +55,12 @@ class ResidualExpansionHead : public MappedHead {
   at::Tensor map_features(const HeadInput& input) const override {
     return at::cat({input.hidden, phi_.apply(at::linear(input.hidden, down_->working))}, 1);
   }
-  LinearMap working_map() const override {
-    return {up_ ? at::cat({weight_->working, up_->working}, 1) : weight_->working};
-  }
+  LinearMap working_map() const override { return {words_.working()}; }
 
   std::int64_t width_;
   const Phi& phi_;
-  ParameterPtr weight_, down_;
-  ParameterPtr up_;  // U where W is the embedding, else null
+  JoinedWords words_;
+  ParameterPtr down_;
 };
 
 }  // namespace

@@ -6,6 +6,7 @@
 
 #include "lmhead/base/error.h"
 #include "lmhead/heads/head_list.h"
+#include "lmhead/heads/joined_words.h"
 #include "lmhead/heads/mapped_head.h"
 
 namespace lmhead {
@@ -25,28 +26,28 @@ struct TokenSkipOptions : HeadOptions {
   }
 };
 
-/// z = W h + W_2 e(x_(t-n+1) ... x_t): one linear map of [h, e], so nothing but V (D + k) weights is added to a step.
-/// What lies in another document or before the sequence is a token of its own to the n-gram.
+/// z = W h + W_2 e(x_(t-n+1) ... x_t): one linear map [W, W_2] of [h, e], one parameter unless W is the embedding. What
+/// lies in another document or before the sequence is a token of its own to the n-gram.
 class TokenSkipHead : public MappedHead {
  public:
   TokenSkipHead(const TokenSkipOptions& options, const HeadContext& context)
       : MappedHead(context.hidden_size, context.vocab_size),
         order_(options.order),
-        buckets_(options.buckets.value_or(context.vocab_size * (options.order == 1 ? 1 : 4))) {
-    weight_ = own_words(context, context.initializer_range);
+        width_(options.width),
+        buckets_(options.buckets.value_or(context.vocab_size * (options.order == 1 ? 1 : 4))),
+        words_(joined_words(context, width_, "lm_head.skip_proj.weight")) {
+    own(words_.beside ? words_.beside : words_.weight);
     // W_2 begins at zero, so that the head begins as the linear one; rows of the table have unit square mean.
-    skip_ = own(
-        context.parameter("lm_head.skip_proj.weight", {context.vocab_size, options.width}, constant_initializer(0)));
     table_ = own(context.parameter("lm_head.skip_table.weight", {buckets_, options.width}, normal_initializer(1),
                                    ParameterKind::kEmbedding));
   }
 
   HeadNeeds needs() const override { return {.tokens = true}; }
   double flops_per_token(std::int64_t) const override {
-    return 6 * double(vocab_size()) * double(hidden_size() + skip_->value.size(1));
+    return 6 * double(vocab_size()) * double(hidden_size() + width_);
   }
   double memory_per_token(std::int64_t) const override {
-    return 2 * double(hidden_size() + skip_->value.size(1));  // [h, e] and its gradient
+    return 2 * double(hidden_size() + width_);  // [h, e] and its gradient
   }
 
  private:
@@ -77,11 +78,12 @@ class TokenSkipHead : public MappedHead {
     const at::Tensor skipped = at::embedding(table_->working, input.select(rows(input)));
     return at::cat({hidden, skipped.to(hidden.scalar_type())}, 1);
   }
-  LinearMap working_map() const override { return {at::cat({weight_->working, skip_->working}, 1)}; }
+  LinearMap working_map() const override { return {words_.working()}; }
 
   static constexpr std::int64_t kPrime = 1000003;
-  std::int64_t order_, buckets_;
-  ParameterPtr weight_, skip_, table_;
+  std::int64_t order_, width_, buckets_;
+  JoinedWords words_;
+  ParameterPtr table_;
 };
 
 }  // namespace
@@ -89,7 +91,8 @@ class TokenSkipHead : public MappedHead {
 HeadKind token_skip_head() {
   return describe_head<TokenSkipHead, TokenSkipOptions>(
       "token_skip", "z = W h + W_2 e(x_(t-n+1) ... x_t), e: a hashed table of width k, W_2: V x k",
-      "1 + k / D: 6 V (D + k) operations a token", "2 (D + k) numbers a token, and a copy of the V (D + k) weights",
+      "1 + k / D: 6 V (D + k) operations a token",
+      "2 (D + k) numbers a token, and where W is the embedding a copy of V (D + k) weights",
       "bigram tables of training speed records, which add them to the features; here past the body");
 }
 

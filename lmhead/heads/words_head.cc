@@ -9,14 +9,16 @@ namespace lmhead {
 WordsHead::WordsHead(const HeadContext& context)
     : MappedHead(context.hidden_size, context.vocab_size), weight_(own_words(context, context.initializer_range)) {}
 
-at::Tensor WordsHead::joint_loss(const std::vector<Rows>& all, const LossOptions& options) const {
+at::Tensor WordsHead::joint_loss(std::vector<Rows> all, const LossOptions& options) const {
   std::vector<at::Tensor> features, targets, weights;
   for (const Rows& rows : all) {
     features.push_back(rows.features);
     targets.push_back(rows.targets);
     weights.push_back(rows.weights);
   }
-  return linear_cross_entropy(at::cat(features), working_map(), at::cat(targets),
+  const at::Tensor joined = at::cat(features);
+  features.clear(), all.clear();  // nothing asks for the parts any more
+  return linear_cross_entropy(joined, working_map(), at::cat(targets),
                               {.reduction = Reduction::kSum,
                                .label_smoothing = options.label_smoothing,
                                .z_loss = options.z_loss,

@@ -25,7 +25,7 @@ class WordsHead : public MappedHead {
     at::Tensor features, targets, weights;  // [N, D]; [N], -100 where a row counts nothing; [N] of each loss
   };
   /// The weighted sum of all their losses, in one pass: one gradient of W, and as many products as there are rows.
-  at::Tensor joint_loss(const std::vector<Rows>& all, const LossOptions& options) const;
+  at::Tensor joint_loss(std::vector<Rows> all, const LossOptions& options) const;
 
  private:
   ParameterPtr weight_;

@@ -57,6 +57,9 @@ void check(const TokenLossProblem& problem) {
                problem.ranges.scalar_type() == at::kLong && !bends_logits(problem.map.transform) && !slopes.defined()),
           kWho, "ranges must be int64 [", tokens, ", R, 2] of linear logits, got ",
           problem.ranges.defined() ? problem.ranges.sizes() : at::IntArrayRef());
+  require(
+      !problem.unit_rows || !(problem.map.bias.defined() || bends_logits(problem.map.transform) || slopes.defined()),
+      kWho, "logits must have no bias and no bend where rows count at length 1");
   check_logit_transform(problem.map.transform, kWho);
 }
 
@@ -82,6 +85,7 @@ struct Rows {
     pass.group = group;
     pass.absent_begin = problem.absent_begin, pass.absent = problem.absent;
     pass.feature_ends = problem.feature_ends;
+    pass.unit_rows = problem.unit_rows;
     if (problem.ranges.defined()) read_ranges(problem);
     if (!problem.slopes.defined()) return;
     const at::Tensor slopes = problem.slopes.detach().to(at::kDouble).contiguous();
@@ -210,6 +214,7 @@ struct LinearTokenLossFunction : torch::autograd::Function<LinearTokenLossFuncti
       context->saved_data["absent begin"] = problem.absent_begin;
       context->saved_data["absent"] = problem.absent;
       context->saved_data["feature ends"] = problem.feature_ends;
+      context->saved_data["unit rows"] = problem.unit_rows;
     }
     const at::ScalarType type = loss_type(hidden.scalar_type());
     if (reduction == Reduction::kNone) return outcome.losses.to(type);
@@ -239,6 +244,7 @@ struct LinearTokenLossFunction : torch::autograd::Function<LinearTokenLossFuncti
         .absent = context->saved_data["absent"].toIntVector(),
         .slopes = saved[3],
         .knot_step = context->saved_data["knot step"].toDouble(),
+        .unit_rows = context->saved_data["unit rows"].toBool(),
         .feature_ends = context->saved_data["feature ends"].toIntVector(),
         .ranges = saved[5]};
     Rows rows(problem);

@@ -36,6 +36,8 @@ struct TokenLossProblem {
   /// Where given, the slopes of LinearPieces [count] with knots so far apart, which bend the logits of `map`.
   at::Tensor slopes = {};  // of any floating type, positive
   double knot_step = 1;
+  /// As in LogitPass: rows of the weight count at length 1. No bias then.
+  bool unit_rows = false;
   /// As in LogitPass: words from feature_ends[c - 1] to feature_ends[c] see the c-th N K rows of `hidden`.
   std::vector<std::int64_t> feature_ends = {};
   /// Where given, runs of words [N, R, 2] int64, from the first to the one behind the last, whose logsumexps the loss

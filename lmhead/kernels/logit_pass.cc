@@ -17,6 +17,7 @@
 #include "lmhead/kernels/logit_tiling.h"
 #include "lmhead/kernels/threads.h"
 #include "lmhead/kernels/tile_products.h"
+#include "lmhead/kernels/unit_rows.h"
 #include "lmhead/kernels/vector/row_kernels.h"
 #include "lmhead/kernels/word_ranges.h"
 
@@ -61,6 +62,7 @@ class Runner {
   std::int64_t target_of(std::int64_t row, std::int64_t tile) const {
     return pass_.targets ? pass_.targets[row] - tiling_.tile_begin(tile) : -1;
   }
+  void scale_line(Wide* line, std::int64_t tile) const;
   void leave_out_absent(Wide* line, std::int64_t row, std::int64_t tile) const;
   void sum_tile(const Block& block, std::int64_t tile, std::int64_t worker);
   RowOutcome combined_row(const Block& block, std::int64_t row);
@@ -80,7 +82,7 @@ class Runner {
   bool sums_, gradients_, keeps_, needs_finish_;
   LogitTiling tiling_;
   std::unique_ptr<TileProducts<T>> products_;
-  at::Tensor bias_, class_weight_, class_probabilities_;
+  at::Tensor unit_scale_, bias_, class_weight_, class_probabilities_;
   std::vector<double> tile_weight_;  // class weight in all of each tile
 
   at::Tensor logits_, lines_, weight_lines_;     // scratch
@@ -108,6 +110,7 @@ Runner<T>::Runner(LogitPass& pass)
   products_ =
       make_tile_products<T>(pass, tiling_, tiling_.blocks != 1 || tiling_.slots > 1 || pass.filter_threshold > 0);
   const at::ScalarType wide = c10::CppTypeToScalarType<Wide>::value;
+  if (pass.unit_rows) unit_scale_ = unit_row_scale(pass.map.weight, wide);
   if (pass.map.bias.defined()) bias_ = pass.map.bias.detach().to(wide).contiguous();
   if (pass.class_weight.defined()) class_weight_ = pass.class_weight.detach().to(wide).contiguous();
   if (pass.class_probabilities.defined()) {
@@ -155,8 +158,17 @@ WideOf<T>* Runner<T>::finished_line(T* stored, std::int64_t row, std::int64_t ti
     const Wide* bias = bias_.defined() ? bias_.template const_data_ptr<Wide>() + tiling_.tile_begin(tile) : nullptr;
     kernels_.load(stored, bias, tiling_.tile_columns(tile), transform_of(row), line);
   }
+  scale_line(line, tile);
   if (!pass_.absent_begin.empty()) leave_out_absent(line, row, tile);
   return line;
+}
+
+/// By what makes the tile's words of length 1.
+template <class T>
+void Runner<T>::scale_line(Wide* line, std::int64_t tile) const {
+  if (!pass_.unit_rows) return;
+  const Wide* scale = unit_scale_.template const_data_ptr<Wide>() + tiling_.tile_begin(tile);
+  for (std::int64_t column = 0; column < tiling_.tile_columns(tile); ++column) line[column] *= scale[column];
 }
 
 template <class T>
@@ -287,6 +299,7 @@ bool Runner<T>::form_gradient(const Block& block, std::int64_t tile, std::int64_
     if (pass_.wants_bias)
       kernels_.add_to_double(line, columns,
                              bias_sums_.template mutable_data_ptr<double>() + block.slot * tiling_.vocab_size + begin);
+    scale_line(line, tile);
     if constexpr (!kSameType) kernels_.store(line, columns, stored + index * columns);
   }
   return matters;
@@ -406,6 +419,7 @@ void Runner<T>::run_sharing_vocabulary() {
 template <class T>
 void Runner<T>::finish() {
   if (pass_.wants_weight) pass_.d_weight = products_->finished_weight();
+  if (pass_.wants_weight && pass_.unit_rows) take_out_lengths(pass_.map.weight, unit_scale_, pass_.d_weight);
   if (pass_.wants_bias) pass_.d_bias = bias_sums_.sum(0);
   if (pass_.wants_slopes) pass_.d_slopes.assign(pass_.pieces.count, 0);
   for (const std::vector<double>& sums : slope_sums_)

@@ -47,6 +47,9 @@ struct LogitPass {
   at::Tensor hidden;    // [n, D] contiguous, on the CPU: float32, float64 or bfloat16; with feature_ends [C n, D]
   LinearMap map;        // weight [V, D] contiguous, of the type of `hidden`; bias [V] of any floating type
   LinearPieces pieces;  // where there are any: in place of the transform's map
+  /// Whether rows of the weight count at length 1 (unit_rows.h); only where logits have no bias and no bend. d_weight
+  /// is by the rows as they are.
+  bool unit_rows = false;
   const std::int64_t* targets = nullptr;    // [n], each in [0, V); null: rows have none
   std::vector<double> inverse_temperature;  // [n] or empty: what logits are multiplied by after the transform
   at::Tensor class_weight;                  // [V] or undefined

@@ -91,6 +91,7 @@ struct TokenLossCase {
   std::int64_t pieces = 0;
   std::vector<std::int64_t> feature_ends = {};
   std::int64_t ranges = 0;
+  bool unit_rows = false;
 };
 
 void compare(const TokenLossCase& one) {
@@ -116,6 +117,7 @@ void compare(const TokenLossCase& one) {
     std::sort(words, words + 2);  // now and then there are none
   }
   if (one.ranges > 0) problem.ranges = ranges;
+  problem.unit_rows = one.unit_rows;
   if (one.bias) problem.map.bias = drawn({one.vocab_size}, wide);
   at::Tensor absent = at::zeros({one.tokens * one.rows, one.vocab_size}, at::kBool);
   for (std::int64_t token = 0; token < one.tokens; ++token)
@@ -144,7 +146,8 @@ void compare(const TokenLossCase& one) {
   if (one.bias) inputs.push_back(problem.map.bias);
   if (one.pieces > 0) inputs.push_back(problem.slopes);
   for (const at::Tensor& input : inputs) exact.push_back(input.detach().to(at::kDouble).requires_grad_());
-  const LinearMap map{exact[1], one.bias ? exact[3] : at::Tensor(), one.transform};
+  const at::Tensor lengths = (exact[1].square().sum(1, /*keepdim=*/true) + 1e-12 * double(one.width)).sqrt();
+  const LinearMap map{one.unit_rows ? exact[1] / lengths : exact[1], one.bias ? exact[3] : at::Tensor(), one.transform};
   at::Tensor straight = linear_logits(exact[0], map);
   if (features > 1) {
     std::vector<at::Tensor> parts;
@@ -222,6 +225,14 @@ TEST(LinearTokenLoss, WordsSeeFeaturesOfTheirRun) {
     compare({type, 150, 1, 2000, 9, true, true, {.scale = 0.5}, 0, {1, 977, 2000}});
     compare({type, 75, 2, 2000, 9, false, false, {}, 0, {977, 2000}});
     compare({type, 90, 1, 9000, 65, false, false, {.softcap = 3}, 0, {100, 9000}});
+  }
+}
+
+TEST(LinearTokenLoss, RowsCountAtLengthOne) {
+  for (const at::ScalarType type : {at::kFloat, at::kDouble, at::kBFloat16}) {
+    compare({type, 7, 1, 13, 5, false, false, {}, 0, {}, 0, true});
+    compare({type, 75, 2, 2000, 9, false, false, {.scale = 4}, 0, {977, 2000}, 2, true});
+    compare({type, 300, 1, 9000, 65, false, true, {.scale = 20}, 0, {}, 0, true});
   }
 }
 

@@ -4,6 +4,7 @@
 #include <ATen/ops/empty.h>
 
 #include "tests/heads/head_reference.h"
+#include "tests/heads/references/joined_words.h"
 
 namespace lmhead {
 
@@ -15,8 +16,7 @@ inline Entry token_skip_entry() {
                              {{{"width", 1}, {"order", 3}}}};
   };
   const auto logits = [](const Json& options, const Values& values, const ReferenceInput& input) {
-    const auto own = values.find("lm_head.weight");
-    const at::Tensor weight = own == values.end() ? values.at(kEmbeddingName) : own->second;
+    const auto [weight, skip] = reference_joined_words(values, input.hidden.size(1), "lm_head.skip_proj.weight");
     const at::Tensor table = values.at("lm_head.skip_table.weight");
     const std::int64_t order = options.value("order", 1), buckets = table.size(0), vocab_size = weight.size(0);
     const std::int64_t sequences = input.tokens.size(0), length = input.tokens.size(1);
@@ -31,8 +31,7 @@ inline Entry token_skip_entry() {
         }
         rows.mutable_data_ptr<std::int64_t>()[b * length + t] = hash % buckets;
       }
-    return input.hidden.matmul(weight.t()) +
-           at::embedding(table, rows).matmul(values.at("lm_head.skip_proj.weight").t());
+    return input.hidden.matmul(weight.t()) + at::embedding(table, rows).matmul(skip.t());
   };
   return {cases, logits};
 }
