@@ -72,6 +72,11 @@ Request parse_command_line(int argument_count, char** arguments) {
           "folder in the Hugging Face layout, .gguf file, run or checkpoint, .safetensors file of features, hub name; "
           "several give one table")
       ->required();
+  measure_app
+      ->add_option("--engine", measure.engine,
+                   "what computes the features: native, or transformers for a model that is no family here (default: "
+                   "native)")
+      ->check(CLI::IsMember({"native", "transformers"}));
   CLI::Option* texts =
       measure_app->add_option("--text", measure.texts,
                               "what prepare reads; a file of plain text is a document, a line of a .jsonl file is one");
@@ -94,6 +99,13 @@ Request parse_command_line(int argument_count, char** arguments) {
             meaning)
         ->allow_extra_args(false)
         ->needs(texts);
+  measure_app
+      ->add_option(
+          "--bos", measure.bos,
+          "where the beginning-of-text token stands: every-window, first (of every document) or none (default: "
+          "first where the tokenizer adds it by itself, else none)")
+      ->check(CLI::IsMember({"every-window", "first", "none"}))
+      ->needs(texts);
   CLI::Option* tokens =
       measure_app->add_option("--tokens", measure.tokens, "file of token ids instead")->excludes("--text");
   measure_app

@@ -34,6 +34,8 @@ struct MeasureRequest {
   std::vector<std::string> models;  // folders, runs, .safetensors files, names on the hub
   std::vector<std::string> texts;
   std::vector<std::string> text_options;  // how they are read: "--encoding=latin-1", as lmhead-tokenize takes them
+  std::string engine = "native";          // or transformers
+  std::string bos;                        // every-window, first or none; empty: as the tokenizer's template has it
   std::string tokens;                // a file of ids; this or texts, or neither where every model is a file of features
   std::string token_type = "auto";   // how they are stored
   std::int64_t max_tokens = 0;       // 0: all

@@ -12,6 +12,7 @@
 #include "lmhead/cli/printable_json.h"
 #include "lmhead/cli/progress.h"
 #include "lmhead/cli/python_program.h"
+#include "lmhead/cli/transformers_engine.h"
 #include "lmhead/data/token_file.h"
 #include "lmhead/measure/load_model.h"
 #include "lmhead/measure/measurement.h"
@@ -47,27 +48,40 @@ std::vector<Entry> entries_of(const MeasureRequest& request) {
 class Texts {
  public:
   explicit Texts(const MeasureRequest& request)
-      : files_(request.texts), options_(request.text_options), max_tokens_(request.max_tokens) {}
+      : files_(request.texts), options_(request.text_options), bos_(request.bos), max_tokens_(request.max_tokens) {}
 
-  MeasuredTokens tokens(const LoadedModel& model) {
-    require(model.text.tokenizer || model.text.is_bytes, kWho, model.name,
-            " must have a tokenizer.json beside it for --text, got none: give ids with --tokens");
-    const std::string key = model.text.is_bytes ? "" : read_file(*model.text.tokenizer);
+  MeasuredTokens tokens(const std::string& name, const ModelText& text, std::int64_t vocab_size) {
+    require(text.tokenizer || text.is_bytes, kWho, name,
+            " must have a tokenizer.json, vocab.json or tokenizer.model beside it for --text, got none: give ids with "
+            "--tokens");
+    const std::string key = key_of(text);
     const auto [found, is_new] = folders_.try_emplace(key, scratch_.path() / std::to_string(folders_.size()));
     if (is_new) {
       std::vector<std::string> arguments = options_;
       arguments.insert(arguments.end(), {"--out", found->second.string()});
-      if (!model.text.is_bytes) arguments.insert(arguments.end(), {"--tokenizer", model.text.tokenizer->string()});
+      if (!text.is_bytes) arguments.insert(arguments.end(), {"--tokenizer", text.tokenizer->string()});
       if (max_tokens_ > 0) arguments.insert(arguments.end(), {"--max-tokens", std::to_string(max_tokens_)});
+      if (!bos_.empty()) arguments.insert(arguments.end(), {"--bos", bos_});
+      if (!bos_.empty() && text.beginning)
+        arguments.insert(arguments.end(), {"--bos-id", std::to_string(*text.beginning)});
       arguments.push_back("--");
       arguments.insert(arguments.end(), files_.begin(), files_.end());
       run_python_program("lmhead-tokenize", arguments);
     }
-    return open_tokenized_text(found->second, model.head->vocab_size());
+    return open_tokenized_text(found->second, vocab_size);
   }
 
  private:
+  /// Models with the same key have the same ids for a text. Older kinds of tokenizers are several files.
+  std::string key_of(const ModelText& text) const {
+    if (text.is_bytes) return "";
+    if (text.tokenizer->filename() != "tokenizer.json") return text.tokenizer->string();
+    const std::string beginning = bos_.empty() || !text.beginning ? "" : std::to_string(*text.beginning);
+    return beginning + "\n" + read_file(*text.tokenizer);
+  }
+
   std::vector<std::string> files_, options_;
+  std::string bos_;
   std::int64_t max_tokens_;
   ScratchFolder scratch_;
   std::map<std::string, fs::path> folders_;
@@ -88,23 +102,55 @@ MeasurementOptions options_of(const MeasureRequest& request) {
   return options;
 }
 
+/// The tokens to measure a model on; nothing where neither texts nor ids were given.
+std::optional<MeasuredTokens> tokens_of(const MeasureRequest& request, Texts& texts, const std::string& name,
+                                        const ModelText& text, std::int64_t vocab_size) {
+  if (!request.texts.empty()) return texts.tokens(name, text, vocab_size);
+  if (request.tokens.empty()) return std::nullopt;
+  return open_measured_tokens(request.tokens, vocab_size, text.end_of_document, token_type_named(request.token_type));
+}
+
+Json measure_natively(const MeasureRequest& request, const Entry& entry, Texts& texts,
+                      const MeasurementProgress& show) {
+  LoadedModel model = load_model(entry.path);
+  model.name = entry.name;
+  std::optional<MeasuredTokens> tokens;
+  if (model.decoder) tokens = tokens_of(request, texts, model.name, model.text, model.head->vocab_size());
+  Json figures = measure_model(model, tokens ? &*tokens : nullptr, options_of(request), show);
+  if (tokens && tokens->beginning) figures["beginning"] = *tokens->beginning;
+  return figures;
+}
+
+Json measure_through_transformers(const MeasureRequest& request, const Entry& entry, Texts& texts,
+                                  const MeasurementProgress& show) {
+  const ForeignModel foreign = open_foreign_model(entry.path);
+  const auto tokens = tokens_of(request, texts, entry.name, foreign.text, foreign.vocab_size);
+  require(tokens.has_value(), kWho, "text or tokens must be given to measure ", entry.name, ", got none");
+  const std::int64_t length =
+      request.sequence_length > 0 ? request.sequence_length : default_sequence_length(foreign.max_position_embeddings);
+  const ScratchFolder scratch;
+  LoadedModel model = compute_foreign_features(
+      foreign, *tokens,
+      {.sequence_length = length, .max_tokens = request.max_tokens, .by_document = request.by_document},
+      scratch.path());
+  model.name = entry.name;
+  Json figures = measure_model(model, nullptr, options_of(request), show);
+  figures["sequence_length"] = length;
+  if (tokens->beginning) figures["beginning"] = *tokens->beginning;
+  return figures;
+}
+
 Json measure_all(const MeasureRequest& request) {
   const std::vector<Entry> entries = entries_of(request);
   Texts texts(request);
   Json models = Json::array();
+  const auto measure = request.engine == "native" ? measure_natively : measure_through_transformers;
   for (std::size_t index = 0; index < entries.size(); ++index) {
-    LoadedModel model = load_model(entries[index].path);
-    model.name = entries[index].name;
-    std::optional<MeasuredTokens> tokens;
-    if (model.decoder && !request.texts.empty()) tokens = texts.tokens(model);
-    if (model.decoder && !request.tokens.empty())
-      tokens = open_measured_tokens(request.tokens, model.head->vocab_size(), model.text.end_of_document,
-                                    token_type_named(request.token_type));
     const std::string prefix =
         entries.size() > 1 ? "[" + std::to_string(index + 1) + "/" + std::to_string(entries.size()) + "] " : "";
-    TokenProgress progress(prefix + model.name + "  ");
-    models.push_back(measure_model(model, tokens ? &*tokens : nullptr, options_of(request),
-                                   [&](std::int64_t done, std::int64_t of) { progress.show(done, of); }));
+    TokenProgress progress(prefix + entries[index].name + "  ");
+    models.push_back(
+        measure(request, entries[index], texts, [&](std::int64_t done, std::int64_t of) { progress.show(done, of); }));
   }
   Json result = {{"format", "lmhead-measurement"},
                  {"version", 1},
@@ -113,6 +159,8 @@ Json measure_all(const MeasureRequest& request) {
                  {"tokens_file", request.tokens.empty() ? Json(nullptr) : Json(request.tokens)},
                  {"max_tokens", request.max_tokens > 0 ? Json(request.max_tokens) : Json(nullptr)},
                  {"by_document", request.by_document || !request.texts.empty()},
+                 {"bos", request.bos.empty() ? Json(nullptr) : Json(request.bos)},
+                 {"engine", request.engine},
                  {"arithmetic", request.float64 ? "float64" : "as stored, at least float32"},
                  {"models", models}};
   if (!request.text_options.empty()) result["text_options"] = request.text_options;

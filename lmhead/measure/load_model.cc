@@ -5,8 +5,11 @@
 #include <ATen/ops/isfinite.h>
 
 #include <algorithm>
+#include <charconv>
+#include <cmath>
 
 #include "lmhead/base/error.h"
+#include "lmhead/base/printable_text.h"
 #include "lmhead/heads/linear.h"
 #include "lmhead/models/pretrained.h"
 #include "lmhead/models/safetensors.h"
@@ -46,9 +49,23 @@ at::Tensor feature(const SafetensorsFile& file, const char* key, const std::vect
   return is_integer ? tensor.to(at::kLong) : tensor;
 }
 
+/// A number of the file's metadata, `fallback` where it is not there.
+double metadata_number(const SafetensorsFile& file, const char* key, double fallback) {
+  const auto found = file.metadata().find(key);
+  if (found == file.metadata().end()) return fallback;
+  double value = 0;
+  const char* end = found->second.data() + found->second.size();
+  const auto [read, error] = std::from_chars(found->second.data(), end, value);
+  require(error == std::errc() && read == end && std::isfinite(value) && value >= 0, kWho, file.path().string(), ": ",
+          key, " must be a number of at least 0, got ", quote_for_message(found->second));
+  return value;
+}
+
 LoadedModel load_features(const fs::path& path) {
   const SafetensorsFile file = SafetensorsFile::open(path);
-  LinearMap map{.weight = feature(file, "weight", {-1, -1}, false)};
+  LinearMap map{.weight = feature(file, "weight", {-1, -1}, false),
+                .transform = {.scale = metadata_number(file, "logit_scale", 1),
+                              .softcap = metadata_number(file, "logit_softcap", 0)}};
   const std::int64_t vocab_size = map.weight.size(0);
   if (file.contains("bias")) map.bias = feature(file, "bias", {vocab_size}, false);
   check_feature(file, "hidden", {-1, map.weight.size(1)}, false);

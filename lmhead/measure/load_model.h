@@ -16,7 +16,8 @@ namespace lmhead {
 std::vector<std::filesystem::path> find_models(const std::filesystem::path& path, CheckpointChoice choice);
 
 /// Reads a model: a folder in the Hugging Face layout, a run's or a checkpoint's, or a `.safetensors` file with
-/// `hidden` [N, D], `weight` [V, D], `targets` [N] and, where there are, `bias` [V], `documents` [N], `positions` [N].
+/// `hidden` [N, D], `weight` [V, D], `targets` [N] and, where there are, `bias` [V], `documents` [N], `positions` [N],
+/// and in its metadata `logit_scale` and `logit_softcap`.
 /// Memory: weights as `load_pretrained` has them; features stay in the file. Throws, naming file and key, on whatever
 /// is missing, misshapen or not finite, and on targets outside [0, V).
 ///

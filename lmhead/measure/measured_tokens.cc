@@ -72,6 +72,12 @@ MeasuredTokens open_tokenized_text(const fs::path& folder, std::int64_t vocab_si
                       member(json, "tokenizer", file, is_text, "a text").get<std::string>());
   MeasuredTokens tokens{.ids = open("tokens.bin", vocab_size),
                         .lengths = open("lengths.bin", std::numeric_limits<std::int64_t>::max())};
+  if (json.contains("beginning")) {
+    tokens.beginning = member(json, "beginning", file, is_count, "an id").get<std::int64_t>();
+    require(*tokens.beginning < vocab_size, kWho, "the beginning-of-text token must be below the head's ", vocab_size,
+            ", got ", *tokens.beginning);
+    tokens.opens_windows = member(json, "bos", file, is_text, "a text") == "every-window";
+  }
   for (const Json& count : member(json, "document_tokens", file, is_array, "a list")) {
     require(is_count(count), kWho, file.string(), ": document_tokens must be counts, got ", count.dump());
     tokens.document_tokens.push_back(count.get<std::int64_t>());
@@ -91,8 +97,9 @@ WindowReader::WindowReader(const MeasuredTokens& tokens, const WindowOptions& op
   require(options.sequence_length >= 1, kWho, "sequence_length must be at least 1, got ", options.sequence_length);
   require(!options.by_document || !tokens.document_tokens.empty() || tokens.end_of_document, kWho,
           "the id that ends a document must be known for --by-document, got none with ", tokens.ids.path().string());
-  most_targets_ = tokens.ids.size() - 1;
-  if (!tokens.document_tokens.empty()) most_targets_ -= std::int64_t(tokens.document_tokens.size()) - 1;
+  // Of each document one token has none before it.
+  const auto documents = std::max<std::int64_t>(1, std::int64_t(tokens.document_tokens.size()));
+  most_targets_ = tokens.ids.size() - (tokens.opens_windows ? 0 : documents);
   if (options.max_tokens > 0) most_targets_ = std::min(most_targets_, options.max_tokens);
   left_ = options.max_tokens > 0 ? options.max_tokens : std::numeric_limits<std::int64_t>::max();
 }
@@ -123,9 +130,10 @@ bool WindowReader::next_segment() {
 
 std::optional<WindowReader::Window> WindowReader::next_window() {
   if (left_ <= 0) return std::nullopt;
-  while (segment_end_ - position_ < 2)  // a window needs an input and its target
+  const std::int64_t context = tokens_.opens_windows ? 0 : 1;  // tokens of the file before the first target
+  while (segment_end_ - position_ < 1 + context)
     if (!next_segment()) return std::nullopt;
-  const std::int64_t length = std::min({options_.sequence_length, segment_end_ - 1 - position_, left_});
+  const std::int64_t length = std::min({options_.sequence_length, segment_end_ - context - position_, left_});
   const Window window{position_, length, segment_};
   position_ += length;
   left_ -= length;
@@ -135,7 +143,9 @@ std::optional<WindowReader::Window> WindowReader::next_window() {
 void WindowReader::add(const Window& window, std::int64_t row, WindowBatch& batch, double& bytes) {
   const std::int64_t width = batch.tokens.size(1);
   std::vector<std::int64_t> ids(std::size_t(window.length) + 1);
-  tokens_.ids.copy(window.begin, window.length + 1, ids.data());
+  if (tokens_.opens_windows) ids[0] = *tokens_.beginning;
+  const std::int64_t own = tokens_.opens_windows ? 1 : 0, first_target = window.begin + 1 - own;
+  tokens_.ids.copy(window.begin, window.length + 1 - own, ids.data() + own);
   auto* tokens = batch.tokens.mutable_data_ptr<std::int64_t>() + row * width;
   auto* targets = batch.targets.mutable_data_ptr<std::int64_t>() + row * width;
   auto* positions = batch.positions.mutable_data_ptr<std::int64_t>() + row * width;
@@ -150,7 +160,7 @@ void WindowReader::add(const Window& window, std::int64_t row, WindowBatch& batc
   }
   batch.scored += window.length;
   if (!tokens_.lengths) return;
-  tokens_.lengths->copy(window.begin + 1, window.length, ids.data());
+  tokens_.lengths->copy(first_target, window.length, ids.data());
   bytes += double(std::accumulate(ids.begin(), ids.begin() + window.length, std::int64_t(0)));
 }
 

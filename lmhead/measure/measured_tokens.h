@@ -20,6 +20,8 @@ struct MeasuredTokens {
   std::optional<double> bytes_per_token;      // the same on average, where `lengths` are not known
   std::vector<std::int64_t> document_tokens;  // of each document; empty: `end_of_document` tells, or nothing does
   std::optional<std::int64_t> end_of_document;
+  std::optional<std::int64_t> beginning;  // the token that opens texts, where it was asked for
+  bool opens_windows = false;             // whether it stands before every window, and not among the ids
 };
 
 /// Opens a file of ids for a head of `vocab_size` as training does: one that a dataset.json beside it describes, or any
@@ -51,8 +53,8 @@ struct WindowBatch {
 };
 
 /// Cuts consecutive windows that do not overlap: inputs [s, s + T) with the next tokens as targets, then from s + T.
-/// The first token of the file, and with `by_document` or known documents that of each, is never a target. Memory: a
-/// batch.
+/// The first token of the file, and with `by_document` or known documents that of each, is never a target; where
+/// windows are opened by a token, it is an input of each and every token a target. Memory: a batch.
 class WindowReader {
  public:
   WindowReader(const MeasuredTokens& tokens, const WindowOptions& options);

@@ -23,8 +23,8 @@ std::int64_t sequence_length(const LoadedModel& model, std::int64_t asked) {
           model.name, ", got ", asked);
   if (asked > 0) return asked;
   for (const std::int64_t longest : {learned, model.sequence_length, model.max_position_embeddings})
-    if (longest > 0) return std::min(longest, kDefaultSequence);
-  return kDefaultSequence;
+    if (longest > 0) return default_sequence_length(longest);
+  return default_sequence_length(0);
 }
 
 at::Tensor rows_of(const at::Tensor& tensor, std::int64_t row, std::int64_t rows) {
@@ -40,15 +40,19 @@ void measure_features(const LoadedModel& model, const MeasurementOptions& option
     const std::int64_t rows = std::min(kFeatureRows, count - row);
     const at::Tensor hidden = features.hidden(row, rows);
     set.update({options.float64 ? hidden.to(at::kDouble) : hidden, features.targets.narrow(0, row, rows),
-                rows_of(features.documents, row, rows), rows_of(features.positions, row, rows), std::nullopt});
+                rows_of(features.documents, row, rows), rows_of(features.positions, row, rows),
+                features.bytes_per_token ? std::optional(*features.bytes_per_token * double(rows)) : std::nullopt});
     progress(row + rows, count);
   }
 }
 
 void measure_windows(const LoadedModel& model, const MeasuredTokens& tokens, const MeasurementOptions& options,
                      std::int64_t length, const MeasurementProgress& progress, DiagnosticSet& set) {
-  WindowReader reader(
-      tokens, {.sequence_length = length, .max_tokens = options.max_tokens, .by_document = options.by_document});
+  WindowOptions windows{
+      .sequence_length = length, .max_tokens = options.max_tokens, .by_document = options.by_document};
+  // Where rotary frequencies follow the length, that of a longer window must not count for others of its batch.
+  if (!model.decoder->keeps_keys(1, length)) windows.batch_tokens = 1;
+  WindowReader reader(tokens, windows);
   std::int64_t done = 0;
   while (const auto batch = reader.next()) {
     HeadInput pass = run_decoder(*model.decoder, *model.head, batch->tokens);
@@ -67,6 +71,10 @@ void measure_windows(const LoadedModel& model, const MeasuredTokens& tokens, con
 }
 
 }  // namespace
+
+std::int64_t default_sequence_length(std::int64_t longest) {
+  return longest > 0 ? std::min(longest, kDefaultSequence) : kDefaultSequence;
+}
 
 Json measure_model(const LoadedModel& model, const MeasuredTokens* tokens, const MeasurementOptions& options,
                    const MeasurementProgress& progress) {

@@ -20,6 +20,9 @@ struct MeasurementOptions {
   bool float64 = false;  // the head's products in float64; the decoder stays float32
 };
 
+/// The window's length that is taken where none is asked for: `longest`, at most 1024, which is also taken for 0.
+std::int64_t default_sequence_length(std::int64_t longest);
+
 /// Called after every batch with the tokens done, and those there will be.
 using MeasurementProgress = std::function<void(std::int64_t done, std::int64_t of)>;
 

@@ -42,8 +42,10 @@ FamilyModel describe_model(const HfConfiguration& configuration) {
     }
     known.append(known.empty() ? "" : ", ").append(family.model_type);
   }
-  configuration.refuse("model_type",
-                       "one of " + known + " (any other model: lmhead.measure(model, batches) in Python)");
+  configuration.refuse(
+      "model_type",
+      "one of " + known +
+          " (any other model: lmhead measure --engine transformers, or lmhead.measure(model, batches) in Python)");
 }
 
 }  // namespace lmhead

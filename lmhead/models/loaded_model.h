@@ -22,7 +22,8 @@ const char* to_string(ModelKind kind);
 /// How a model's ids stand for text, as far as that is known.
 struct ModelText {
   bool is_bytes = false;                           // ids 0 to 255 are the bytes themselves
-  std::optional<std::filesystem::path> tokenizer;  // a tokenizer.json
+  std::optional<std::filesystem::path> tokenizer;  // a tokenizer.json, or what lmhead-tokenize reads in its place
+  std::optional<std::int64_t> beginning;           // the token that opens a text
   std::optional<std::int64_t> end_of_document;     // what stands between documents
   std::vector<std::int64_t> end_tokens;            // behind which nothing is generated
   bool adds_special_tokens = false;                // whether the tokenizer's template belongs around a prompt
@@ -33,6 +34,7 @@ struct Features {
   std::function<at::Tensor(std::int64_t begin, std::int64_t count)> hidden;  // rows of [N, D], which stays in its file
   at::Tensor targets;                                                        // [N], -100: left out
   at::Tensor documents, positions;                                           // [N]
+  std::optional<double> bytes_per_token;                                     // UTF-8 bytes of a target on average
 };
 
 /// The two halves of a causal model, and what is known of it beside its weights.

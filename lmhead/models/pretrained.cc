@@ -4,14 +4,17 @@
 #include "lmhead/models/checkpoint_tensors.h"
 
 namespace lmhead {
-namespace {
 
 namespace fs = std::filesystem;
 
-ModelText text_of(const fs::path& folder, const HfConfiguration& configuration) {
+ModelText read_model_text(const fs::path& folder, const HfConfiguration& configuration) {
   constexpr const char* kEnds = "eos_token_id";
   ModelText text{.end_tokens = configuration.integers(kEnds), .adds_special_tokens = true};
-  if (fs::is_regular_file(folder / "tokenizer.json")) text.tokenizer = folder / "tokenizer.json";
+  // The later ones are older; of vocab.json the merges stand beside it.
+  for (const char* name : {"tokenizer.json", "tokenizer.model", "vocab.json"})
+    if (!text.tokenizer && fs::is_regular_file(folder / name)) text.tokenizer = folder / name;
+  if (const auto beginnings = configuration.integers("bos_token_id"); !beginnings.empty() && beginnings[0] >= 0)
+    text.beginning = beginnings[0];
   // Some configurations name several ends; the first one is that of a document.
   if (!text.end_tokens.empty()) text.end_of_document = text.end_tokens.front();
   const fs::path generation = folder / "generation_config.json";
@@ -20,8 +23,6 @@ ModelText text_of(const fs::path& folder, const HfConfiguration& configuration) 
   if (!ends.empty()) text.end_tokens = ends;
   return text;
 }
-
-}  // namespace
 
 const char* to_string(ModelKind kind) {
   return kind == ModelKind::kPretrained ? "pretrained" : kind == ModelKind::kCheckpoint ? "checkpoint" : "features";
@@ -33,7 +34,7 @@ LoadedModel load_pretrained(const fs::path& folder, at::ScalarType type) {
   LoadedModel loaded{.kind = ModelKind::kPretrained,
                      .name = folder.string(),
                      .family = configuration.text("model_type"),
-                     .text = text_of(folder, configuration)};
+                     .text = read_model_text(folder, configuration)};
   if (configuration.has("gguf")) {
     const HfConfiguration source = configuration.object("gguf");
     const std::string main = source.text("quantization"), head = source.text("head_quantization");

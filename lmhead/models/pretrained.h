@@ -3,6 +3,7 @@
 
 #include <filesystem>
 
+#include "lmhead/models/hf_configuration.h"
 #include "lmhead/models/loaded_model.h"
 
 namespace lmhead {
@@ -17,5 +18,8 @@ namespace lmhead {
 ///
 /// In another `type` the matrices are that from the start, copies all of them; vectors stay float32.
 LoadedModel load_pretrained(const std::filesystem::path& folder, at::ScalarType type = at::kFloat);
+
+/// What is known of the text behind the ids of a folder's model, whose `configuration` is its config.json.
+ModelText read_model_text(const std::filesystem::path& folder, const HfConfiguration& configuration);
 
 }  // namespace lmhead

@@ -20,7 +20,8 @@ from lmhead.command import Parser, RequestError, carry_out
 from lmhead.gguf.convert import convert, is_gguf
 
 INDEX = "model.safetensors.index.json"
-FILES = ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", INDEX]
+FILES = ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", INDEX,
+         "tokenizer.model", "vocab.json", "merges.txt", "added_tokens.json"]
 PLAIN_NAME = re.compile(r"[A-Za-z0-9_+=@ -][A-Za-z0-9._+=@ -]*\.safetensors")  # as the native reader takes them
 
 

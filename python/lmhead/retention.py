@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lmhead import ops as _ops  # noqa: F401  (loads the library that has the class)
+from lmhead.linear_head import linear_head
 
 __all__ = ["GradientRetention", "measure"]
 
@@ -115,24 +116,14 @@ def measure(model: Any, batches: Iterable[Batch], **options: Any) -> dict[str, f
             the labels (-100: left out), or else the ids, one position on; nothing crosses a row.
         options: keyword arguments of :class:`GradientRetention`, such as ``center_weight``.
     """
-    head = model.get_output_embeddings()
-    if head is None or getattr(head, "weight", None) is None or head.weight.dim() != 2:
-        raise ValueError("[measure] the model must have a linear output embedding, got " + type(head).__name__)
     if isinstance(batches, Mapping):
         raise ValueError("[measure] batches must be an iterable of batches, got a mapping: put one batch into a list")
-    config = model.config.get_text_config() if hasattr(model.config, "get_text_config") else model.config
-    softcap = float(getattr(config, "final_logit_softcapping", None) or 0.0)
-    scale = float(getattr(config, "logit_scale", None) or 1.0) / float(getattr(config, "logits_scaling", None) or 1.0)
-    bias = getattr(head, "bias", None)
-    retention = GradientRetention(head.weight, bias, logit_scale=scale, logit_softcap=softcap, **options)
-    embedding = model.get_input_embeddings() if hasattr(model, "get_input_embeddings") else None
-    known_ids = getattr(embedding, "num_embeddings", None)
-
-    features: list[Tensor] = []
+    head = linear_head(model)
+    retention = GradientRetention(head.weight, head.bias, logit_scale=head.scale, logit_softcap=head.softcap, **options)
     checked = False
-    with in_evaluation_mode(model), head.register_forward_pre_hook(lambda _, inputs: features.append(inputs[0].detach())):
+    with in_evaluation_mode(model), head.features() as features:
         for batch in batches:
-            inputs, targets = _inputs_and_targets(batch, known_ids, head.weight.device)
+            inputs, targets = _inputs_and_targets(batch, head.known_ids, head.weight.device)
             if targets.numel() == 0:
                 continue
             features.clear()
@@ -143,7 +134,7 @@ def measure(model: Any, batches: Iterable[Batch], **options: Any) -> dict[str, f
             counted = targets != -100
             hidden = features[0][:, :-1][counted]
             if not checked and hidden.shape[0] > 0:
-                _check_head(hidden[-8:], logits[:, :-1][counted][-8:], head.weight, bias, scale, softcap)
+                head.check(hidden[-8:], logits[:, :-1][counted][-8:])
                 checked = True
             retention.update(hidden, targets[counted])
     return retention.compute()
@@ -215,21 +206,3 @@ def _length(row: Any) -> int | None:
 def _check_integers(what: str, tensor: Tensor) -> None:
     if tensor.is_floating_point() or tensor.is_complex():
         raise ValueError(f"{what} must be integers, got {tensor.dtype}")
-
-
-def _check_head(
-    features: Tensor, logits: Tensor, weight: Tensor, bias: Tensor | None, scale: float, softcap: float
-) -> None:
-    """Raises unless `logits` [n, V] are those of the linear map that will be measured, for `features` [n, D]."""
-    with torch.no_grad():
-        expected = torch.nn.functional.linear(features, weight, bias).float() * scale
-    if softcap > 0:
-        expected = softcap * torch.tanh(expected / softcap)
-    got = logits.float()
-    # A few roundings of the model's own type.
-    tolerance = 8 * torch.finfo(logits.dtype).eps * float(got.abs().max().clamp_min(1))
-    if not torch.allclose(got, expected, rtol=0, atol=max(tolerance, 1e-5)):
-        raise ValueError(
-            "[measure] the model's logits must be softcap(scale * (features @ weight.T + bias)), got others: its head is "
-            "not one that can be measured as a linear map"
-        )

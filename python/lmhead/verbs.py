@@ -16,6 +16,7 @@ VERBS = {  # module, and what the verb does; CMake reads the lines, so one has b
     "evaluate": ("evaluate.command", "score models on the tasks of lm-evaluation-harness"),
     "doctor": ("doctor", "print versions, processor, devices and what is missing, to paste into a report"),
     "fetch": ("hub", "fetch a model of the hub, and print its folder"),
+    "features": ("features", "compute features with transformers for lmhead measure"),
     "tokenize": ("prepare.tokenize", "turn text into token ids for lmhead measure"),
     "measurement-report": ("measurement.command", "write the figures of lmhead measure as one HTML file"),
     "tokenizer": ("prepare.tokenizer", "encode and decode text for lmhead sample"),

@@ -116,6 +116,30 @@ TEST_F(Measurement, WindowsByDocumentNeverCrossOne) {
   EXPECT_EQ(read_all(tokens, {.sequence_length = 2, .by_document = true}).scored, expected);
 }
 
+TEST_F(Measurement, WindowsMayEachBeOpenedByAToken) {
+  const fs::path folder = write_text({5, 6, 7, 8, 3, 4}, {1, 2, 1, 1, 4, 1}, {4, 2}, 10);
+  const MeasuredTokens plain = open_tokenized_text(folder, 10);
+  EXPECT_FALSE(plain.beginning.has_value());
+  Json json = read_json(folder / "tokens.json");
+  json["bos"] = "every-window";
+  json["beginning"] = 9;
+  write_file_atomic(folder / "tokens.json", json.dump());
+  const MeasuredTokens tokens = open_tokenized_text(folder, 10);
+  const Read read = read_all(tokens, {.sequence_length = 3});
+  const std::vector<Scored> expected = {{9, 5, 0, 0}, {5, 6, 1, 0}, {6, 7, 2, 0},
+                                        {9, 8, 0, 0}, {9, 3, 0, 1}, {3, 4, 1, 1}};
+  EXPECT_EQ(read.scored, expected);
+  EXPECT_EQ(read.bytes, 10);
+  EXPECT_EQ(WindowReader(tokens, {.sequence_length = 3}).most_targets(), 6);
+  EXPECT_EQ(read_all(tokens, {.sequence_length = 3, .max_tokens = 4}).scored.size(), 4U);
+  EXPECT_THROW(open_tokenized_text(folder, 9), Error);
+
+  json["bos"] = "first";  // which then stands among the ids
+  write_file_atomic(folder / "tokens.json", json.dump());
+  EXPECT_EQ(read_all(open_tokenized_text(folder, 10), {.sequence_length = 3}).scored,
+            read_all(plain, {.sequence_length = 3}).scored);
+}
+
 TEST_F(Measurement, WindowsAcrossDocumentsStillKnowWhoseTheTargetIs) {
   const MeasuredTokens tokens = open_measured_tokens(write_ids<std::uint16_t>("ids.bin", {5, 9, 7, 8, 9, 1}), 10, 9);
   const std::vector<Scored> expected = {{5, 9, 0, 0}, {9, 7, 1, 1}, {7, 8, 2, 1}, {8, 9, 0, 1}, {9, 1, 1, 2}};

@@ -96,7 +96,7 @@ TEST(Families, AFamilyThatIsNotKnownPointsToPython) {
             "[checkpoint] config.json: model_type must be one of gpt2, gpt_neox, llama, mistral, qwen2, "
             "qwen3, olmo2, "
             "gemma, gemma2, gemma3_text, gemma3, mixtral, qwen3_moe, phi3, granite, cohere2, stablelm, nemotron (any "
-            "other model: lmhead.measure(model, batches) in Python), "
+            "other model: lmhead measure --engine transformers, or lmhead.measure(model, batches) in Python), "
             "got \"mamba\"");
 }
 

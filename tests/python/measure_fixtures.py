@@ -15,7 +15,7 @@ tokenizers = pytest.importorskip("tokenizers")
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TEXTS = ["The quick brown fox jumps over the lazy dog. Ünïcödé – 数学 🙂 ends it.\n" * 3,
          "A second document, a little shorter,\n\nwith an empty line in it.\n" * 4]
-PROGRAMS = ("tokenize", "fetch", "measurement-report")
+PROGRAMS = ("tokenize", "tokenizer", "features", "fetch", "measurement-report")
 
 
 @pytest.fixture(scope="module")

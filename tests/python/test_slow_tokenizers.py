@@ -7,7 +7,7 @@ import sys
 import pytest
 from lmhead.command import RequestError
 from lmhead.prepare.encoders import tokenizer_file
-from measure_fixtures import TEXTS, make_tokenizer, tokenizers
+from measure_fixtures import TEXTS, checkpoint, command, make_tokenizer, refused, text_files, tokenizers  # noqa: F401
 
 ODD = [*TEXTS, "  two  spaces\r\n\tand 1234567 it's", "the  quick brown\nfoxes 🙂 of number 77", "x", "a  b ", "ﬁne ½ Å"]
 
@@ -86,6 +86,39 @@ def test_a_sentencepiece_model_gives_its_own_ids(tmp_path, kind, options):
         (tmp_path / "tokenizer.model").write_bytes(damaged)
         with pytest.raises(RequestError):
             tokenizer_file(str(tmp_path / "tokenizer.model"))
+    proto = pytest.importorskip("sentencepiece.sentencepiece_model_pb2").ModelProto()
+    proto.ParseFromString(content)
+    proto.ClearField("trainer_spec"), proto.ClearField("normalizer_spec")  # as where a file ends between two pieces
+    (tmp_path / "tokenizer.model").write_bytes(proto.SerializeToString())
+    with pytest.raises(RequestError, match="without its trainer_spec"):
+        tokenizer_file(str(tmp_path / "tokenizer.model"))
+
+
+def test_models_take_them(command, checkpoint, text_files, tmp_path):
+    """lmhead measure, sample and evaluate read a folder with vocab.json and merges.txt as one with their tokenizer.json."""
+    slow = tmp_path / "slow"
+    slow.mkdir()
+    tokenizer = take_apart(slow)
+    for name in ("config.json", "model.safetensors"):
+        (slow / name).write_bytes((checkpoint / name).read_bytes())
+    (slow / "tokenizer_config.json").write_text(json.dumps(
+        {"tokenizer_class": "GPT2Tokenizer", "bos_token": "<s>", "eos_token": "<s>", "unk_token": "<s>", "add_bos_token": True}))
+
+    def figures(folder):
+        command("measure", folder, "--only", "quality", "--json", tmp_path / "out.json", "--text", *text_files)
+        return json.loads((tmp_path / "out.json").read_text())["models"][0]["quality"]
+
+    def sampled(folder):
+        return command("sample", folder, "--prompt", "The quick", "--temperature", 0, "--max-new-tokens", 12, "--ids").stdout
+
+    assert figures(slow) == figures(checkpoint)
+    assert sampled(slow) == sampled(checkpoint)
+    from lmhead.evaluate.scorer import Scorer
+    from lmhead.evaluate.tokenizer import open_tokenizer
+    opened_by_harness = open_tokenizer(Scorer(slow).description, slow)
+    assert opened_by_harness.encode(TEXTS[0], add_special_tokens=False) == tokenizer.encode(TEXTS[0], add_special_tokens=False).ids
+    (slow / "merges.txt").unlink()
+    assert "merges.txt" in refused(command, slow, "--text", *text_files)
 
 
 def test_prepare_takes_them(tmp_path):

@@ -106,6 +106,9 @@ def _sentence_pieces(path: Path) -> tuple[Any, str | None, int]:
         raise
     except Exception as error:  # protobuf's own
         raise RequestError(f"{path} must be a model of SentencePiece, got {type(error).__name__}") from None
+    for field in ("trainer_spec", "normalizer_spec"):  # which stand behind the pieces, so that a file that is cut lacks them
+        if not proto.HasField(field):
+            raise RequestError(f"{path} must be a whole model of SentencePiece, got one without its {field}")
     pieces, spec, normalizer = list(proto.pieces), proto.trainer_spec, proto.normalizer_spec
     unigram, bpe = 1, 2
     if spec.model_type not in (unigram, bpe):
