@@ -14,9 +14,20 @@ from lmhead.verbs import VERBS
 def load(argv: list[str]) -> Callable[[], int]:
     """What carries out a request, once the modules that it needs have been imported."""
     if argv and argv[0] in VERBS:
-        verb = importlib.import_module(f"lmhead.{VERBS[argv[0]][0]}").main
+        try:
+            verb = importlib.import_module(f"lmhead.{VERBS[argv[0]][0]}").main
+        except ModuleNotFoundError as error:  # of a package that was installed without what it depends on
+            if (error.name or "lmhead").startswith("lmhead"):
+                raise
+            lacking = error.name
+            return lambda: missing(argv[0], lacking)
         return lambda: verb(argv[1:])
     return lambda: answer(argv)
+
+
+def missing(verb: str, module: str | None) -> int:
+    print(f"[{verb}] {module} must be installed (pip install lmhead brings it, without --no-deps), got none", file=sys.stderr)
+    return 2
 
 
 def answer(argv: list[str]) -> int:

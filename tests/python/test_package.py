@@ -107,6 +107,15 @@ def test_every_python_verb_is_installed_as_a_program():
     assert programs == {f"lmhead-{verb}": "lmhead.__main__:program" for verb in VERBS}
 
 
+def test_a_dependency_that_is_not_there_is_one_line(tmp_path):
+    (tmp_path / "numpy.py").write_text("raise ModuleNotFoundError(\"No module named 'numpy'\", name='numpy')\n")
+    path = os.pathsep.join([str(tmp_path), str(REPOSITORY / "python")])
+    done = subprocess.run([sys.executable, "-m", "lmhead", "prepare", "x"], capture_output=True, text=True,
+                          env={**os.environ, "PYTHONPATH": path})
+    assert done.returncode == 2 and not done.stdout
+    assert done.stderr == "[prepare] numpy must be installed (pip install lmhead brings it, without --no-deps), got none\n"
+
+
 @slow
 def test_an_installed_wheel_does_the_main_job(tmp_path):
     wheels = tmp_path / "wheels"
