@@ -71,6 +71,15 @@ std::int64_t count_trained(const ParameterList& parameters) {
   return numbers;
 }
 
+void move_parameters(const ParameterList& parameters, c10::Device device) {
+  for (const ParameterPtr& parameter : parameters) {
+    if (parameter->value.device() == device) continue;
+    const bool is_trained = parameter->value.requires_grad();
+    parameter->value = parameter->value.detach().to(device).requires_grad_(is_trained);
+    parameter->working = parameter->value;
+  }
+}
+
 void set_working_type(const ParameterList& parameters, at::ScalarType type) {
   for (const ParameterPtr& parameter : parameters) {
     const bool cast =

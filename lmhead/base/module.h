@@ -75,6 +75,8 @@ using ParameterList = std::vector<ParameterPtr>;
 /// How many numbers are trained: those of every parameter but constants.
 std::int64_t count_trained(const ParameterList& parameters);
 
+/// Moves values to `device`, with `working` at them; the same values everywhere, for they are drawn on the CPU.
+void move_parameters(const ParameterList& parameters, c10::Device device);
 /// Points `working` at `value` (float32), or at fresh copies in `type` for every kind that is cast.
 void set_working_type(const ParameterList& parameters, at::ScalarType type);
 /// Copies `value` into the `working` copies, where there are copies.

@@ -19,6 +19,9 @@ constexpr const char* kAbout =
     "Exit codes: 0 done; 1 a run failed or diverged, or an operation failed; 2 the request could not be carried out\n"
     "(wrong input, full disk, output that nobody takes); 130 stopped by Ctrl-C, SIGTERM or SIGHUP, training saved.";
 
+constexpr const char* kDevice =
+    "where to compute: cpu (default), cuda, cuda:N, mps, or auto: an accelerator if there is one";
+
 }  // namespace
 
 const std::vector<std::string>& native_verbs() {
@@ -37,6 +40,7 @@ Request parse_command_line(int argument_count, char** arguments) {
   train_app->add_option("config", train.configuration, "JSON file, or the folder of a run to go on with");
   train_app->add_option("overrides", train.overrides, "key.path=value: replaces a value of the configuration");
   train_app->add_option("--run", train.run, "folder of the run (default: runs/NAME-OF-THE-FILE)");
+  train_app->add_option("--device", train.device, kDevice);
   train_app->add_flag("--keys", train.keys, "print every configuration key with its meaning and default");
 
   StudyRequest study;
@@ -50,6 +54,7 @@ Request parse_command_line(int argument_count, char** arguments) {
       "--rows", study.rows,
       "file of finished runs, read and appended to; those in it need not run again. Of a folder every file "
       "is read, so that studies share runs (default: rows.jsonl in the study's folder)");
+  study_app->add_option("--device", study.device, kDevice);
   study_app->add_flag("--discard-runs", study.discard_runs, "delete a run's folder once its row is written");
   CLI::Option* dry_run =
       study_app->add_flag("--dry-run", study.dry_run, "print the runs, what is done of them and the cost; run nothing");
@@ -132,6 +137,7 @@ Request parse_command_line(int argument_count, char** arguments) {
       ->check(CLI::Range(std::int64_t(2), std::int64_t(1) << 40));
   measure_app->add_option("--sketch-memory", measure.sketch_gib, "GiB of that sketch (default: 1)")
       ->check(CLI::PositiveNumber);
+  measure_app->add_option("--device", measure.device, kDevice);
   measure_app->add_flag("--float64", measure.float64, "the head's arithmetic in float64: slower, more digits");
   measure_app->add_flag("--center-weight", measure.center_weight, "measure the head less its mean row");
   measure_app->add_option("--json", measure.json, "file for every figure");
@@ -163,6 +169,7 @@ Request parse_command_line(int argument_count, char** arguments) {
   sample_app->add_option("--top-p", sample.top_p, "draw from the fewest tokens that have probability p together")
       ->capture_default_str();
   sample_app->add_option("--seed", sample.seed, "of the draws")->capture_default_str();
+  sample_app->add_option("--device", sample.device, kDevice);
   sample_app->add_flag("--ids", sample.ids, "print ids, separated by commas, instead of text");
   sample_app->add_flag("--raw", sample.raw,
                        "print the text's own bytes; without it control characters other than line ends and tabs, which "

@@ -13,14 +13,16 @@ struct TrainRequest {
   std::string configuration;           // a JSON file, or a run folder to go on with
   std::vector<std::string> overrides;  // key.path=value
   std::string run;                     // the run's folder; empty: runs/<name of the file>
+  std::string device;                  // empty: the configuration's
   bool keys = false;                   // print every configuration key instead
 };
 
 struct StudyRequest {
   std::string study;
   std::vector<std::string> overrides;
-  std::string out;   // empty: runs/<name of the study>
-  std::string rows;  // file of finished runs; empty: rows.jsonl in the study's folder
+  std::string out;     // empty: runs/<name of the study>
+  std::string rows;    // file of finished runs; empty: rows.jsonl in the study's folder
+  std::string device;  // empty: the study's
   std::size_t jobs = 1;
   bool dry_run = false, statistics_only = false, discard_runs = false;
 };
@@ -44,7 +46,8 @@ struct MeasureRequest {
   double sketch_gib = 0;             // 0: the default of the sketch that a large sample is seen through
   bool by_document = false, all_checkpoints = false, best_checkpoint = false, float64 = false, center_weight = false;
   std::vector<std::string> only;  // diagnostics; empty: all
-  std::string json, html;         // files to write
+  std::string device = "cpu";
+  std::string json, html;  // files to write
 };
 
 struct InspectRequest {
@@ -66,6 +69,7 @@ struct SampleRequest {
   std::int64_t top_k = 0;
   double top_p = 1;
   std::uint64_t seed = 0;
+  std::string device = "cpu";
   bool ids = false;  // print ids instead of text
   bool raw = false;  // print control characters as they are
 };

@@ -4,6 +4,7 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 
+#include "lmhead/base/device.h"
 #include "lmhead/base/error.h"
 #include "lmhead/base/files.h"
 #include "lmhead/cli/commands.h"
@@ -112,7 +113,7 @@ std::optional<MeasuredTokens> tokens_of(const MeasureRequest& request, Texts& te
 
 Json measure_natively(const MeasureRequest& request, const Entry& entry, Texts& texts,
                       const MeasurementProgress& show) {
-  LoadedModel model = load_model(entry.path);
+  LoadedModel model = load_model(entry.path, at::kFloat, find_device(request.device, kWho));
   model.name = entry.name;
   std::optional<MeasuredTokens> tokens;
   if (model.decoder) tokens = tokens_of(request, texts, model.name, model.text, model.head->vocab_size());
@@ -123,6 +124,7 @@ Json measure_natively(const MeasureRequest& request, const Entry& entry, Texts& 
 
 Json measure_through_transformers(const MeasureRequest& request, const Entry& entry, Texts& texts,
                                   const MeasurementProgress& show) {
+  require(request.device == "cpu", kWho, "--device must be cpu with --engine transformers, got ", request.device);
   const ForeignModel foreign = open_foreign_model(entry.path);
   const auto tokens = tokens_of(request, texts, entry.name, foreign.text, foreign.vocab_size);
   require(tokens.has_value(), kWho, "text or tokens must be given to measure ", entry.name, ", got none");

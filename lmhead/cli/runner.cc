@@ -6,6 +6,7 @@
 #include <iostream>
 #include <string>
 
+#include "lmhead/base/device.h"
 #include "lmhead/base/error.h"
 #include "lmhead/base/memory.h"
 #include "lmhead/base/printable_text.h"
@@ -45,6 +46,7 @@ int run_verb(const lmhead::Request& request) {
     return end_with(2, "[files] " + error.path1().string() + " must be accessible, got: " + error.code().message());
   } catch (const std::exception& error) {
     const std::string text = error.what();
+    if (const auto failure = lmhead::device_failure(error)) return end_with(2, *failure);
     if (lmhead::is_memory_failure(error))
       return end_with(2, "[lmhead] memory must hold what was asked for, got an allocation that failed");
     // Not one of ours: a defect, or a library's own refusal. Its first line says what, the rest is a stack.

@@ -3,6 +3,7 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 
+#include "lmhead/base/device.h"
 #include "lmhead/base/error.h"
 #include "lmhead/base/line_process.h"
 #include "lmhead/base/printable_text.h"
@@ -92,7 +93,7 @@ Ids encode_prompt(const SampleRequest& request, const LoadedModel& model, TextCo
 int run_sample(const SampleRequest& request) {
   const fs::path folder = resolve_model(request.model);
   require(fs::is_directory(folder), "sample", "the model must be a folder, got ", folder.string());
-  const LoadedModel model = load_model(folder);
+  const LoadedModel model = load_model(folder, at::kFloat, find_device(request.device, "sample"));
   std::unique_ptr<TextCodec> codec = request.ids && !request.prompt ? nullptr : make_codec(model);
   const Ids prompt = encode_prompt(request, model, codec.get());
   const bool prints_ids = request.ids || !codec;

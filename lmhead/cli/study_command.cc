@@ -51,7 +51,9 @@ std::string status_line(const StudyStatus& status) {
 }  // namespace
 
 int run_study(const StudyRequest& request) {
-  const Study study = read_study(read_json(request.study), request.overrides);
+  std::vector<std::string> overrides = request.overrides;
+  if (!request.device.empty()) overrides.push_back("training.device=" + request.device);
+  const Study study = read_study(read_json(request.study), overrides);
   const fs::path folder = request.out.empty() ? fs::path("runs") / study.name : fs::path(request.out);
   const fs::path rows = request.rows.empty() ? folder / "rows.jsonl" : fs::path(request.rows);
   RunProcesses processes(request.jobs > 1 ? std::optional(1) : std::nullopt);

@@ -47,6 +47,7 @@ int run_train(const TrainRequest& request) {
   const fs::path file = is_run ? given / "config.json" : given;
   Json json = read_json(file);
   for (const std::string& assignment : request.overrides) apply_override(json, assignment);
+  if (!request.device.empty()) json["training"]["device"] = request.device;
   const fs::path folder = is_run                 ? given
                           : !request.run.empty() ? fs::path(request.run)
                                                  : fs::path("runs") / given.stem();

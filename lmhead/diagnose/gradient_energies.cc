@@ -13,6 +13,7 @@
 #include <algorithm>
 #include <map>
 
+#include "lmhead/base/device.h"
 #include "lmhead/diagnose/logit_gradient.h"
 
 namespace lmhead {
@@ -62,7 +63,7 @@ at::Tensor halves(const at::Tensor& documents, std::int64_t tokens) {
   std::vector<std::int64_t> side(tokens);
   if (documents.defined()) {
     std::map<std::int64_t, std::int64_t> order;
-    const at::Tensor ids = documents.contiguous();
+    const at::Tensor ids = documents.cpu().contiguous();
     const auto* id = ids.const_data_ptr<std::int64_t>();
     for (std::int64_t token = 0; token < tokens; ++token)
       side[token] = order.try_emplace(id[token], std::int64_t(order.size())).first->second % 2;
@@ -79,11 +80,11 @@ GradientEnergies exact_gradient_energies(const LinearMap& map, const TokenSample
   const at::Tensor hidden = sample.hidden();
   const LogitGradient gradient(map, hidden, sample.targets());
   const at::Tensor gram = gram_of(gradient, sample.size(), map.weight.size(0), hidden.options());
-  const at::Tensor eigenvalues = at::linalg_eigvalsh(gram).clamp_min(0).flip(0).contiguous();
+  const at::Tensor eigenvalues = at::linalg_eigvalsh(gram).clamp_min(0).flip(0).cpu().contiguous();
   const double* energy = eigenvalues.const_data_ptr<double>();
   GradientEnergies found{.energies = {energy, energy + eigenvalues.size(0)}, .total = gram.trace().item<double>()};
 
-  const at::Tensor side = halves(sample.documents(), sample.size());
+  const at::Tensor side = on_device(halves(sample.documents(), sample.size()), gram.device());
   const at::Tensor first = side.eq(0).nonzero().squeeze(1), second = side.eq(1).nonzero().squeeze(1);
   const auto moves = [&](const at::Tensor& half) {
     return half.size(0) > 0 && gram.diagonal().index_select(0, half).sum().item<double>() > 0;

@@ -9,6 +9,7 @@
 
 #include <algorithm>
 
+#include "lmhead/base/device.h"
 #include "lmhead/base/random.h"
 #include "lmhead/diagnose/logit_gradient.h"
 
@@ -54,7 +55,7 @@ GradientSketch::GradientSketch(const LinearMap& map, std::int64_t columns)
     : map_(map),
       columns_(std::min(columns, map.weight.size(0))),
       type_(map.weight.scalar_type() == at::kDouble ? at::kDouble : at::kFloat) {
-  for (at::Tensor& sketch : sketch_) sketch = at::zeros({map.weight.size(0), columns_}, type_);
+  for (at::Tensor& sketch : sketch_) sketch = at::zeros({map.weight.size(0), columns_}, options());
 }
 
 at::Tensor GradientSketch::signs(std::int64_t first, std::int64_t count) const {
@@ -68,13 +69,13 @@ at::Tensor GradientSketch::signs(std::int64_t first, std::int64_t count) const {
       *value++ = bits & 1 ? 1.0f : -1.0f;
     }
   }
-  return tile.to(type_);
+  return on_device(tile.to(type_), map_.weight.device());
 }
 
 /// 0 or 1 for every token: documents take turns, and so do the runs that a long one is cut into.
 at::Tensor GradientSketch::halves(const at::Tensor& documents, std::int64_t tokens) {
   at::Tensor side = at::zeros({tokens}, at::kLong);
-  const at::Tensor ids = documents.defined() ? documents.contiguous() : side.clone();
+  const at::Tensor ids = documents.defined() ? documents.cpu().contiguous() : side.clone();
   const auto* id = ids.const_data_ptr<std::int64_t>();
   auto* to = side.mutable_data_ptr<std::int64_t>();
   for (std::int64_t token = 0; token < tokens; ++token) {
@@ -87,7 +88,7 @@ at::Tensor GradientSketch::halves(const at::Tensor& documents, std::int64_t toke
 void GradientSketch::add(const at::Tensor& hidden, const at::Tensor& targets, const at::Tensor& energies,
                          const at::Tensor& documents) {
   at::NoGradGuard no_grad;
-  const at::Tensor side = halves(documents, targets.size(0));
+  const at::Tensor side = on_device(halves(documents, targets.size(0)), targets.device());
   for (std::int64_t half = 0; half < 2; ++half) {
     const at::Tensor rows = side.eq(half).nonzero().squeeze(1);
     total_[half] += energies.index_select(0, rows).sum().item<double>();
@@ -101,7 +102,7 @@ void GradientSketch::add(const at::Tensor& hidden, const at::Tensor& targets, co
 void GradientSketch::add_half(std::size_t half, const at::Tensor& hidden, const at::Tensor& targets) {
   const std::int64_t vocab_size = map_.weight.size(0);
   const LogitGradient gradient(map_, hidden, targets);
-  at::Tensor product = at::zeros({targets.size(0), columns_}, type_);  // G Omega of these tokens
+  at::Tensor product = at::zeros({targets.size(0), columns_}, options());  // G Omega of these tokens
   for_each_tile(vocab_size, [&](std::int64_t first, std::int64_t count) {
     product.addmm_(gradient.tile(first, count), signs(first, count));
   });
@@ -112,7 +113,7 @@ void GradientSketch::add_half(std::size_t half, const at::Tensor& hidden, const 
 
 GradientEnergies GradientSketch::result(std::int64_t dimension) const {
   at::NoGradGuard no_grad;
-  const at::Tensor zero = at::zeros({columns_, columns_}, at::kDouble);
+  const at::Tensor zero = at::zeros({columns_, columns_}, options().dtype(at::kDouble));
   std::array<at::Tensor, 2> core = {zero.clone(), zero.clone()}, gram = {zero.clone(), zero.clone()};
   at::Tensor between = zero.clone();  // S_0^T S_1
   for_each_tile(map_.weight.size(0), [&](std::int64_t first, std::int64_t count) {
@@ -128,8 +129,9 @@ GradientEnergies GradientSketch::result(std::int64_t dimension) const {
   const double cutoff = type_ == at::kDouble ? 1e-12 : 1e-6;
   GradientEnergies result{.total = total_[0] + total_[1]};
   const Factor whole = factor_of(core[0] + core[1], gram[0] + gram[1] + between + between.t(), cutoff);
-  const double* energy = whole.energies.const_data_ptr<double>();
-  result.energies.assign(energy, energy + whole.energies.size(0));
+  const at::Tensor energies = whole.energies.cpu();
+  const double* energy = energies.const_data_ptr<double>();
+  result.energies.assign(energy, energy + energies.size(0));
 
   std::array<Factor, 2> factors;
   for (std::size_t half = 0; half < 2; ++half) {

@@ -42,6 +42,7 @@ class GradientSketch {
 
   LinearMap map_;
   std::int64_t columns_;
+  at::TensorOptions options() const { return map_.weight.options().dtype(type_).requires_grad(false); }
   at::ScalarType type_;
   std::array<at::Tensor, 2> sketch_;  // S of each half, [V, s]
   std::array<double, 2> total_{};

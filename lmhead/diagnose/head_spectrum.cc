@@ -21,7 +21,7 @@ class HeadSpectrum : public Diagnostic {
       : weight_(context.map.weight.detach()),
         head_space_(context.head_space),
         given_(context.token_counts),
-        counted_(at::zeros({head_space_->vocab_size()}, at::kLong)) {}
+        counted_(at::zeros({head_space_->vocab_size()}, weight_.options().dtype(at::kLong))) {}
 
   void update(const TokenBatch& batch, const TokenEnergies&) override { count_targets(batch.targets, counted_); }
   Json result() const override;
@@ -59,15 +59,15 @@ Json HeadSpectrum::norms_by_frequency(const at::Tensor& norms, const at::Tensor&
 
 Json HeadSpectrum::result() const {
   at::NoGradGuard no_grad;
-  const at::Tensor values = head_space_->singular_values().contiguous();
+  const at::Tensor values = head_space_->singular_values().cpu().contiguous();
   const double sum = values.sum().item<double>();
   const at::Tensor shares = values / sum;
   const double entropy = sum > 0 ? -(shares * shares.clamp_min(1e-300).log()).sum().item<double>() : -INFINITY;
 
-  const at::Tensor norms = row_norms(weight_);
+  const at::Tensor norms = row_norms(weight_).cpu();
   const double frobenius = norms.square().sum().item<double>();
   const double mean_square = mean_row(weight_).square().sum().item<double>();
-  const at::Tensor counts = given_.defined() ? given_ : counted_;
+  const at::Tensor counts = (given_.defined() ? given_ : counted_).cpu();
   const at::Tensor seen = counts.gt(0).nonzero().squeeze(1);
   const double related = correlation(norms.index_select(0, seen), counts.index_select(0, seen).to(at::kDouble).log());
   Json result = {{"head_rank", head_space_->rank()},

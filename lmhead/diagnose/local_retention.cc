@@ -52,7 +52,7 @@ HeadInput copies_around(const HeadInput& pass, std::int64_t row, std::int64_t co
   const auto sequence = [&](const at::Tensor& ids) { return ids.narrow(0, first / length, 1).repeat({count, 1}); };
   input.tokens = sequence(pass.tokens);
   if (pass.documents.defined()) input.documents = sequence(pass.documents);
-  input.rows = at::arange(count, at::kLong) * length + (row - first);
+  input.rows = at::arange(count, pass.tokens.options()) * length + (row - first);
   return input;
 }
 
@@ -66,12 +66,12 @@ LocalMap local_map(const LmHead& head, const HeadInput& pass, std::int64_t row) 
   const std::int64_t step =
       std::clamp<std::int64_t>(kBlockNumbers / (length * std::max(width, length) + head.vocab_size()), 1, width);
   const at::Tensor directions = at::eye(width, pass.hidden.options());
-  LocalMap map{at::zeros({width, head.vocab_size()}, at::kDouble), {}};
+  LocalMap map{at::zeros({width, head.vocab_size()}, pass.hidden.options().dtype(at::kDouble)), {}};
   for (std::int64_t first = 0; first < width; first += step) {
     const std::int64_t count = std::min(step, width - first);
     HeadInput input = copies_around(pass, row, count, sees_context);
     at::Tensor tangent = at::zeros_like(input.hidden);
-    tangent.index_copy_(0, sees_context ? input.rows : at::arange(count, at::kLong),
+    tangent.index_copy_(0, sees_context ? input.rows : at::arange(count, directions.options().dtype(at::kLong)),
                         directions.narrow(0, first, count));
     const DualLevel level;
     input.hidden = at::_make_dual(input.hidden, tangent, std::int64_t(level.index()));

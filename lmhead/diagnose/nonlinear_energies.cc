@@ -18,11 +18,12 @@ TokenEnergies nonlinear_energies(const LmHead& head, const HeadInput& input, con
   at::NoGradGuard no_grad;
   const std::int64_t count = targets.size(0), step = rows_per_block(head.vocab_size());
   TokenEnergies energies;
-  energies.total = at::empty({count}, at::kDouble);
-  energies.log_probability = at::empty({count}, at::kDouble);
-  energies.correct = at::empty({count}, at::kBool);
+  const at::TensorOptions wide = targets.options().dtype(at::kDouble);
+  energies.total = at::empty({count}, wide);
+  energies.log_probability = at::empty({count}, wide);
+  energies.correct = at::empty({count}, wide.dtype(at::kBool));
   energies.retained = energies.gradient_square = energies.step_square =
-      at::full({count}, std::numeric_limits<double>::quiet_NaN(), at::kDouble);
+      at::full({count}, std::numeric_limits<double>::quiet_NaN(), wide);
   for (std::int64_t row = 0; row < count; row += step) {
     const std::int64_t rows = std::min(step, count - row);
     const at::Tensor logits = head.logits(input.narrow(row, rows));

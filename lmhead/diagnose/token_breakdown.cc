@@ -87,9 +87,16 @@ class TokenBreakdown : public Diagnostic {
   std::int64_t tokens_ = 0;
 };
 
-void TokenBreakdown::update(const TokenBatch& batch, const TokenEnergies& energies) {
-  const std::int64_t count = energies.total.size(0);
+void TokenBreakdown::update(const TokenBatch& given, const TokenEnergies& energies_there) {
+  const std::int64_t count = energies_there.total.size(0);
   if (count == 0) return;
+  // A few numbers a token, which are counted one by one below.
+  const auto here = [](const at::Tensor& tensor) { return tensor.defined() ? tensor.cpu() : tensor; };
+  const TokenBatch batch{
+      .targets = here(given.targets), .documents = here(given.documents), .positions = here(given.positions)};
+  const TokenEnergies energies{.total = here(energies_there.total),
+                               .retained = here(energies_there.retained),
+                               .log_probability = here(energies_there.log_probability)};
   tokens_ += count;
   targets_.add(batch.targets, energies);
   probabilities_.add(at::bucketize(energies.log_probability.exp(), at::tensor(kProbabilityEdges, at::kDouble),

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 
+#include "lmhead/base/device.h"
 #include "lmhead/base/error.h"
 #include "lmhead/models/token_trees.h"
 
@@ -24,6 +25,13 @@ std::vector<std::int64_t> input_of(const ScoreRequest& request, std::int64_t max
   return ids;
 }
 
+TokenTrees on_device(TokenTrees trees, c10::Device device) {
+  trees.tokens = lmhead::on_device(trees.tokens, device);
+  trees.positions = lmhead::on_device(trees.positions, device);
+  for (TokenTrees::Tree& tree : trees.trees) tree.visible = lmhead::on_device(tree.visible, device);
+  return trees;
+}
+
 /// Requests on their way through the decoder together.
 struct ScoringPass {
   explicit ScoringPass(const LmHead& head) : trees(head.hidden_size()), keeps_paths(head.needs().tokens) {}
@@ -37,8 +45,8 @@ struct ScoringPass {
   }
   void score(const LoadedModel& model, std::vector<Score>& scores) const {
     const TokenScores tokens = token_scores(model);
-    const at::Tensor log_probability = tokens.log_probability.to(at::kDouble).contiguous();
-    const at::Tensor correct = tokens.correct.contiguous();
+    const at::Tensor log_probability = tokens.log_probability.to(at::kDouble).cpu().contiguous();
+    const at::Tensor correct = tokens.correct.cpu().contiguous();
     const double* value = log_probability.const_data_ptr<double>();
     const bool* is_first = correct.const_data_ptr<bool>();
     for (const std::int64_t length : lengths) {
@@ -53,20 +61,24 @@ struct ScoringPass {
 
   /// Of every target in turn. A head that looks at tokens is given one request's sequence at a time.
   TokenScores token_scores(const LoadedModel& model) const {
-    const TokenTrees built = trees.build();
+    const c10::Device device = model.decoder->embedding()->value.device();
+    const auto there = [&](const std::vector<std::int64_t>& ids) {
+      return lmhead::on_device(at::tensor(ids, at::kLong), device);
+    };
+    const TokenTrees built = on_device(trees.build(), device);
     const HeadNeeds needs = model.head->needs();
     std::vector<at::Tensor> layers;
     HeadInput all{.hidden = model.decoder->forward_trees(built, needs.layers.empty() ? nullptr : &layers)};
     for (const std::int64_t block : needs.layers) all.layers.push_back(layers.at(std::size_t(block)));
-    const at::Tensor wanted = at::tensor(targets, at::kLong);
+    const at::Tensor wanted = there(targets);
     if (!keeps_paths) {
-      all.rows = at::tensor(rows, at::kLong);
+      all.rows = there(rows);
       return model.head->token_scores(all, wanted);
     }
     std::vector<at::Tensor> log_probability, correct;
     std::int64_t first = 0;
     for (std::size_t index = 0; index < paths.size(); ++index) {
-      const at::Tensor path = at::tensor(paths[index], at::kLong);
+      const at::Tensor path = there(paths[index]);
       HeadInput one{.hidden = all.hidden.index_select(0, path),
                     .tokens = built.tokens.index_select(0, path).unsqueeze(0)};
       for (const at::Tensor& layer : all.layers) one.layers.push_back(layer.index_select(0, path));

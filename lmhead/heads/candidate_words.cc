@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <string>
 
+#include "lmhead/base/device.h"
 #include "lmhead/base/error.h"
 #include "lmhead/data/permutation.h"
 
@@ -31,7 +32,7 @@ std::vector<std::int64_t> draw_words(const StepContext& step, std::int64_t vocab
 Candidates candidates_of(const at::Tensor& targets, const std::vector<std::int64_t>& drawn, std::int64_t vocab_size) {
   constexpr std::int64_t kNot = -1, kDrawn = -2, kTarget = -3;
   std::vector<std::int64_t> places(std::size_t(vocab_size), kNot);
-  const at::Tensor given = targets.contiguous();
+  const at::Tensor given = targets.cpu().contiguous();
   const auto* target = given.const_data_ptr<std::int64_t>();
   std::int64_t count = 0;
   const auto mark = [&](std::int64_t id, std::int64_t as) {
@@ -52,6 +53,8 @@ Candidates candidates_of(const at::Tensor& targets, const std::vector<std::int64
   }
   for (std::int64_t token = 0; token < given.size(0); ++token)
     result.targets.mutable_data_ptr<std::int64_t>()[token] = places[std::size_t(target[token])];
+  for (at::Tensor* tensor : {&result.ids, &result.targets, &result.drawn})
+    *tensor = on_device(*tensor, targets.device());
   return result;
 }
 

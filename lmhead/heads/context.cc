@@ -11,6 +11,8 @@
 
 #include <algorithm>
 
+#include "lmhead/base/device.h"
+
 namespace lmhead {
 namespace {
 
@@ -43,7 +45,7 @@ at::Tensor context_products(const HeadInput& input, const at::Tensor& queries, c
   if (!input.rows.defined())
     return at::bmm(queries.view({sequences, length, width}), of_sequence.transpose(1, 2)).view({-1, length});
   const at::Tensor sequence = sequence_of(input), order = sequence.argsort(/*stable=*/true);
-  const at::Tensor sorted = queries.index_select(0, order), counts = sequence.bincount({}, sequences);
+  const at::Tensor sorted = queries.index_select(0, order), counts = sequence.bincount({}, sequences).cpu();
   std::vector<at::Tensor> products;
   std::int64_t first = 0;
   for (std::int64_t index = 0; index < sequences; ++index) {
@@ -57,8 +59,8 @@ at::Tensor context_products(const HeadInput& input, const at::Tensor& queries, c
 
 ContextWords context_words(const HeadInput& input) {
   const std::int64_t sequences = input.tokens.size(0), length = input.tokens.size(1);
-  const at::Tensor tokens = input.tokens.contiguous(), rows = asked_rows(input).contiguous();
-  const at::Tensor documents = input.documents.defined() ? input.documents.contiguous() : at::zeros_like(tokens);
+  const at::Tensor tokens = input.tokens.cpu().contiguous(), rows = asked_rows(input).cpu().contiguous();
+  const at::Tensor documents = input.documents.defined() ? input.documents.cpu().contiguous() : at::zeros_like(tokens);
   const auto *ids = tokens.const_data_ptr<std::int64_t>(), *of_document = documents.const_data_ptr<std::int64_t>();
   ContextWords context{.repeats = at::zeros({sequences, length}, at::kBool)};
   bool* repeats = context.repeats.mutable_data_ptr<bool>();
@@ -80,6 +82,7 @@ ContextWords context_words(const HeadInput& input) {
     context.words.insert(context.words.end(), words.begin(), words.end());
     context.begin.push_back(std::int64_t(context.words.size()));
   }
+  context.repeats = on_device(context.repeats, input.tokens.device());
   return context;
 }
 

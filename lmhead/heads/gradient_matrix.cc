@@ -14,6 +14,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "lmhead/base/device.h"
 #include "lmhead/base/error.h"
 
 namespace lmhead {
@@ -73,7 +74,7 @@ at::Tensor feature_covariance(const HeadPass& pass, const at::Tensor&) {
 at::Tensor random(const HeadPass& pass, const at::Tensor& gradient) {
   const at::Tensor values = at::linalg_eigvalsh(checked(gradient_covariance(pass, gradient))).clamp_min(0);
   RandomStream stream(pass.seed, "head_gradient.random_basis");
-  const at::Tensor basis = random_basis(values.size(0), values.size(0), stream);
+  const at::Tensor basis = on_device(random_basis(values.size(0), values.size(0), stream), values.device());
   return at::mm(basis * values, basis.t());
 }
 
@@ -140,8 +141,11 @@ at::Tensor whitening_matrix(const std::string& name, const HeadPass& pass, const
 
 bool matrix_needs_linear_map(const std::string& name) { return kind_of(name).needs_linear_map; }
 
-RefreshedMatrix::RefreshedMatrix(std::string name, std::int64_t size, std::optional<std::int64_t> every)
-    : name_(std::move(name)), every_(every), value_(at::zeros({size, size}, at::kFloat)) {}
+RefreshedMatrix::RefreshedMatrix(std::string name, std::int64_t size, std::optional<std::int64_t> every,
+                                 c10::Device device)
+    : name_(std::move(name)),
+      every_(every),
+      value_(at::zeros({size, size}, at::TensorOptions(device).dtype(at::kFloat))) {}
 
 const at::Tensor& RefreshedMatrix::at_pass(const HeadPass& pass, const std::function<at::Tensor()>& make) {
   const bool due = every_ ? (pass.step - 1) % *every_ == 0 : pass.step == 1;

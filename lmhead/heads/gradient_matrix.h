@@ -45,7 +45,7 @@ bool matrix_needs_linear_map(const std::string& name);
 /// state unless it is new at every step.
 class RefreshedMatrix {
  public:
-  RefreshedMatrix(std::string name, std::int64_t size, std::optional<std::int64_t> every);
+  RefreshedMatrix(std::string name, std::int64_t size, std::optional<std::int64_t> every, c10::Device device);
   /// `make()` gives the new matrix where `pass` is due.
   const at::Tensor& at_pass(const HeadPass& pass, const std::function<at::Tensor()>& make);
   const at::Tensor& value() const { return value_; }

@@ -78,7 +78,8 @@ HeadGradient::HeadGradient(const HeadGradientOptions& options, const LmHead& hea
       weight_(head.own_matrix()),
       hidden_(make_hidden_gradient_rule(options.hidden, context)) {
   if (options.weight.rule == "whitened" && options.weight.changes_something())
-    whitening_.emplace("head_gradient.weight.matrix", context.hidden_size, options.weight.refresh_every);
+    whitening_.emplace("head_gradient.weight.matrix", context.hidden_size, options.weight.refresh_every,
+                       context.device);
   pass_.loss = loss;
   pass_.seed = context.seed;
 }

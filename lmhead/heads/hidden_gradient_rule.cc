@@ -6,6 +6,7 @@
 #include <ATen/ops/linalg_vector_norm.h>
 #include <ATen/ops/mm.h>
 
+#include "lmhead/base/device.h"
 #include "lmhead/base/error.h"
 #include "lmhead/heads/gradient_matrix.h"
 
@@ -19,18 +20,18 @@ at::Tensor row_norms(const at::Tensor& rows) {
   return at::linalg_vector_norm(rows, 2, at::IntArrayRef{1}, /*keepdim=*/true);
 }
 
-at::Tensor normal_like(const at::Tensor& like, RandomStream& stream, double deviation = 1) {
-  at::Tensor tensor = at::empty(like.sizes(), at::kFloat);
+at::Tensor normal_on(c10::Device device, at::IntArrayRef sizes, RandomStream& stream, double deviation = 1) {
+  at::Tensor tensor = at::empty(sizes, at::kFloat);
   auto* values = tensor.mutable_data_ptr<float>();
   for (std::int64_t index = 0; index < tensor.numel(); ++index) values[index] = float(deviation * stream.normal());
-  return tensor;
+  return on_device(tensor, device);
 }
 
 /// The gradient times one D x D matrix, which does not change between refreshes.
 class MatrixRule : public HiddenGradientRule {
  public:
   MatrixRule(const HiddenGradientOptions& options, const GradientRuleContext& context)
-      : options_(options), matrix_(kMatrixName, context.hidden_size, options.refresh_every) {}
+      : options_(options), matrix_(kMatrixName, context.hidden_size, options.refresh_every, context.device) {}
   std::vector<std::pair<std::string, at::Tensor>> state() const override { return matrix_.state(); }
 
   at::Tensor apply(const at::Tensor& gradient, const HeadPass& pass) override {
@@ -65,7 +66,7 @@ class RandomSubspace : public MatrixRule {
  private:
   at::Tensor make_matrix(const at::Tensor& gradient, const HeadPass& pass) const override {
     RandomStream stream(pass.seed, "head_gradient.random_subspace", std::uint64_t(pass.step));
-    const at::Tensor basis = random_basis(gradient.size(1), *options_.rank, stream);
+    const at::Tensor basis = on_device(random_basis(gradient.size(1), *options_.rank, stream), gradient.device());
     return at::mm(basis, basis.t());
   }
 };
@@ -77,7 +78,7 @@ class Noise : public TopSubspace {
     const at::Tensor& projection = matrix(gradient, pass);
     const at::Tensor kept = at::mm(gradient, projection);
     RandomStream stream(pass.seed, "head_gradient.noise." + std::to_string(pass.part), std::uint64_t(pass.step));
-    at::Tensor noise = normal_like(gradient, stream);
+    at::Tensor noise = normal_on(gradient.device(), gradient.sizes(), stream);
     noise = noise - at::mm(noise, projection);
     return kept + noise * (row_norms(gradient - kept) / row_norms(noise).clamp_min(kSmallest));
   }
@@ -97,7 +98,7 @@ class FixedFeedback : public HiddenGradientRule {
  public:
   FixedFeedback(const HiddenGradientOptions&, const GradientRuleContext& context) {
     RandomStream stream(context.seed, "head_gradient.feedback");
-    feedback_ = normal_like(at::empty({context.vocab_size, context.hidden_size}), stream, context.initializer_range);
+    feedback_ = normal_on(context.device, {context.vocab_size, context.hidden_size}, stream, context.initializer_range);
   }
   at::Tensor apply(const at::Tensor& gradient, const HeadPass& pass) override {
     at::Tensor sent = at::empty_like(gradient);

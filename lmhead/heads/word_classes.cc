@@ -12,6 +12,7 @@
 #include <mutex>
 #include <utility>
 
+#include "lmhead/base/device.h"
 #include "lmhead/base/error.h"
 
 namespace lmhead {
@@ -21,7 +22,7 @@ constexpr const char* kWho = "head";
 
 WordLayout read_layout(const at::Tensor& order, const at::Tensor& sizes) {
   const std::int64_t vocab_size = order.numel();
-  WordLayout layout{.ids = order.detach().to(at::kLong)};
+  WordLayout layout{.ids = order.detach().cpu().to(at::kLong)};
   layout.rows = at::zeros({vocab_size}, at::kLong) - 1;
   auto* rows = layout.rows.mutable_data_ptr<std::int64_t>();
   const auto* ids = layout.ids.const_data_ptr<std::int64_t>();
@@ -30,7 +31,7 @@ WordLayout read_layout(const at::Tensor& order, const at::Tensor& sizes) {
             vocab_size, " ids once, got ", ids[row], " in row ", row);
     rows[ids[row]] = row;
   }
-  const at::Tensor whole_sizes = sizes.detach().to(at::kLong).contiguous();
+  const at::Tensor whole_sizes = sizes.detach().cpu().to(at::kLong).contiguous();
   layout.sizes.assign(whole_sizes.const_data_ptr<std::int64_t>(),
                       whole_sizes.const_data_ptr<std::int64_t>() + whole_sizes.numel());
   layout.begins = {0};
@@ -44,6 +45,7 @@ WordLayout read_layout(const at::Tensor& order, const at::Tensor& sizes) {
   }
   require(layout.begins.back() == vocab_size, kWho, "classes must hold all of ", vocab_size, " words, got ",
           layout.begins.back());
+  for (at::Tensor* tensor : {&layout.ids, &layout.rows, &layout.classes}) *tensor = on_device(*tensor, order.device());
   return layout;
 }
 
@@ -81,11 +83,12 @@ std::shared_ptr<const WordLayout> WordClasses::layout() const {
 ClassGroups group_by_class(const at::Tensor& targets, const WordLayout& layout) {
   const std::int64_t count = targets.size(0);
   ClassGroups result{.classes = layout.classes.index_select(0, targets)};
-  const at::Tensor rows = layout.rows.index_select(0, targets);
+  // The losses of classes are calls of sizes that the CPU must know; it counts, and what it found goes to the device.
+  const at::Tensor rows = layout.rows.index_select(0, targets).cpu(), classes = result.classes.cpu();
   result.order = at::empty({count}, at::kLong);
   result.places = at::empty({count}, at::kLong);
   result.within = at::empty({count}, at::kLong);
-  const auto* class_of = result.classes.const_data_ptr<std::int64_t>();
+  const auto* class_of = classes.const_data_ptr<std::int64_t>();
   const auto* row_of = rows.const_data_ptr<std::int64_t>();
   std::vector<std::int64_t> next(layout.sizes.size() + 1);  // counts, then where the class's next token goes
   for (std::int64_t token = 0; token < count; ++token) ++next[std::size_t(class_of[token]) + 1];
@@ -100,6 +103,8 @@ ClassGroups group_by_class(const at::Tensor& targets, const WordLayout& layout) 
     result.places.mutable_data_ptr<std::int64_t>()[token] = place;
     result.within.mutable_data_ptr<std::int64_t>()[place] = row_of[token] - layout.begins[std::size_t(index)];
   }
+  for (at::Tensor* tensor : {&result.order, &result.places, &result.within})
+    *tensor = on_device(*tensor, targets.device());
   return result;
 }
 

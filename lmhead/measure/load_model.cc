@@ -8,6 +8,7 @@
 #include <charconv>
 #include <cmath>
 
+#include "lmhead/base/device.h"
 #include "lmhead/base/error.h"
 #include "lmhead/base/printable_text.h"
 #include "lmhead/heads/linear.h"
@@ -87,6 +88,18 @@ LoadedModel load_features(const fs::path& path) {
   return {.kind = ModelKind::kFeatures, .name = path.string(), .head = make_linear_head(map), .features = features};
 }
 
+/// A model whose head is one linear map of fixed numbers, which is made anew on `device`.
+LoadedModel moved(LoadedModel model, c10::Device device) {
+  if (device.is_cpu()) return model;
+  LinearMap map = *model.head->linear_map();
+  const bool is_tied = model.decoder && map.weight.is_alias_of(model.decoder->embedding()->value);
+  if (model.decoder) move_parameters(model.decoder->parameters(), device);
+  map.weight = is_tied ? model.decoder->embedding()->value : on_device(map.weight, device);
+  map.bias = on_device(map.bias, device);
+  model.head = make_linear_head(map);
+  return model;
+}
+
 }  // namespace
 
 std::vector<fs::path> find_models(const fs::path& path, CheckpointChoice choice) {
@@ -96,11 +109,13 @@ std::vector<fs::path> find_models(const fs::path& path, CheckpointChoice choice)
   return find_checkpoints(path, choice);
 }
 
-LoadedModel load_model(const fs::path& path, at::ScalarType type) {
+LoadedModel load_model(const fs::path& path, at::ScalarType type, c10::Device device) {
   at::NoGradGuard no_grad;
-  if (!fs::is_directory(path)) return load_features(path);
-  if (!is_trained_model(path)) return load_pretrained(path, type);
+  if (!fs::is_directory(path)) return moved(load_features(path), device);
+  if (!is_trained_model(path)) return moved(load_pretrained(path, type), device);
   LoadedModel model = open_trained_model(path);
+  move_parameters(model.decoder->parameters(), device);
+  move_parameters(model.head->parameters(), device);
   if (type != at::kFloat) {
     set_working_type(model.decoder->parameters(), type);
     set_working_type(model.head->parameters(), type);

@@ -21,7 +21,9 @@ std::vector<std::filesystem::path> find_models(const std::filesystem::path& path
 /// Memory: weights as `load_pretrained` has them; features stay in the file. Throws, naming file and key, on whatever
 /// is missing, misshapen or not finite, and on targets outside [0, V).
 ///
-/// In another `type` products are computed in that; of a run the float32 weights stay beside.
-LoadedModel load_model(const std::filesystem::path& path, at::ScalarType type = at::kFloat);
+/// In another `type` products are computed in that; of a run the float32 weights stay beside. Weights are read into the
+/// CPU's memory and moved to `device`.
+LoadedModel load_model(const std::filesystem::path& path, at::ScalarType type = at::kFloat,
+                       c10::Device device = c10::Device(c10::DeviceType::CPU));
 
 }  // namespace lmhead

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
+#include "lmhead/base/device.h"
 #include "lmhead/base/error.h"
 #include "lmhead/models/causal_model.h"
 
@@ -34,13 +35,16 @@ at::Tensor rows_of(const at::Tensor& tensor, std::int64_t row, std::int64_t rows
 void measure_features(const LoadedModel& model, const MeasurementOptions& options, const MeasurementProgress& progress,
                       DiagnosticSet& set) {
   const Features& features = model.features;
+  const auto map = model.head->linear_map();
+  const c10::Device device = map ? map->weight.device() : features.targets.device();
   std::int64_t count = features.targets.size(0);
   if (options.max_tokens > 0) count = std::min(count, options.max_tokens);
   for (std::int64_t row = 0; row < count; row += kFeatureRows) {
     const std::int64_t rows = std::min(kFeatureRows, count - row);
-    const at::Tensor hidden = features.hidden(row, rows);
-    set.update({options.float64 ? hidden.to(at::kDouble) : hidden, features.targets.narrow(0, row, rows),
-                rows_of(features.documents, row, rows), rows_of(features.positions, row, rows),
+    const at::Tensor hidden = on_device(features.hidden(row, rows), device);
+    const auto there = [&](const at::Tensor& of_rows) { return on_device(rows_of(of_rows, row, rows), device); };
+    set.update({options.float64 ? hidden.to(at::kDouble) : hidden, there(features.targets), there(features.documents),
+                there(features.positions),
                 features.bytes_per_token ? std::optional(*features.bytes_per_token * double(rows)) : std::nullopt});
     progress(row + rows, count);
   }
@@ -53,8 +57,11 @@ void measure_windows(const LoadedModel& model, const MeasuredTokens& tokens, con
   // Where rotary frequencies follow the length, that of a longer window must not count for others of its batch.
   if (!model.decoder->keeps_keys(1, length)) windows.batch_tokens = 1;
   WindowReader reader(tokens, windows);
+  const c10::Device device = model.decoder->embedding()->value.device();
   std::int64_t done = 0;
-  while (const auto batch = reader.next()) {
+  while (auto batch = reader.next()) {
+    for (at::Tensor* tensor : {&batch->tokens, &batch->targets, &batch->documents, &batch->positions})
+      *tensor = on_device(*tensor, device);
     HeadInput pass = run_decoder(*model.decoder, *model.head, batch->tokens);
     if (batch->documents.defined()) pass.documents = batch->documents.view(batch->tokens.sizes());
     set.update({.hidden = options.float64 ? pass.hidden.to(at::kDouble) : pass.hidden,

@@ -8,6 +8,7 @@
 #include <tuple>
 #include <vector>
 
+#include "lmhead/base/device.h"
 #include "lmhead/base/error.h"
 #include "lmhead/evaluate/scorer.h"
 #include "lmhead/measure/load_model.h"
@@ -16,16 +17,17 @@
 namespace lmhead {
 namespace {
 
-LoadedModel open(const std::string& path, const std::string& precision) {
+LoadedModel open(const std::string& path, const std::string& precision, const std::string& device) {
   require(precision == "float32" || precision == "bfloat16", "evaluate",
           "precision must be float32 or bfloat16, got \"", precision, '"');
-  return load_model(path, precision == "float32" ? at::kFloat : at::kBFloat16);
+  return load_model(path, precision == "float32" ? at::kFloat : at::kBFloat16, find_device(device, "evaluate"));
 }
 
 class ScorerClass : public torch::CustomClassHolder {
  public:
-  ScorerClass(const std::string& path, std::int64_t max_length, const std::string& precision, std::int64_t pass_tokens)
-      : scorer_(open(path, precision), {.max_length = max_length, .pass_tokens = pass_tokens}) {}
+  ScorerClass(const std::string& path, std::int64_t max_length, const std::string& precision, std::int64_t pass_tokens,
+              const std::string& device)
+      : scorer_(open(path, precision, device), {.max_length = max_length, .pass_tokens = pass_tokens}) {}
 
   /// `ids` [n] are those of every context and continuation in turn, whose lengths are `lengths` [R, 2].
   std::tuple<at::Tensor, at::Tensor, at::Tensor> score(const at::Tensor& ids, const at::Tensor& lengths) const {
@@ -100,7 +102,7 @@ class ScorerClass : public torch::CustomClassHolder {
 
 TORCH_LIBRARY_FRAGMENT(lmhead, library) {
   library.class_<ScorerClass>("Scorer")
-      .def(torch::init<std::string, std::int64_t, std::string, std::int64_t>())
+      .def(torch::init<std::string, std::int64_t, std::string, std::int64_t, std::string>())
       .def("score", [](const c10::intrusive_ptr<ScorerClass>& self, const at::Tensor& ids,
                        const at::Tensor& lengths) { return self->score(ids, lengths); })
       .def("generate",

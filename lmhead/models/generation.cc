@@ -2,11 +2,13 @@
 
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/cat.h>
+#include <ATen/ops/full.h>
 #include <ATen/ops/tensor.h>
 
 #include <algorithm>
 #include <cmath>
 
+#include "lmhead/base/device.h"
 #include "lmhead/base/error.h"
 
 namespace lmhead {
@@ -64,7 +66,7 @@ class SampledContext {
   HeadInput input() const {
     HeadInput input{.hidden = parts_[0], .tokens = tokens_, .layers = {parts_.begin() + 1, parts_.end()}};
     if (needs_.tokens) input.documents = documents_of(tokens_, end_of_document_);
-    input.rows = at::tensor({input.hidden.size(0) - 1}, at::kLong);
+    input.rows = at::full({1}, input.hidden.size(0) - 1, input.hidden.options().dtype(at::kLong));
     return input;
   }
 
@@ -130,7 +132,8 @@ std::vector<std::int64_t> generate(const Decoder& decoder, const LmHead& head, c
   const HeadNeeds needs = head.needs();
   SampledContext context(needs, options.end_of_document);
   std::vector<std::int64_t> generated;
-  at::Tensor next = at::tensor(prompt, at::kLong).unsqueeze(0);
+  const c10::Device device = decoder.embedding()->value.device();
+  at::Tensor next = on_device(at::tensor(prompt, at::kLong).unsqueeze(0), device);
   const auto has_room = [&] {
     const std::int64_t positions = specification.position_embeddings;
     return positions == 0 || generated.empty() || cache.length() + 1 <= positions;
@@ -139,7 +142,7 @@ std::vector<std::int64_t> generate(const Decoder& decoder, const LmHead& head, c
     if (!decoder.keeps_keys(cache.length(), cache.length() + next.size(1))) {  // all of it once more
       std::vector<std::int64_t> all = prompt;
       all.insert(all.end(), generated.begin(), generated.end());
-      next = at::tensor(all, at::kLong).unsqueeze(0);
+      next = on_device(at::tensor(all, at::kLong).unsqueeze(0), device);
       cache = {};
       context = SampledContext(needs, options.end_of_document);
     }
@@ -147,7 +150,7 @@ std::vector<std::int64_t> generate(const Decoder& decoder, const LmHead& head, c
     context.add(next, decoder.extend(next, cache, needs.layers.empty() ? nullptr : &layers), layers);
     const at::Tensor last = head.logits(context.input()).squeeze(0);
     generated.push_back(choose_token(last, options.sampling, stream));
-    next = at::tensor({generated.back()}, at::kLong).unsqueeze(0);
+    next = on_device(at::tensor({generated.back()}, at::kLong).unsqueeze(0), device);
     const bool goes_on = !on_token || on_token(generated.back());
     const auto& ends = options.end_tokens;
     if (!goes_on || std::find(ends.begin(), ends.end(), generated.back()) != ends.end()) break;

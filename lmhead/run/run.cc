@@ -86,7 +86,7 @@ void add_observers(Trainer& trainer, const RunConfiguration& configuration) {
 Json head_singular_values(const LmHead& head) {
   const auto map = head.linear_map();
   if (!map) return nullptr;
-  const at::Tensor values = HeadSpace(*map).singular_values().contiguous();
+  const at::Tensor values = HeadSpace(*map).singular_values().cpu().contiguous();
   return std::vector<double>(values.const_data_ptr<double>(), values.const_data_ptr<double>() + values.numel());
 }
 
@@ -131,6 +131,13 @@ Json completed(const Json& json) {
   }
 }
 
+/// `json` as it were on the device of `like`: checkpoints go between devices, so a run may.
+Json on_device_of(const Json& like, Json json) {
+  if (json.contains("training") && json["training"].is_object())
+    json["training"]["device"] = like.at("training").at("device");
+  return json;
+}
+
 }  // namespace
 
 Json complete_configuration(const Json& json) { return write_options(read_options<RunConfiguration>(json)); }
@@ -139,7 +146,7 @@ bool is_finished(const std::filesystem::path& folder, const Json& complete) {
   const auto summary = read_summary(folder);
   if (!summary || summary->value("state", Json()) != "finished") return false;
   try {
-    return completed(read_json(folder / "config.json")) == complete;
+    return on_device_of(complete, completed(read_json(folder / "config.json"))) == complete;
   } catch (const Error&) {  // there is none, or it is damaged
     return false;
   }
@@ -161,7 +168,8 @@ RunInputs inputs_of_run(const std::filesystem::path& folder) {
 bool run_training(const Json& json, const std::filesystem::path& folder, const RunControl& control) {
   const auto configuration = read_options<RunConfiguration>(json);
   const Json complete = write_options(configuration);
-  Trainer trainer(configuration.train, complete, folder, completed);
+  Trainer trainer(configuration.train, complete, folder,
+                  [&](const Json& there) { return on_device_of(complete, completed(there)); });
   add_observers(trainer, configuration);
   const DownstreamOptions& downstream = configuration.observe.downstream;
   const std::string requests = downstream.every > 0 ? hash_file(downstream.requests) : "";

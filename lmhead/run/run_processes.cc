@@ -14,6 +14,7 @@
 #include <cstring>
 #include <nlohmann/json.hpp>
 
+#include "lmhead/base/device.h"
 #include "lmhead/base/error.h"
 #include "lmhead/run/run.h"
 
@@ -85,7 +86,7 @@ void train_and_tell(const Json& configuration, const fs::path& folder, int pipe)
   } catch (const Error& error) {
     say(pipe, {{"end", "failed"}, {"error", error.what()}});
   } catch (const std::exception& error) {  // behind the first line of a library's words is a stack
-    say(pipe, {{"end", "failed"}, {"error", first_line(error.what())}});
+    say(pipe, {{"end", "failed"}, {"error", device_failure(error).value_or(first_line(error.what()))}});
   }
 }
 

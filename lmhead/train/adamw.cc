@@ -17,7 +17,6 @@ class AdamW : public UpdateRule {
   }
 
   void step(std::vector<at::Tensor>& gradients, std::int64_t step, double factor) override {
-    const at::Tensor count = at::scalar_tensor(double(step), at::kFloat);
     for (const auto& [rates, members] : calls_) {
       std::vector<at::Tensor> values, grads, averages, squares, largest;
       for (const std::size_t index : members) {
@@ -30,7 +29,7 @@ class AdamW : public UpdateRule {
         if (options_.amsgrad) largest.push_back(max_exp_avg_sq_[index]);
       }
       if (values.empty()) continue;
-      const std::vector<at::Tensor> counts(values.size(), count.to(values[0].device()));
+      const std::vector<at::Tensor> counts(values.size(), at::scalar_tensor(double(step), values[0].options()));
       at::_fused_adamw_(values, grads, averages, squares, largest, counts, rates.learning_rate * factor,
                         options_.betas[0], options_.betas[1], rates.weight_decay, options_.eps, options_.amsgrad,
                         /*maximize=*/false);

@@ -9,6 +9,8 @@ void TrainingOptions::visit_fields(FieldVisitor& visitor) {
                 {"float32", "bfloat16"});
   visitor.field("clip_norm", clip_norm, "largest Euclidean norm of the whole gradient; 0: no clipping", at_least(0));
   visitor.field("threads", threads, "of every operation; null: as many as there are cores", between(1, 4096));
+  visitor.field("device", device,
+                "where the run computes: cpu, cuda, cuda:N, mps, or auto: an accelerator if one is there");
   visitor.field("validate_every", validate_every, "steps between validations; 0: only after the last step",
                 at_least(0));
   visitor.field("checkpoint_every", checkpoint_every, "steps between checkpoints; 0: only after the last step",

@@ -16,6 +16,7 @@ struct TrainingOptions {
   std::string precision = "float32";
   double clip_norm = 1;
   std::optional<std::int64_t> threads;
+  std::string device = "cpu";
   std::int64_t validate_every = 100;
   std::int64_t checkpoint_every = 100;
   std::int64_t keep_last = 2;

@@ -49,6 +49,7 @@ MemoryEstimate estimate_memory(const TrainConfiguration& configuration, std::int
 }
 
 void require_training_memory(const TrainConfiguration& configuration, std::int64_t vocab_size) {
+  if (configuration.training.device != "cpu") return;  // a device says itself what it has
   const MemoryEstimate estimate = estimate_memory(configuration, vocab_size);
   const DataOptions& data = configuration.data;
   require_memory("train",

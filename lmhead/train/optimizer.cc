@@ -7,6 +7,7 @@
 #include <cmath>
 #include <map>
 
+#include "lmhead/base/device.h"
 #include "lmhead/base/error.h"
 #include "lmhead/train/update_rule.h"
 
@@ -117,14 +118,21 @@ std::unique_ptr<Optimizer> make_optimizer(const OptimizerOptions& options, const
   return std::make_unique<RuleList>(std::move(rules));
 }
 
-double gradient_norm(const std::vector<at::Tensor>& gradients) {
-  double sum = 0;
+std::vector<at::Tensor> gradient_norms(const std::vector<at::Tensor>& gradients) {
   std::vector<at::Tensor> defined;
   for (const at::Tensor& gradient : gradients)
     if (gradient.defined()) defined.push_back(gradient);
-  if (defined.empty()) return 0;
-  for (const at::Tensor& norm : at::_foreach_norm(defined)) sum += std::pow(norm.item<double>(), 2);
+  return defined.empty() ? defined : at::_foreach_norm(defined);
+}
+
+double euclidean_norm(const std::vector<double>& norms) {
+  double sum = 0;
+  for (const double norm : norms) sum += std::pow(norm, 2);
   return std::sqrt(sum);
+}
+
+double gradient_norm(const std::vector<at::Tensor>& gradients) {
+  return euclidean_norm(read_numbers(gradient_norms(gradients)));
 }
 
 }  // namespace lmhead

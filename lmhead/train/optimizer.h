@@ -32,6 +32,9 @@ class Optimizer {
 /// a rule of matrices meets a vector. Memory: that of the rules.
 std::unique_ptr<Optimizer> make_optimizer(const OptimizerOptions& options, const ParameterList& parameters);
 
+/// The Euclidean norm of each defined gradient, 0-dim on its device; in float64, that of all from those of each.
+std::vector<at::Tensor> gradient_norms(const std::vector<at::Tensor>& gradients);
+double euclidean_norm(const std::vector<double>& norms);
 /// The Euclidean norm over all defined gradients: float32 within a tensor, float64 across tensors.
 double gradient_norm(const std::vector<at::Tensor>& gradients);
 

@@ -10,9 +10,12 @@
 #include <chrono>
 #include <cmath>
 #include <ctime>
+#include <iterator>
+#include <numeric>
 #include <sstream>
 
 #include "lmhead/base/content_hash.h"
+#include "lmhead/base/device.h"
 #include "lmhead/base/error.h"
 #include "lmhead/train/memory_estimate.h"
 #include "lmhead/train/starting_files.h"
@@ -42,13 +45,25 @@ std::int64_t model_vocab_size(const TrainConfiguration& configuration, const Bat
   return vocab_size;
 }
 
-std::unique_ptr<HeadGradient> make_head_gradient(const TrainConfiguration& configuration, const LmHead& head) {
+ParameterList parameters_on(const CausalModel& model, c10::Device device) {
+  ParameterList parameters = model.parameters();
+  move_parameters(parameters, device);
+  return parameters;
+}
+
+double mean_of(const std::vector<double>& losses) {
+  return std::accumulate(losses.begin(), losses.end(), 0.0) / double(losses.size());
+}
+
+std::unique_ptr<HeadGradient> make_head_gradient(const TrainConfiguration& configuration, const LmHead& head,
+                                                 c10::Device device) {
   return HeadGradient::make(configuration.head_gradient, head, configuration.loss,
                             {.hidden_size = head.hidden_size(),
                              .vocab_size = head.vocab_size(),
                              .has_linear_map = head.linear_map().has_value(),
                              .initializer_range = configuration.model.initializer_range,
-                             .seed = std::uint64_t(configuration.training.seed)},
+                             .seed = std::uint64_t(configuration.training.seed),
+                             .device = device},
                             configuration.model.num_hidden_layers);
 }
 
@@ -106,14 +121,16 @@ Json to_json(const StepRecord& record) {
 Trainer::Trainer(const TrainConfiguration& configuration, const Json& complete, const std::filesystem::path& run_folder,
                  const std::function<Json(const Json&)>& completed)
     : configuration_(configuration),
+      device_(find_device(configuration.training.device, "train")),
       folder_(run_folder, complete, completed),
       batches_(open_run_batches(configuration)),
+      feed_(*batches_, device_),
       model_(configuration.model, configuration.head, model_vocab_size(configuration, *batches_),
              fresh_parameters(std::uint64_t(configuration.training.seed)),
              token_counts_of(*batches_, model_vocab_size(configuration, *batches_)), token_bytes_of(*batches_)),
-      parameters_(model_.parameters()),
+      parameters_(parameters_on(model_, device_)),
       optimizer_(make_optimizer(configuration.optimizer, parameters_)),
-      head_gradient_(make_head_gradient(configuration, *model_.head)),
+      head_gradient_(make_head_gradient(configuration, *model_.head, device_)),
       checkpoints_(folder_.checkpoints(), configuration.training.keep_last),
       frequency_bands_(bands_of(*batches_)),
       started_(now_in_iso_8601()) {
@@ -185,8 +202,15 @@ StepRecord Trainer::step() {
   std::vector<at::Tensor> gradients(parameters_.size());
   StepView view{step, {}, {}, *model_.head};
   std::vector<std::pair<std::string, double>> figures;
-  const double loss = accumulate_gradients(gradients, &view, &figures);
-  require_finite("loss", loss);
+  const std::vector<at::Tensor> losses = accumulate_gradients(gradients, &view, &figures);
+  // Observers and rules count on finite figures. Elsewhere the loss is read with the norm, in one wait for the device.
+  const bool is_watched =
+      head_gradient_ || std::ranges::any_of(observers_, [&](const auto& observer) { return observer->wants(step); });
+  std::optional<double> loss;
+  if (device_.is_cpu() || is_watched) {
+    loss = mean_of(read_numbers(losses));
+    require_finite("loss", *loss);
+  }
   double seconds = seconds_since(start);
 
   // Observers see the parameters that the gradients belong to, so they come before the update.
@@ -200,7 +224,15 @@ StepRecord Trainer::step() {
   const auto update_start = Clock::now();
   exchange_(gradients);
   if (head_gradient_) head_gradient_->change_head(parameters_, gradients);
-  const double norm = gradient_norm(gradients);
+  std::vector<at::Tensor> unread = gradient_norms(gradients);
+  const std::ptrdiff_t norms = std::ssize(unread);
+  if (!loss) unread.insert(unread.end(), losses.begin(), losses.end());
+  const std::vector<double> numbers = read_numbers(unread);
+  if (!loss) {
+    loss = mean_of({numbers.begin() + norms, numbers.end()});
+    require_finite("loss", *loss);
+  }
+  const double norm = euclidean_norm({numbers.begin(), numbers.begin() + norms});
   require_finite("gradient's norm", norm);
   const double clip = configuration_.training.clip_norm;
   if (clip > 0 && norm > clip) {
@@ -235,7 +267,7 @@ StepRecord Trainer::step() {
   speeds_.push_back(double(tokens) / seconds);
   return {step,
           state_.tokens,
-          loss,
+          *loss,
           configuration_.optimizer.learning_rate * factor,
           norm,
           speeds_.back(),
@@ -252,14 +284,14 @@ StepContext Trainer::context_of(std::int64_t step, std::int64_t part) const {
           .part = part};
 }
 
-double Trainer::accumulate_gradients(std::vector<at::Tensor>& gradients, StepView* last,
-                                     std::vector<std::pair<std::string, double>>* figures) {
+std::vector<at::Tensor> Trainer::accumulate_gradients(std::vector<at::Tensor>& gradients, StepView* last,
+                                                      std::vector<std::pair<std::string, double>>* figures) {
   const std::int64_t parts = configuration_.data.micro_batches;
   const bool keeps_statistics = std::ranges::any_of(
       observers_, [&](const auto& observer) { return observer->wants_statistics() && observer->wants(last->step); });
-  double loss_sum = 0;
+  std::vector<at::Tensor> losses;
   for (std::int64_t part = 0; part < parts; ++part) {
-    const Batch batch = batches_->training_batch(last->step - 1, part);
+    const Batch batch = feed_.take(last->step - 1, part);
     std::vector<at::Tensor> layers;
     const bool needs_layers = head_gradient_ && head_gradient_->needs_layers();
     HeadInput input = run_decoder(model_.decoder, *model_.head, batch.tokens, batches_->end_of_document(),
@@ -269,8 +301,9 @@ double Trainer::accumulate_gradients(std::vector<at::Tensor>& gradients, StepVie
     const auto [loss, said] = model_.head->training_loss(
         input, batch.targets, configuration_.loss, keeps_statistics && part == parts - 1 ? &last->statistics : nullptr);
     add_figures(*figures, said, 1 / double(parts));
-    loss_sum += loss.item<double>();
+    losses.push_back(loss.detach());
     (parts == 1 ? loss : loss.div(double(parts))).backward();
+    feed_.send_next(last->step - 1, part);
     for (std::size_t index = 0; index < parameters_.size(); ++index) {
       const at::Tensor gradient = take_gradient(*parameters_[index]);
       if (!gradient.defined()) continue;
@@ -279,7 +312,7 @@ double Trainer::accumulate_gradients(std::vector<at::Tensor>& gradients, StepVie
     last->input = detached(input);
     last->targets = batch.targets;
   }
-  return loss_sum / double(parts);
+  return losses;
 }
 
 NamedTensors Trainer::head_gradient_state() const { return head_gradient_ ? head_gradient_->state() : NamedTensors{}; }
@@ -319,6 +352,7 @@ Json Trainer::summary(const std::string& state) const {
                   {"torch_version", TORCH_VERSION},
                   {"trained_by", to_json(state_.trained_by)},
                   {"threads", at::get_num_threads()},
+                  {"device", device_.str()},
                   {"started", started_},
                   {"finished", now_in_iso_8601()}});
   return summary;

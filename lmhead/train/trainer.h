@@ -11,6 +11,7 @@
 #include "lmhead/data/frequency_bands.h"
 #include "lmhead/heads/head_gradient.h"
 #include "lmhead/models/causal_model.h"
+#include "lmhead/train/batch_feed.h"
 #include "lmhead/train/checkpoint.h"
 #include "lmhead/train/configuration.h"
 #include "lmhead/train/observer.h"
@@ -73,14 +74,17 @@ class Trainer {
   StepRecord step();
   void require_finite(const char* what, double value) const;
   StepContext context_of(std::int64_t step, std::int64_t part) const;
-  double accumulate_gradients(std::vector<at::Tensor>& gradients, StepView* last,
-                              std::vector<std::pair<std::string, double>>* figures);
+  /// The losses of the step's parts, 0-dim each.
+  std::vector<at::Tensor> accumulate_gradients(std::vector<at::Tensor>& gradients, StepView* last,
+                                               std::vector<std::pair<std::string, double>>* figures);
   NamedTensors head_gradient_state() const;
   void save();
 
   TrainConfiguration configuration_;
+  c10::Device device_;
   RunFolder folder_;
   std::unique_ptr<BatchSource> batches_;
+  BatchFeed feed_;
   CausalModel model_;
   ParameterList parameters_;
   std::unique_ptr<Optimizer> optimizer_;

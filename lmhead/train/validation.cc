@@ -10,13 +10,17 @@
 #include <nlohmann/json.hpp>
 #include <numbers>
 
+#include "lmhead/base/device.h"
+#include "lmhead/train/batch_feed.h"
+
 namespace lmhead {
 namespace {
 
 /// Totals in float64 over groups of tokens.
 class ScoreSums {
  public:
-  explicit ScoreSums(std::int64_t groups) : sums_(at::zeros({groups, 3}, at::kDouble)) {}
+  ScoreSums(std::int64_t groups, c10::Device device)
+      : sums_(at::zeros({groups, 3}, at::TensorOptions(device).dtype(at::kDouble))) {}
 
   /// Adds each token to the group that `group` [n] int64 names.
   void add(const TokenScores& scores, const at::Tensor& group) {
@@ -24,8 +28,8 @@ class ScoreSums {
     sums_.index_add_(0, group, at::stack({loss, scores.correct.to(at::kDouble), at::ones_like(loss)}, 1));
   }
   /// Group `index`, or all groups together.
-  GroupScores scores(std::int64_t index) const { return scores_of(sums_[index]); }
-  GroupScores all() const { return scores_of(sums_.sum(0)); }
+  GroupScores scores(std::int64_t index) const { return scores_of(sums_[index].cpu()); }
+  GroupScores all() const { return scores_of(sums_.sum(0).cpu()); }
 
  private:
   static GroupScores scores_of(const at::Tensor& sums) {
@@ -64,14 +68,17 @@ Json to_json(const Validation& v) {
 Validation validate(const CausalModel& model, const BatchSource& batches, const std::optional<FrequencyBands>& bands,
                     std::int64_t step) {
   at::NoGradGuard no_grad;
+  const c10::Device device = model.decoder.embedding()->value.device();
   const std::optional<Coverage> coverage = batches.coverage(step);
-  ScoreSums seen(2), by_band(bands ? std::int64_t(bands->names.size()) : 1);
+  ScoreSums seen(2, device), by_band(bands ? std::int64_t(bands->names.size()) : 1, device);
+  const at::Tensor band_of = bands ? on_device(bands->band, device) : at::Tensor();
+  const at::Tensor seen_targets = coverage ? on_device(coverage->seen_targets, device) : at::Tensor();
   for (std::int64_t index = 0; index < batches.validation_batches(); ++index) {
-    const Batch batch = batches.validation_batch(index);
+    const Batch batch = on_device(batches.validation_batch(index), device);
     const HeadInput input = run_decoder(model.decoder, *model.head, batch.tokens, batches.end_of_document());
     const TokenScores scores = model.head->token_scores(input, batch.targets);
-    by_band.add(scores, bands ? bands->band.index_select(0, batch.targets) : at::zeros_like(batch.targets));
-    if (coverage) seen.add(scores, coverage->seen_targets.index_select(0, batch.targets).to(at::kLong));
+    by_band.add(scores, bands ? band_of.index_select(0, batch.targets) : at::zeros_like(batch.targets));
+    if (coverage) seen.add(scores, seen_targets.index_select(0, batch.targets).to(at::kLong));
   }
   const GroupScores all = by_band.all();
   Validation validation{*all.loss, std::nullopt, *all.top1_accuracy, all.tokens, std::nullopt, {}};

@@ -26,8 +26,8 @@ class GradientRetention:
     ``logits = softcap(logit_scale * (hidden @ weight.T + bias))``; the figures and their formulae are in
     ``docs/glossary.md``. The weight is looked at once: make a new object where it has changed. Memory: D x D float64, a
     block of logits, and one copy of the weight where it is ill-conditioned or narrower than float32. Arithmetic: float32
-    products (float64 for a float64 weight), float64 Gram matrix and sums. On the CPU; tensors of other devices are copied
-    there. Pickles and deep copies hold the weight and the sums so far.
+    products (float64 for a float64 weight), float64 Gram matrix and sums. On the weight's device, to which features and
+    targets of another are copied. Pickles and deep copies hold the weight and the sums so far.
 
     Args:
         weight: [V, D] of any floating type.
@@ -47,8 +47,8 @@ class GradientRetention:
         center_weight: bool = False,
     ) -> None:
         self._arguments = (
-            weight.detach().cpu(),
-            None if bias is None else bias.detach().cpu(),
+            weight.detach(),
+            None if bias is None else bias.detach().to(weight.device),
             float(logit_scale),
             float(logit_softcap),
             bool(center_weight),
@@ -66,8 +66,9 @@ class GradientRetention:
                 f"got {tuple(targets.shape)}"
             )
         _check_integers("[gradient_retention] targets", targets)
-        targets = targets.detach().to("cpu", torch.int64)
-        return self._native.update(hidden.detach().cpu().reshape(-1, hidden.shape[-1]), targets.reshape(-1))
+        device = self._arguments[0].device
+        targets = targets.detach().to(device, torch.int64)
+        return self._native.update(hidden.detach().to(device).reshape(-1, hidden.shape[-1]), targets.reshape(-1))
 
     def compute(self) -> dict[str, float]:
         """Every figure over all tokens so far, by its name in the glossary. Raises where there was no token."""

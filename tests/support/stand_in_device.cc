@@ -244,6 +244,12 @@ at::Tensor empty(at::IntArrayRef sizes, std::optional<at::ScalarType> type, std:
   return empty_strided(sizes, strides, type, layout, device, pin);
 }
 
+/// Where ATen keeps zeros without memory for them (in forward mode), ours have memory.
+at::Tensor zeros(at::IntArrayRef sizes, std::optional<at::ScalarType> type, std::optional<at::Layout> layout,
+                 std::optional<Device> device, std::optional<bool> pin) {
+  return empty(sizes, type, layout, device, pin, std::nullopt).zero_();
+}
+
 /// Between the two sides and within ours.
 at::Tensor copy_from(const at::Tensor& from, const at::Tensor& to, bool non_blocking) {
   if (!is_ours(to) && !(non_blocking && to.is_pinned())) ++waits;
@@ -314,6 +320,7 @@ TORCH_LIBRARY_IMPL(_, AutocastPrivateUse1, library) { library.fallback(torch::Cp
 TORCH_LIBRARY_IMPL(aten, PrivateUse1, library) {
   library.impl("empty.memory_format", &empty);
   library.impl("empty_strided", &empty_strided);
+  library.impl("_efficientzerotensor", &zeros);
   library.impl("_copy_from", &copy_from);
   library.impl("_copy_from_and_resize", &copy_from_and_resize);
 }

@@ -43,6 +43,8 @@ def parser() -> Parser:
     made.add_argument("--prefix-token-id", type=int, metavar="ID", help="what stands for an empty context (default: the "
                       "tokenizer's first token, else its last)")
     made.add_argument("--precision", choices=["float32", "bfloat16"], default="float32", help="of products")
+    made.add_argument("--device", default="cpu", help="where to compute: cpu (default), cuda, cuda:N, mps, or auto: an accelerator if "
+                      "there is one")
     made.add_argument("--margin", type=float, metavar="X", help="the smallest difference between models that would matter")
     made.add_argument("--json", metavar="FILE", help="write every figure of every document")
     made.add_argument("--html", metavar="FILE", help="write a page with tables and plots that opens offline")
@@ -99,9 +101,11 @@ def evaluate_model(model: str, folder: Path, tasks: Any, arguments: argparse.Nam
     from lmhead.evaluate.run import evaluate
 
     settings = {"max_length": arguments.max_length, "precision": arguments.precision}
+    if arguments.device != "cpu":  # scores of another device differ in their last digits, and are kept apart
+        settings["device"] = arguments.device
     kept = AnswerCache(cache / f"{model_key(folder, **settings)}.jsonl" if cache else None)
     interruptions.advice = "; what is scored is kept, and the same command goes on" if cache else ""
-    lm = LmheadLM(folder, max_length=arguments.max_length, dtype=arguments.precision, cache=kept,
+    lm = LmheadLM(folder, max_length=arguments.max_length, dtype=arguments.precision, device=arguments.device, cache=kept,
                   prefix_token_id=arguments.prefix_token_id, progress=progress_line(model))
     results = evaluate(lm, tasks, limit=arguments.limit, seed=SEED)
     return {

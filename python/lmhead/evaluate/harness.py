@@ -87,7 +87,8 @@ class LmheadLM(HarnessTokens):
         max_length: tokens that the model sees at most.
         dtype: "float32" or "bfloat16".
         add_bos_token, prefix_token_id: as for the harness's model `hf`.
-        batch_size, max_batch_size, device: for the harness's sake; passes are filled by tokens, on the CPU.
+        batch_size, max_batch_size: for the harness's sake; passes are filled by tokens.
+        device: where the model computes, as for Scorer; None: on the CPU.
         cache: answers that are known already, and where those that are computed go.
         progress: told how many requests are done, of how many, in place of the harness's bars.
     """
@@ -106,9 +107,7 @@ class LmheadLM(HarnessTokens):
         cache: AnswerCache | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
-        if device not in (None, "cpu"):
-            raise RequestError(f"device must be cpu, got {device}")
-        self.scorer = said_in_a_line(Scorer, pretrained, max_length=max_length,
+        self.scorer = said_in_a_line(Scorer, pretrained, max_length=max_length, device=device or "cpu",
                                      precision="float32" if dtype == "auto" else dtype)
         if prefix_token_id is not None and not 0 <= prefix_token_id < self.scorer.vocab_size:
             raise RequestError(f"prefix_token_id must be at least 0 and below {self.scorer.vocab_size}, got {prefix_token_id}")

@@ -28,13 +28,14 @@ class Scorer:
 
     Requests that follow each other share what they begin with, so the choices of one question run their context once;
     logits of context positions are never computed. What is longer than ``max_length`` loses its first tokens. Several
-    threads may call one scorer at once. On the CPU; log probabilities in float32 or wider, summed in float64.
+    threads may call one scorer at once. Log probabilities in float32 or wider, summed in float64.
 
     Args:
         model: a folder in the Hugging Face layout, a run's or a checkpoint's, or a .gguf file.
         max_length: tokens that the model sees at most; None: as many as it was made for.
         precision: of products, "float32" or "bfloat16".
         pass_tokens: tokens through the model at once; memory grows with it.
+        device: where the model computes: "cpu", "cuda", "cuda:1", "mps", or "auto", an accelerator if there is one.
     """
 
     def __init__(
@@ -44,9 +45,10 @@ class Scorer:
         max_length: int | None = None,
         precision: str = "float32",
         pass_tokens: int = 4096,
+        device: str = "cpu",
     ) -> None:
         place = convert(model) if is_gguf(model) else os.fspath(model)
-        self._native = torch.classes.lmhead.Scorer(place, max_length or 0, precision, pass_tokens)
+        self._native = torch.classes.lmhead.Scorer(place, max_length or 0, precision, pass_tokens, device)
         self.description: dict[str, Any] = json.loads(self._native.describe())
         self.max_length: int = self.description["max_length"]
         self.vocab_size: int = self.description["vocab_size"]
