@@ -17,6 +17,7 @@
 #include "lmhead/models/attention.h"
 #include "lmhead/models/decoder_builder.h"
 #include "lmhead/models/experts.h"
+#include "lmhead/models/recomputed_block.h"
 
 namespace lmhead {
 namespace {
@@ -99,7 +100,9 @@ at::Tensor Decoder::run(const at::Tensor& tokens, Pass pass, std::vector<at::Ten
   }
   at::Tensor x = embed(tokens, pass);
   for (std::size_t layer = 0; layer < blocks_.size(); ++layer) {
-    x = apply(layer, x, pass);
+    x = recomputes_blocks_ && !pass.cache && !pass.trees
+            ? recomputed([this, layer, pass](const at::Tensor& input) { return apply(layer, input, pass); }, x)
+            : apply(layer, x, pass);
     if (layers) layers->push_back(x);
   }
   return normalise(final_norm_, x, pass.type).to(pass.type);

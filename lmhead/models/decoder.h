@@ -43,6 +43,10 @@ class Decoder {
   /// one of the sequences.
   at::Tensor forward_trees(const TokenTrees& trees, std::vector<at::Tensor>* layers = nullptr) const;
 
+  /// Whether `forward` keeps each block's input alone for the backward pass, which computes the block again. The
+  /// decoder must then outlive that pass.
+  void recompute_blocks(bool recomputes) { recomputes_blocks_ = recomputes; }
+
   const ParameterList& parameters() const { return parameters_; }
   const ParameterPtr& embedding() const { return embedding_; }
   const DecoderSpecification& specification() const { return specification_; }
@@ -89,6 +93,7 @@ class Decoder {
   Norm final_norm_;
   ParameterList parameters_;
   std::vector<std::unique_ptr<RotaryTable>> rotary_tables_;
+  bool recomputes_blocks_ = false;
 };
 
 }  // namespace lmhead

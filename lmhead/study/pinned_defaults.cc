@@ -64,7 +64,8 @@ constexpr const char* kPinned = R"({
   },
   "schedule": {"type": "cosine", "warmup_steps": 20, "final_fraction": 0.1, "decay_fraction": 0.2},
   "training": {
-    "steps": 300, "seed": 0, "precision": "float32", "clip_norm": 1.0, "threads": null, "device": "cpu",
+    "steps": 300, "seed": 0, "precision": "float32", "checkpoint_activations": false, "clip_norm": 1.0,
+    "threads": null, "device": "cpu",
     "validate_every": 100, "checkpoint_every": 100, "keep_last": 2, "initial_weights": ""
   },
   "observe": {

@@ -39,7 +39,8 @@ Json settings_of(const Json& complete) {
   settings["head"]["type"] = head_type;
   if (settings.contains("data")) settings["data"].erase("path");
   if (settings.contains("training"))
-    for (const char* key : {"threads", "device", "checkpoint_every", "keep_last"}) settings["training"].erase(key);
+    for (const char* key : {"threads", "device", "checkpoint_activations", "checkpoint_every", "keep_last"})
+      settings["training"].erase(key);
   return settings;
 }
 

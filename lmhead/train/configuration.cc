@@ -7,6 +7,8 @@ void TrainingOptions::visit_fields(FieldVisitor& visitor) {
   visitor.field("seed", seed, "of initial values, and of the data's order where data.seed is null", at_least(0));
   visitor.field("precision", precision, "of products; master weights and the residual stream stay float32",
                 {"float32", "bfloat16"});
+  visitor.field("checkpoint_activations", checkpoint_activations,
+                "keep the input of each block alone, and compute the block again in the backward pass: the same bits");
   visitor.field("clip_norm", clip_norm, "largest Euclidean norm of the whole gradient; 0: no clipping", at_least(0));
   visitor.field("threads", threads, "of every operation; null: as many as there are cores", between(1, 4096));
   visitor.field("device", device,

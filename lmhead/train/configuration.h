@@ -14,6 +14,7 @@ struct TrainingOptions {
   std::int64_t steps = 300;
   std::int64_t seed = 0;
   std::string precision = "float32";
+  bool checkpoint_activations = false;
   double clip_norm = 1;
   std::optional<std::int64_t> threads;
   std::string device = "cpu";

@@ -43,8 +43,11 @@ MemoryEstimate estimate_memory(const TrainConfiguration& configuration, std::int
   // Of a block: the residual stream before each of its halves, queries, keys and values, what attention mixed, and both
   // branches of the MLP.
   const double of_block = 2 * width * sizeof(float) + (2 * queries + keys_and_values + branches * inner) * working;
-  estimate.activations = double(data.batch_size / data.micro_batches) * double(data.sequence_length) *
-                         (ids + width * working + layers * of_block);
+  // Computed again, a block keeps its input; one at a time has all of its own.
+  const bool recomputes = configuration.training.checkpoint_activations && layers > 0;
+  const double of_blocks = recomputes ? layers * width * sizeof(float) + of_block : layers * of_block;
+  estimate.activations =
+      double(data.batch_size / data.micro_batches) * double(data.sequence_length) * (ids + width * working + of_blocks);
   return estimate;
 }
 

@@ -136,6 +136,7 @@ Trainer::Trainer(const TrainConfiguration& configuration, const Json& complete, 
       started_(now_in_iso_8601()) {
   if (configuration_.training.threads) at::set_num_threads(int(*configuration_.training.threads));
   model_.head->check_loss(configuration_.loss);
+  model_.decoder.recompute_blocks(configuration_.training.checkpoint_activations);
   restore(complete);
   set_working_type(parameters_, configuration_.training.precision == "bfloat16" ? at::kBFloat16 : at::kFloat);
 }

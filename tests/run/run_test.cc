@@ -105,6 +105,20 @@ TEST(Run, AsksTasksEverySoManyStepsAndAtTheLast) {
   EXPECT_EQ(read_log(scratch / "silent")[4]["loss"], read_log(scratch / "run")[4]["loss"]);
 }
 
+TEST(Run, HasTheSameFiguresWhereActivationsAreComputedAgain) {
+  const ScratchFolder scratch;
+  write_dataset(scratch / "data");
+  Json json = tiny_configuration(scratch / "data");
+  json["training"]["steps"] = 10;
+  json["model"]["num_hidden_layers"] = 3;
+  json["data"]["micro_batches"] = 2;
+  json["head_gradient"]["hidden"] = {{"rule", "row_normalized"}, {"at", "last_block_input"}};
+  ASSERT_TRUE(run_training(json, scratch / "kept", {}));
+  json["training"]["checkpoint_activations"] = true;
+  ASSERT_TRUE(run_training(json, scratch / "again", {}));
+  EXPECT_EQ(figures_of(scratch / "again"), figures_of(scratch / "kept"));
+}
+
 TEST(Run, RefusesToObserveNothing) {
   const ScratchFolder scratch;
   write_dataset(scratch / "data");

@@ -83,6 +83,14 @@ TEST(MemoryEstimate, ActivationsGrowWithTheTokensOfAMicroBatch) {
   EXPECT_GT(activations(1 << 24, 1, "float32"), 1e12);
 }
 
+TEST(MemoryEstimate, ActivationsThatAreComputedAgainAreNotKept) {
+  TrainConfiguration configuration;
+  configuration.model.num_hidden_layers = 24;
+  const double kept = estimate_memory(configuration, 300).activations;
+  configuration.training.checkpoint_activations = true;
+  EXPECT_LT(estimate_memory(configuration, 300).activations, kept / 4);
+}
+
 TEST(MemoryEstimate, ARunThatCannotBeIsRefusedBeforeItsModelIsMade) {
   const ScratchFolder scratch;
   write_dataset(scratch / "data");
