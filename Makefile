@@ -13,7 +13,7 @@ LMHEAD := .venv/bin/lmhead
 export PYTHON
 export EXTRAS
 
-.PHONY: setup demo real-model docs wheel test study-smoke test-slow study bench bench-head bench-heads bench-evaluate bench-small fuzz clean
+.PHONY: setup demo real-model docs wheel test study-smoke test-slow check-cuda study bench bench-head bench-heads bench-evaluate bench-small fuzz clean
 
 setup:
 	@scripts/setup
@@ -47,6 +47,11 @@ test-slow: test
 	@.venv/bin/python -m pytest -q tests/python/slow
 	@scripts/check_sanitizers.sh
 	@scripts/check_clang.sh
+	@scripts/check_cuda
+
+# The CUDA kernel compiled for every architecture that it is for; needs no GPU, and nvcc from the Python index.
+check-cuda: setup
+	@scripts/check_cuda
 
 # make study STUDY=head_update [TEXT=folder]: one study from text to document, on the default text or on one's own.
 STUDY ?=

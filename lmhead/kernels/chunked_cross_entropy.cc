@@ -12,6 +12,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "lmhead/kernels/fused_rows.h"
 #include "lmhead/kernels/plain_logits.h"
 #include "lmhead/kernels/tile_sizes.h"
 #include "lmhead/kernels/token_statistics.h"
@@ -82,11 +83,12 @@ at::Tensor denominator_of(const Rows& rows, const LinearCrossEntropyOptions& opt
   return at::ones({}, rows.token_weight.options());
 }
 
-/// Calls `work(begin, rows)` for chunks whose logits have at most 64 Mi elements.
+/// Calls `work(begin, rows)` for chunks whose logits have at most 64 Mi elements, or what the row kernel takes at once.
 template <class Work>
-void for_each_chunk(const CrossEntropyArguments& arguments, const Work& work) {
-  const std::int64_t size = arguments.hidden.size(0);
-  const std::int64_t rows = tile_sizes::rows_per_chunk(arguments.map.weight.size(0));
+void for_each_chunk(const CrossEntropyArguments& arguments, bool is_fused, const Work& work) {
+  const std::int64_t size = arguments.hidden.size(0), vocab_size = arguments.map.weight.size(0);
+  const std::int64_t rows = is_fused ? FusedRows::rows_per_chunk(vocab_size, arguments.hidden.scalar_type())
+                                     : tile_sizes::rows_per_chunk(vocab_size);
   for (std::int64_t begin = 0; begin < size; begin += rows) work(begin, std::min(rows, size - begin));
 }
 
@@ -134,7 +136,7 @@ struct GradientSums {
   }
   /// Adds a chunk's, whose `gradient` is with respect to its products.
   void add(const CrossEntropyArguments& arguments, const Rows& rows, std::int64_t begin, at::Tensor gradient) {
-    if (sums.bias.defined()) sums.bias += gradient.sum(0);
+    if (sums.bias.defined()) sums.bias += gradient.sum({0}, /*keepdim=*/false, sums.bias.scalar_type());
     gradient = gradient.to(arguments.hidden.scalar_type());
     if (sums.hidden.defined())
       sums.hidden.narrow(0, begin, gradient.size(0)).copy_(at::mm(gradient, arguments.map.weight));
@@ -172,6 +174,44 @@ at::Tensor losses_of(const CrossEntropyArguments& arguments, const Rows& rows, c
   return options.z_loss == 0 ? loss : loss + options.z_loss * logsumexp.square();
 }
 
+/// The rows of a chunk through the row kernel: writes losses [n] and row sums [n, 2] there, and gives the gradient with
+/// respect to the products for an upstream of [1] or [n], or nothing where that is undefined.
+at::Tensor run_fused(const FusedRows& kernel, const CrossEntropyArguments& arguments, const Rows& rows,
+                     const at::Tensor& given_upstream, const at::Tensor& losses, const at::Tensor& row_sums) {
+  at::Tensor products = at::mm(rows.hidden, arguments.map.weight.t());
+  const auto flat = [](const at::Tensor& tensor) {
+    return tensor.defined() ? tensor.to(at::kFloat).contiguous() : tensor;
+  };
+  const auto data = [](const at::Tensor& tensor) {
+    return tensor.defined() ? tensor.const_data_ptr<float>() : nullptr;
+  };
+  const at::Tensor bias = flat(arguments.map.bias), temperature = flat(rows.temperature),
+                   target_weight = flat(rows.target_weight), token_weight = flat(rows.token_weight),
+                   class_weight = flat(rows.class_weight), weight_sum = flat(rows.weight_sum),
+                   upstream = flat(given_upstream), kept = rows.kept.contiguous();
+  const at::Tensor targets = rows.targets.defined() ? rows.targets.contiguous() : at::Tensor();
+  const bool is_of_rows = class_weight.defined() && class_weight.dim() == 2;
+  kernel.run(products, {.transform = arguments.map.transform,
+                        .bias = data(bias),
+                        .temperature = data(temperature),
+                        .kept = kept.const_data_ptr<bool>(),
+                        .targets = targets.defined() ? targets.const_data_ptr<std::int64_t>() : nullptr,
+                        .target_weight = data(target_weight),
+                        .token_weight = data(token_weight),
+                        .class_weight = data(class_weight),
+                        .weight_sum = data(weight_sum),
+                        .class_weight_stride = is_of_rows ? products.size(1) : 0,
+                        .weight_sum_stride = weight_sum.dim() == 2,
+                        .label_smoothing = static_cast<float>(arguments.options.label_smoothing),
+                        .z_loss = static_cast<float>(arguments.options.z_loss),
+                        .has_probabilities = arguments.has_probabilities(),
+                        .upstream = data(upstream),
+                        .upstream_stride = upstream.defined() && upstream.numel() > 1,
+                        .losses = losses.mutable_data_ptr<float>(),
+                        .row_sums = row_sums.mutable_data_ptr<double>()});
+  return given_upstream.defined() ? products : at::Tensor();
+}
+
 TokenStatistics joined(const std::vector<TokenStatistics>& parts) {
   TokenStatistics all;
   for (auto column : kTokenStatistics) {
@@ -196,8 +236,16 @@ CrossEntropyForward chunked_forward(const CrossEntropyArguments& given, const Wa
   result.row_sums = at::zeros({losses.size(0), 2}, losses.options().dtype(at::kDouble));
   GradientSums gradients(arguments, wanted);
   std::vector<TokenStatistics> of_chunks;
-  for_each_chunk(arguments, [&](std::int64_t begin, std::int64_t size) {
+  const auto kernel = statistics == WantedStatistics::kNone ? FusedRows::of(arguments.hidden) : std::nullopt;
+  for_each_chunk(arguments, kernel.has_value(), [&](std::int64_t begin, std::int64_t size) {
     const Rows rows = all.narrow(begin, size);
+    if (kernel) {
+      const at::Tensor upstream = wanted.any() ? (1 / denominator).reshape({1}) : at::Tensor();
+      const at::Tensor gradient = run_fused(*kernel, arguments, rows, upstream, losses.narrow(0, begin, size),
+                                            result.row_sums.narrow(0, begin, size));
+      if (wanted.any()) gradients.add(arguments, rows, begin, gradient);
+      return;
+    }
     const at::Tensor logits = wide_linear_logits(rows.hidden, arguments.map);
     const at::Tensor cooled = rows.temperature.defined() ? logits / rows.temperature : logits;
     // Around the maximum, because logits near 1e4 leave a float32 logsumexp no digits behind the point.
@@ -228,8 +276,16 @@ CrossEntropyGradients chunked_backward(const CrossEntropyArguments& given, const
   const Rows all = rows_of(arguments);
   const at::Tensor above = (upstream.detach().to(type) / denominator_of(all, arguments.options)).reshape({-1, 1});
   GradientSums gradients(arguments, wanted);
-  for_each_chunk(arguments, [&](std::int64_t begin, std::int64_t size) {
+  const auto kernel = FusedRows::of(arguments.hidden);
+  for_each_chunk(arguments, kernel.has_value(), [&](std::int64_t begin, std::int64_t size) {
     const Rows rows = all.narrow(begin, size);
+    if (kernel) {  // sums of a row cost less than a second kernel that is given them
+      const at::Tensor of_rows = above.size(0) == 1 ? above : above.narrow(0, begin, size);
+      gradients.add(arguments, rows, begin,
+                    run_fused(*kernel, arguments, rows, of_rows, at::empty({size}, above.options()),
+                              at::empty({size, 2}, above.options().dtype(at::kDouble))));
+      return;
+    }
     const at::Tensor sums = row_sums.narrow(0, begin, size);
     const at::Tensor max = sums.narrow(1, 0, 1).to(type), lse = sums.narrow(1, 1, 1) - sums.narrow(1, 0, 1);
     gradients.add(arguments, rows, begin,

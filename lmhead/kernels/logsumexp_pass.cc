@@ -2,6 +2,7 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/cat.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/mm.h>
 #include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
@@ -9,6 +10,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "lmhead/kernels/fused_rows.h"
 #include "lmhead/kernels/logit_pass.h"
 #include "lmhead/kernels/plain_logits.h"
 #include "lmhead/kernels/readable_tensor.h"
@@ -102,9 +104,36 @@ at::Tensor cooled(const LogsumexpArguments& part, const at::Tensor& logits) {
   return part.temperature.defined() ? logits / part.temperature.to(logits.scalar_type()) : logits;
 }
 
+/// The rows of a chunk through the row kernel: writes their largest logit and logsumexp to `sums` [n, 2], and gives the
+/// gradient with respect to the products for `upstream` [n], where that is defined.
+at::Tensor run_fused(const FusedRows& kernel, const LogsumexpArguments& part, const at::Tensor& upstream,
+                     const at::Tensor& sums) {
+  const at::Tensor products = at::mm(part.hidden, part.map.weight.t());
+  const auto flat = [](const at::Tensor& row) { return row.defined() ? row.to(at::kFloat).contiguous() : row; };
+  const auto data = [](const at::Tensor& row) { return row.defined() ? row.const_data_ptr<float>() : nullptr; };
+  const at::Tensor bias = flat(part.map.bias), temperature = flat(part.temperature), above = flat(upstream);
+  const at::Tensor losses = at::empty({products.size(0)}, products.options().dtype(at::kFloat));
+  kernel.run(products, {.transform = part.map.transform,
+                        .bias = data(bias),
+                        .temperature = data(temperature),
+                        .upstream = data(above),
+                        .upstream_stride = 1,
+                        .losses = losses.mutable_data_ptr<float>(),
+                        .row_sums = sums.mutable_data_ptr<double>()});
+  return products;
+}
+
 at::Tensor chunked_forward(const LogsumexpArguments& arguments, bool with_entropy) {
   at::Tensor row_sums = at::zeros({arguments.hidden.size(0), 3}, arguments.hidden.options().dtype(at::kDouble));
+  const auto kernel = with_entropy ? std::nullopt : FusedRows::of(arguments.hidden);
   for_each_chunk(arguments, [&](std::int64_t begin, const LogsumexpArguments& part) {
+    const at::Tensor of_part = row_sums.narrow(0, begin, part.hidden.size(0));
+    if (kernel) {
+      const at::Tensor sums = at::empty({of_part.size(0), 2}, row_sums.options());
+      run_fused(*kernel, part, {}, sums);
+      of_part.narrow(1, 0, 2).copy_(sums);
+      return;
+    }
     const at::Tensor logits = cooled(part, wide_linear_logits(part.hidden, part.map));
     const at::Tensor max = logits.amax({1}, true), around = logits - max, lse = around.logsumexp({1}, true);
     std::vector<at::Tensor> sums{max.to(at::kDouble), max.to(at::kDouble) + lse.to(at::kDouble)};
@@ -114,7 +143,7 @@ at::Tensor chunked_forward(const LogsumexpArguments& arguments, bool with_entrop
       entropy = (lse - (p * around.masked_fill(p.eq(0), 0)).sum({1}, true)).to(at::kDouble);
     }
     sums.push_back(entropy);
-    row_sums.narrow(0, begin, part.hidden.size(0)).copy_(at::cat(sums, 1));
+    of_part.copy_(at::cat(sums, 1));
   });
   return row_sums;
 }
@@ -130,8 +159,11 @@ std::array<at::Tensor, 3> chunked_backward(const LogsumexpArguments& arguments, 
   if (wanted[0]) sums[0] = zeros(arguments.hidden, type);
   if (wanted[1]) sums[1] = zeros(arguments.map.weight, wide);
   if (wanted[2]) sums[2] = zeros(arguments.map.bias, wide);
-  for_each_chunk(arguments, [&](std::int64_t begin, const LogsumexpArguments& part) {
+  const auto kernel = of_entropy.defined() ? std::nullopt : FusedRows::of(arguments.hidden);
+  const auto gradient_of = [&](std::int64_t begin, const LogsumexpArguments& part) {
     const std::int64_t rows = part.hidden.size(0);
+    if (kernel)
+      return run_fused(*kernel, part, of_logsumexp.narrow(0, begin, rows), at::empty({rows, 2}, row_sums.options()));
     const auto column = [&](const at::Tensor& whole) { return whole.narrow(0, begin, rows).to(wide).unsqueeze(1); };
     const auto sum = [&](std::int64_t which) { return row_sums.narrow(0, begin, rows).narrow(1, which, 1); };
     const at::Tensor logits = wide_linear_logits(part.hidden, part.map);
@@ -140,8 +172,12 @@ std::array<at::Tensor, 3> chunked_backward(const LogsumexpArguments& arguments, 
     at::Tensor gradient = p * column(of_logsumexp);
     if (of_entropy.defined())
       gradient = gradient - p * (around.masked_fill(p.eq(0), 0) - lse + sum(2).to(wide)) * column(of_entropy);
-    gradient = product_gradient(cooled(part, gradient), logits, part.map.transform);
-    if (wanted[2]) sums[2] += gradient.sum(0);
+    return product_gradient(cooled(part, gradient), logits, part.map.transform);
+  };
+  for_each_chunk(arguments, [&](std::int64_t begin, const LogsumexpArguments& part) {
+    const std::int64_t rows = part.hidden.size(0);
+    at::Tensor gradient = gradient_of(begin, part);
+    if (wanted[2]) sums[2] += gradient.sum({0}, /*keepdim=*/false, wide);
     gradient = gradient.to(type);
     if (wanted[0]) sums[0].narrow(0, begin, rows).copy_(at::mm(gradient, part.map.weight));
     if (wanted[1]) sums[1] += at::mm(gradient.t(), part.hidden);

@@ -112,6 +112,8 @@ def _describe_library(found: dict[str, Any]) -> None:
 
     by = json.loads(torch.ops.lmhead._trained_by_this_process())
     found["lmhead"] = {"version": _version("lmhead") or "not installed as a package", "commit": by["commit"], "torch": by["torch_version"]}
+    kernel = "here, and run on no GPU so far" if torch.ops.lmhead._has_cuda_rows() else "not built: CUDA tensors take ATen's operations"
+    found["devices"]["cuda_kernel"] = kernel
     found["system"] |= {"processor": by["processor"], "instructions": by["instructions"], "kernels": by["vector_level"]}
 
 

@@ -1,7 +1,7 @@
-// Elementary functions and conversions that g++ turns into vector code. Included only by the files that are compiled
-// once for each instruction set, so everything lives in a namespace named after that set: the linker must never pick
-// the AVX-512 copy of an inline function for a machine without AVX-512. For the same reason no template of the
-// standard library is used here.
+// Elementary functions and conversions that g++ turns into vector code, and nvcc into a kernel's. Included only by the
+// files that are compiled once for each instruction set, so everything lives in a namespace named after that set: the
+// linker must never pick the AVX-512 copy of an inline function for a machine without AVX-512. For the same reason no
+// template of the standard library is used here.
 #pragma once
 
 #include <cmath>
@@ -14,14 +14,20 @@
 #error "LMHEAD_VECTOR_LEVEL must name the instruction set that this file is compiled for"
 #endif
 
+#ifdef __CUDACC__
+#define LMHEAD_BOTH __host__ __device__
+#else
+#define LMHEAD_BOTH
+#endif
+
 namespace lmhead::vector::LMHEAD_VECTOR_LEVEL {
 
-inline float from_bits(std::uint32_t bits) {
+LMHEAD_BOTH inline float from_bits(std::uint32_t bits) {
   float value;
   std::memcpy(&value, &bits, sizeof value);
   return value;
 }
-inline std::uint32_t to_bits(float value) {
+LMHEAD_BOTH inline std::uint32_t to_bits(float value) {
   std::uint32_t bits;
   std::memcpy(&bits, &value, sizeof bits);
   return bits;
@@ -42,22 +48,22 @@ struct Numbers<Bfloat16> {
   using Wide = float;
 };
 
-inline float load(float value) { return value; }
-inline double load(double value) { return value; }
-inline float load(Bfloat16 value) { return from_bits(static_cast<std::uint32_t>(value.bits) << 16); }
-inline void store(float value, float& place) { place = value; }
-inline void store(double value, double& place) { place = value; }
-inline void store(float value, double& place) { place = value; }
-inline void store(double value, float& place) { place = static_cast<float>(value); }
-inline void store(float value, Bfloat16& place) {  // round to nearest, ties to even
+LMHEAD_BOTH inline float load(float value) { return value; }
+LMHEAD_BOTH inline double load(double value) { return value; }
+LMHEAD_BOTH inline float load(Bfloat16 value) { return from_bits(static_cast<std::uint32_t>(value.bits) << 16); }
+LMHEAD_BOTH inline void store(float value, float& place) { place = value; }
+LMHEAD_BOTH inline void store(double value, double& place) { place = value; }
+LMHEAD_BOTH inline void store(float value, double& place) { place = value; }
+LMHEAD_BOTH inline void store(double value, float& place) { place = static_cast<float>(value); }
+LMHEAD_BOTH inline void store(float value, Bfloat16& place) {  // round to nearest, ties to even
   const std::uint32_t bits = to_bits(value);
   const std::uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
   place.bits = static_cast<std::uint16_t>(value == value ? rounded : 0x7fc0u);
 }
-inline void store(double value, Bfloat16& place) { store(static_cast<float>(value), place); }
+LMHEAD_BOTH inline void store(double value, Bfloat16& place) { store(static_cast<float>(value), place); }
 
 /// e^x, within 1.5 units in the last place; 0 below the smallest normal result.
-inline float exponential(float x) {
+LMHEAD_BOTH inline float exponential(float x) {
   constexpr float kRound = 12582912.f;  // 1.5 * 2^23: adding it leaves the nearest integer in the low bits
   const float shifted = x * 1.44269504088896341f + kRound;
   const float n = shifted - kRound;
@@ -75,10 +81,10 @@ inline float exponential(float x) {
   result = x < -87.33654f ? 0.f : result;
   return x > 88.37626f ? from_bits(0x7f800000u) : result;
 }
-inline double exponential(double x) { return std::exp(x); }
+LMHEAD_BOTH inline double exponential(double x) { return std::exp(x); }
 
 /// tanh(x), within 2 units in the last place.
-inline float hyperbolic_tangent(float x) {
+LMHEAD_BOTH inline float hyperbolic_tangent(float x) {
   const float magnitude = x < 0 ? -x : x;
   const float square = x * x;
   float p = -5.70498872745e-3f;  // Cephes tanhf
@@ -90,10 +96,10 @@ inline float hyperbolic_tangent(float x) {
   const float far = 1.f - 2.f / (exponential(magnitude + magnitude) + 1.f);
   return magnitude < 0.625f ? near : x < 0 ? -far : far;
 }
-inline double hyperbolic_tangent(double x) { return std::tanh(x); }
+LMHEAD_BOTH inline double hyperbolic_tangent(double x) { return std::tanh(x); }
 
 /// log(1 + x) for 0 <= x <= 1, within 1e-7: twice the inverse hyperbolic tangent of x / (2 + x).
-inline float log_of_one_and(float x) {
+LMHEAD_BOTH inline float log_of_one_and(float x) {
   const float s = x / (2.f + x), square = s * s;
   float p = 2.f / 13.f;
   p = p * square + 2.f / 11.f;
@@ -103,9 +109,9 @@ inline float log_of_one_and(float x) {
   p = p * square + 2.f / 3.f;
   return s * (p * square + 2.f);
 }
-inline double log_of_one_and(double x) { return std::log1p(x); }
+LMHEAD_BOTH inline double log_of_one_and(double x) { return std::log1p(x); }
 
-inline float square_root(float x) { return __builtin_sqrtf(x); }
-inline double square_root(double x) { return __builtin_sqrt(x); }
+LMHEAD_BOTH inline float square_root(float x) { return __builtin_sqrtf(x); }
+LMHEAD_BOTH inline double square_root(double x) { return __builtin_sqrt(x); }
 
 }  // namespace lmhead::vector::LMHEAD_VECTOR_LEVEL

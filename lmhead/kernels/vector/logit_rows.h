@@ -1,7 +1,7 @@
 // Rows of logits: maximum, sum of exponentials, gradient. See row_kernels.h for what each operation means.
 #pragma once
 
-#include "lmhead/kernels/vector/elementary.h"
+#include "lmhead/kernels/vector/row_formulae.h"
 
 namespace lmhead::vector::LMHEAD_VECTOR_LEVEL {
 
@@ -69,19 +69,16 @@ void load_logits(const T* stored, const Wide* bias, std::int64_t size, const Lin
   } else if (transform.softcap > 0) {
     const Wide cap = static_cast<Wide>(transform.softcap);
 #pragma omp simd
-    for (std::int64_t i = 0; i < size; ++i) line[i] = hyperbolic_tangent(line[i] / cap) * cap;
+    for (std::int64_t i = 0; i < size; ++i) line[i] = softcapped(line[i], cap);
   } else if (transform.sigmoid_cap.height > 0) {
     const Wide height = static_cast<Wide>(transform.sigmoid_cap.height);
     const Wide shift = static_cast<Wide>(transform.sigmoid_cap.shift);
     const Wide width = static_cast<Wide>(transform.sigmoid_cap.width);
 #pragma omp simd
-    for (std::int64_t i = 0; i < size; ++i) line[i] = height / (Wide(1) + exponential(-((line[i] + shift) / width)));
+    for (std::int64_t i = 0; i < size; ++i) line[i] = sigmoid_capped(line[i], height, shift, width);
   } else if (transform.sigsoftmax) {
 #pragma omp simd
-    for (std::int64_t i = 0; i < size; ++i) {  // 2 z - softplus(z), written so that neither end overflows
-      const Wide z = line[i], magnitude = z < 0 ? -z : z;
-      line[i] = z + (z < 0 ? z : Wide(0)) - log_of_one_and(exponential(-magnitude));
-    }
+    for (std::int64_t i = 0; i < size; ++i) line[i] = sigsoftmaxed(line[i]);
   }
   if (how.inverse_temperature != 1) {
     const Wide inverse = static_cast<Wide>(how.inverse_temperature);
@@ -133,41 +130,6 @@ LineSums logit_sums(const Wide* line, std::int64_t size, const Wide* class_weigh
   sums.entropy = entropy;
   return sums;
 }
-
-/// Slopes of the maps, from the logits that they gave times `inverse_temperature`.
-template <class Wide>
-struct NoSlope {
-  Wide operator()(Wide) const { return 1; }
-  Wide of_target(Wide) const { return 1; }
-};
-template <class Wide>
-struct SoftcapSlope {
-  Wide cap, inverse_cap;
-  Wide operator()(Wide logit) const {
-    const Wide share = logit * inverse_cap;
-    return 1 - share * share;
-  }
-  Wide of_target(Wide logit) const {
-    const Wide share = logit / cap;
-    return 1 - share * share;
-  }
-};
-template <class Wide>
-struct SigmoidCapSlope {
-  Wide inverse_height, steepness;  // A / c
-  Wide operator()(Wide logit) const {
-    const Wide share = logit * inverse_height;
-    return share * (1 - share) * steepness;
-  }
-  Wide of_target(Wide logit) const { return (*this)(logit); }
-};
-template <class Wide>
-struct SigsoftmaxSlope {
-  Wide temperature;
-  // With t = e^z: e^logit = t^2 / (1 + t), and so sigma(z) = 2 / (1 + sqrt(1 + 4 e^-logit)).
-  Wide operator()(Wide logit) const { return 2 - 2 / (1 + square_root(1 + 4 * exponential(-(logit * temperature)))); }
-  Wide of_target(Wide logit) const { return (*this)(logit); }
-};
 
 template <class Wide, class Slope>
 void sloped_gradient(Wide* line, std::int64_t size, const LineGradient& factors, const Wide* class_weight,

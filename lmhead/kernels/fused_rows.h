@@ -1,0 +1,44 @@
+// The fused row kernel, where a device has one: liblmhead_cuda.so for CUDA, loaded when the first tensor comes that
+// wants it.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <optional>
+
+#include "lmhead/kernels/cuda/logit_rows.h"
+
+namespace lmhead {
+
+/// The row kernel of a device.
+class FusedRows {
+ public:
+  /// That for `hidden`; nothing for types and devices without one, of which a CUDA without its library is said once.
+  static std::optional<FusedRows> of(const at::Tensor& hidden);
+
+  /// How many rows of `vocab_size` logits a chunk has: 256 MiB of them.
+  static std::int64_t rows_per_chunk(std::int64_t vocab_size, at::ScalarType type);
+
+  /// Runs the task on the device of `logits` [n, V], contiguous, from which its first four members are set. Throws
+  /// where the device refuses.
+  void run(const at::Tensor& logits, LogitRowsTask task) const;
+
+ private:
+  explicit FusedRows(LogitRowsLauncher launch) : launch_(launch) {}
+  LogitRowsLauncher launch_;
+};
+
+/// While this lives `launch` is the row kernel of the CPU, whose tensors have none otherwise: for tests of what the
+/// kernel is made of.
+class FusedRowsOnHost {
+ public:
+  explicit FusedRowsOnHost(LogitRowsLauncher launch);
+  ~FusedRowsOnHost();
+  FusedRowsOnHost(const FusedRowsOnHost&) = delete;
+  FusedRowsOnHost& operator=(const FusedRowsOnHost&) = delete;
+};
+
+/// Whether liblmhead_cuda.so lies beside this library, and is of its version.
+bool has_cuda_rows();
+
+}  // namespace lmhead
