@@ -29,8 +29,6 @@ struct MultiTokenOptions : HeadOptions {
   }
 };
 
-constexpr std::int64_t kIgnored = -100;  // a target that is not there
-
 /// z = W h. Training adds weight(t) times the mean loss of y_(t+1+k) under softmax(W (h + B_k silu(A_k h))) for k = 1
 /// to K; whatever else asks is told the next token's.
 class MultiTokenHead : public WordsHead {

@@ -20,9 +20,10 @@ class WordsHead : public MappedHead {
   at::Tensor map_features(const HeadInput& input) const override { return input.select(input.hidden); }
   LinearMap working_map() const override { return {weight_->working}; }
 
+  static constexpr std::int64_t kIgnored = -100;
   /// Further features that W is trained on beside the head's own.
   struct Rows {
-    at::Tensor features, targets, weights;  // [N, D]; [N], -100 where a row counts nothing; [N] of each loss
+    at::Tensor features, targets, weights;  // [N, D]; [N], kIgnored where a row counts nothing; [N] of each loss
   };
   /// The weighted sum of all their losses, in one pass: one gradient of W, and as many products as there are rows.
   at::Tensor joint_loss(std::vector<Rows> all, const LossOptions& options) const;
