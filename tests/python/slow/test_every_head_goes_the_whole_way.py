@@ -82,7 +82,7 @@ def test_every_head_is_an_arm_of_a_study(folder):
     (folder / "study.json").write_text(json.dumps(study))
     call(folder, "study", "study.json", "--out", "study", "--jobs", 2, "--discard-runs")
     statistics = json.loads((folder / "study/statistics.json").read_text())
-    assert {arm["name"] for arm in statistics["arms"]} == set(names)
+    assert {arm["arm"] for arm in statistics["arms"]} == set(names)
     rows = [json.loads(line) for line in (folder / "study/rows.jsonl").read_text().splitlines()]
     assert len(rows) == 2 * len(names) and not any(row["diverged"] for row in rows)
     # Whatever else a head trains on, evaluation is of the whole vocabulary: after four steps no one is far from chance.
