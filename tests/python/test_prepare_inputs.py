@@ -120,7 +120,7 @@ def test_undecodable_bytes_stay_in_bytes_and_become_replacement_characters_in_bp
     ("bad.jsonl", b'{"text": "%b\xff"}' % (b"a" * 200), "bad.jsonl:1 must be a line of JSON"),
     ("bad.txt.gz", b"no gzip", "bad.txt.gz must be readable"),
     ("bad.txt.gz", gzip.compress(os.urandom(5000))[:-900], "bad.txt.gz must be readable"),
-    ("bad.txt.gz", gzip.compress(b"a" * 999)[:12] + b"\xff" * 20, "bad.txt.gz must be readable"),
+    ("bad.txt.gz", gzip.compress(b"a" * 999, mtime=0)[:12] + b"\xff" * 20, "bad.txt.gz must be readable"),
     ("bad.txt.xz", lzma.compress(os.urandom(5000))[:-900], "bad.txt.xz must be readable"),
     ("bad.tar", b"no archive" * 100, "bad.tar must be readable"),
     ("bad.tar.xz", lzma.compress(b"no archive" * 100), "bad.tar.xz must be readable"),
