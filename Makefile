@@ -29,7 +29,7 @@ real-model: setup
 	@.venv/bin/python scripts/real_model.py
 
 test: setup
-	@ctest --test-dir build/release --output-on-failure
+	@ctest --test-dir build/release --output-on-failure --parallel 2
 	@.venv/bin/python -m pytest -q -n 2 --dist loadfile tests/python
 
 study-smoke: setup

@@ -110,7 +110,7 @@ def built_tests() -> pathlib.Path:
 
 
 def make_checkpoint(folder: pathlib.Path, config_class: str, arguments: dict, **saving) -> None:
-    """Writes a random model, and the tokens, features and logits that transformers computes from it."""
+    """Writes a random model and what transformers computes from it."""
     torch.manual_seed(sum(map(ord, folder.name)))
     config = getattr(transformers, config_class)(attn_implementation="eager", **arguments)
     model = transformers.AutoModelForCausalLM.from_config(config).eval()
@@ -118,7 +118,11 @@ def make_checkpoint(folder: pathlib.Path, config_class: str, arguments: dict, **
         for parameter in model.parameters():  # away from ones and zeros, large enough to tell formulas apart
             parameter.add_(0.3 * torch.randn_like(parameter))
     model.save_pretrained(folder, **saving)
-    tokens = torch.randint(VOCAB, (2, LENGTH))
+    write_parity(folder, model, torch.randint(VOCAB, (2, LENGTH)))
+
+
+def write_parity(folder: pathlib.Path, model, tokens) -> None:
+    """What the C++ test compares with: the tokens, and what transformers computes from them."""
     with torch.no_grad():
         output = model(tokens, output_hidden_states=True)
     loss = torch.nn.functional.cross_entropy(output.logits.double().flatten(0, 1), tokens.roll(-1).flatten())

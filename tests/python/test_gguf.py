@@ -12,8 +12,7 @@ from lmhead.command import RequestError
 from lmhead.gguf.convert import convert
 from lmhead.gguf.vocabulary import build
 from measure_fixtures import TEXTS, command, make_tokenizer, text_files
-from safetensors.torch import save_file
-from test_families import built_tests, check
+from test_families import built_tests, check, write_parity
 
 # Architectures whose GGUF files transformers reads itself, at any size; loading them so takes seconds.
 READ_BY_TRANSFORMERS = ("llama", "qwen2", "qwen3", "gemma2", "gemma3") if os.environ.get("LMHEAD_SLOW_TESTS") else ("llama", "gemma3")
@@ -27,11 +26,7 @@ def cache(tmp_path, monkeypatch):
 
 def with_parity(path, model):
     folder = pathlib.Path(convert(path))
-    tokens = torch.randint(VOCAB, (2, 20), generator=torch.Generator().manual_seed(1))
-    with torch.no_grad():
-        output = model(tokens, output_hidden_states=True)
-    save_file({"tokens": tokens, "logits": output.logits.contiguous(), "hidden": output.hidden_states[-1].contiguous()},
-              folder / "parity.safetensors")
+    write_parity(folder, model, torch.randint(VOCAB, (2, 20), generator=torch.Generator().manual_seed(1)))
     return folder
 
 
