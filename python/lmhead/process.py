@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any, NoReturn
+from typing import Any
 
 STOPPED, REFUSED = 130, 2
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -97,7 +97,10 @@ class Interruptions:
         for number in self._signals:
             signal.signal(number, handler)
 
-    def _leave(self, number: int, frame: object) -> NoReturn:
+    def _leave(self, number: int, frame: object) -> None:
+        if self.came:  # the same that came to the group and from the caller, between the line and the end
+            return
+        self.came = True
         with contextlib.suppress(OSError):
             os.write(2, f"[{self._name}] stopped\n".encode())
         os._exit(STOPPED)
