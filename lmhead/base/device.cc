@@ -57,6 +57,10 @@ at::Tensor on_device(const at::Tensor& tensor, c10::Device device) {
   return tensor.pin_memory().to(device, /*non_blocking=*/true);
 }
 
+void move_to(c10::Device device, std::initializer_list<at::Tensor*> tensors) {
+  for (at::Tensor* tensor : tensors) *tensor = on_device(*tensor, device);
+}
+
 std::vector<double> read_numbers(const std::vector<at::Tensor>& tensors) {
   if (tensors.empty()) return {};
   const at::Tensor here = at::stack(tensors).detach().to(at::kDouble).cpu();

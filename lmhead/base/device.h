@@ -5,6 +5,7 @@
 #include <c10/core/Device.h>
 
 #include <exception>
+#include <initializer_list>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -20,6 +21,9 @@ c10::Device find_device(const std::string& name, std::string_view who);
 /// `tensor` on `device`; from the CPU through pinned memory and without waiting for the device. Itself where it is
 /// there already, or undefined.
 at::Tensor on_device(const at::Tensor& tensor, c10::Device device);
+
+/// The same of each of them, in its place.
+void move_to(c10::Device device, std::initializer_list<at::Tensor*> tensors);
 
 /// The values of 0-dim tensors of one type and device, by one wait for it.
 std::vector<double> read_numbers(const std::vector<at::Tensor>& tensors);

@@ -25,10 +25,9 @@ std::vector<std::int64_t> input_of(const ScoreRequest& request, std::int64_t max
   return ids;
 }
 
-TokenTrees on_device(TokenTrees trees, c10::Device device) {
-  trees.tokens = lmhead::on_device(trees.tokens, device);
-  trees.positions = lmhead::on_device(trees.positions, device);
-  for (TokenTrees::Tree& tree : trees.trees) tree.visible = lmhead::on_device(tree.visible, device);
+TokenTrees moved(TokenTrees trees, c10::Device device) {
+  move_to(device, {&trees.tokens, &trees.positions});
+  for (TokenTrees::Tree& tree : trees.trees) move_to(device, {&tree.visible});
   return trees;
 }
 
@@ -63,9 +62,9 @@ struct ScoringPass {
   TokenScores token_scores(const LoadedModel& model) const {
     const c10::Device device = model.decoder->embedding()->value.device();
     const auto there = [&](const std::vector<std::int64_t>& ids) {
-      return lmhead::on_device(at::tensor(ids, at::kLong), device);
+      return on_device(at::tensor(ids, at::kLong), device);
     };
-    const TokenTrees built = on_device(trees.build(), device);
+    const TokenTrees built = moved(trees.build(), device);
     const HeadNeeds needs = model.head->needs();
     std::vector<at::Tensor> layers;
     HeadInput all{.hidden = model.decoder->forward_trees(built, needs.layers.empty() ? nullptr : &layers)};

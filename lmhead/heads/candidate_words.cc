@@ -53,8 +53,7 @@ Candidates candidates_of(const at::Tensor& targets, const std::vector<std::int64
   }
   for (std::int64_t token = 0; token < given.size(0); ++token)
     result.targets.mutable_data_ptr<std::int64_t>()[token] = places[std::size_t(target[token])];
-  for (at::Tensor* tensor : {&result.ids, &result.targets, &result.drawn})
-    *tensor = on_device(*tensor, targets.device());
+  move_to(targets.device(), {&result.ids, &result.targets, &result.drawn});
   return result;
 }
 

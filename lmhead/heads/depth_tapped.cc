@@ -136,14 +136,12 @@ class DepthTappedHead : public LmHead {
                     Reduction reduction) const {
     const auto layout = classes_.layout();
     const at::Tensor features = at::cat(features_of(input));
-    const TokenLossProblem problem{
-        .hidden = features,
-        .map = {weight_->working},
-        .targets = layout->rows.index_select(0, targets),
-        .further = mean_logit(features, weight_->working, options, layout->sizes),
-        .loss = [options](std::int64_t, const TokenTerms& terms,
-                          const TokenSlopes& by) { return smoothed_loss(options, terms, by); },
-        .feature_ends = {layout->begins.begin() + 1, layout->begins.end()}};
+    const TokenLossProblem problem{.hidden = features,
+                                   .map = {weight_->working},
+                                   .targets = layout->rows.index_select(0, targets),
+                                   .further = mean_logit(features, weight_->working, options, layout->sizes),
+                                   .loss = smoothed_loss(options),
+                                   .feature_ends = {layout->begins.begin() + 1, layout->begins.end()}};
     if (linear_token_loss_takes(problem)) return linear_token_loss(problem, reduction);
     const at::Tensor all = plain_smoothed_losses(widened(compute_logits(input)), targets, options);
     return reduction == Reduction::kNone ? all : all.mean();

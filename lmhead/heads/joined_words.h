@@ -12,6 +12,8 @@ struct JoinedWords {
   ParameterPtr weight;  // [W, U], or W where that is the embedding
   ParameterPtr beside;  // U there, else null
 
+  /// What the head itself has of the two.
+  const ParameterPtr& own() const { return beside ? beside : weight; }
   at::Tensor value() const;
   at::Tensor working() const;
 };

@@ -150,19 +150,21 @@ class MultiResolutionHead : public LmHead {
     const at::Tensor ranges = ranges_of(targets, weight != 0, of_prefix != 0);
     std::vector<double> weights(std::size_t(ranges.size(1)), weight);
     if (of_prefix != 0) weights.back() = of_prefix;
-    TokenLossProblem problem{.hidden = hidden,
-                             .map = map(),
-                             .targets = rows_of(targets),
-                             .further = mean_logit(hidden, weight_->working, options),
-                             .loss = [weights, options](std::int64_t, const TokenTerms& terms, const TokenSlopes& by) {
-                               double loss = smoothed_loss(options, terms, by);
-                               for (std::size_t range = 0; range < weights.size(); ++range) {
-                                 loss += weights[range] * (*terms.logsumexp - terms.range_logsumexp[range]);
-                                 *by.logsumexp += weights[range], by.range_logsumexp[range] = -weights[range];
-                               }
-                               return loss;
-                             }};
-    problem.ranges = ranges;
+    const auto loss = [weights, smoothed = smoothed_loss(options)](std::int64_t token, const TokenTerms& terms,
+                                                                   const TokenSlopes& by) {
+      double loss = smoothed(token, terms, by);
+      for (std::size_t range = 0; range < weights.size(); ++range) {
+        loss += weights[range] * (*terms.logsumexp - terms.range_logsumexp[range]);
+        *by.logsumexp += weights[range], by.range_logsumexp[range] = -weights[range];
+      }
+      return loss;
+    };
+    const TokenLossProblem problem{.hidden = hidden,
+                                   .map = map(),
+                                   .targets = rows_of(targets),
+                                   .further = mean_logit(hidden, weight_->working, options),
+                                   .loss = loss,
+                                   .ranges = ranges};
     if (linear_token_loss_takes(problem)) return linear_token_loss(problem, Reduction::kMean);
 
     const at::Tensor logits = wide_linear_logits(hidden, map()), lse = at::logsumexp(logits, 1);

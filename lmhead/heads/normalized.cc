@@ -48,16 +48,14 @@ class NormalizedHead : public MappedHead {
   TrainingLoss compute_training_loss(const HeadInput& input, const at::Tensor& targets, const LossOptions& options,
                                      TokenStatistics* statistics) const override {
     const at::Tensor features = map_features(input);
-    TokenLossProblem problem{
+    const TokenLossProblem problem{
         .hidden = features,
         .map = {weight_->working},
         .targets = targets,
         .further =
             mean_logit(features, options.label_smoothing == 0 ? weight_->working : working_map().weight, options),
-        .loss = [options](std::int64_t, const TokenTerms& terms, const TokenSlopes& by) {
-          return smoothed_loss(options, terms, by);
-        }};
-    problem.unit_rows = true;
+        .loss = smoothed_loss(options),
+        .unit_rows = true};
     if (linear_token_loss_takes(problem)) return {linear_token_loss(problem, Reduction::kMean), {}};
     return MappedHead::compute_training_loss(input, targets, options, statistics);
   }

@@ -34,7 +34,7 @@ class ResidualExpansionHead : public MappedHead {
         phi_(phi_named(options.activation)),
         words_(joined_words(context, width_, "lm_head.up_proj.weight")) {
     const std::int64_t hidden = context.hidden_size;
-    own(words_.beside ? words_.beside : words_.weight);
+    own(words_.own());
     down_ = own(context.parameter("lm_head.down_proj.weight", {width_, hidden},
                                   normal_initializer(1 / std::sqrt(double(hidden)))));
   }

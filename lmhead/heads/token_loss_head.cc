@@ -11,14 +11,17 @@
 
 namespace lmhead {
 
-double smoothed_loss(const LossOptions& options, const TokenTerms& terms, const TokenSlopes& by) {
-  const double smoothing = options.label_smoothing, lse = *terms.logsumexp;
-  *by.logsumexp = 1 + 2 * options.z_loss * lse;
-  *by.target_logit = smoothing - 1;
-  const double loss = lse - (1 - smoothing) * *terms.target_logit + options.z_loss * lse * lse;
-  if (smoothing == 0) return loss;
-  by.further[0] = -smoothing;
-  return loss - smoothing * terms.further[0];
+TokenLoss smoothed_loss(const LossOptions& options) {
+  return [smoothing = options.label_smoothing, z_loss = options.z_loss](std::int64_t, const TokenTerms& terms,
+                                                                        const TokenSlopes& by) {
+    const double lse = *terms.logsumexp;
+    *by.logsumexp = 1 + 2 * z_loss * lse;
+    *by.target_logit = smoothing - 1;
+    const double loss = lse - (1 - smoothing) * *terms.target_logit + z_loss * lse * lse;
+    if (smoothing == 0) return loss;
+    by.further[0] = -smoothing;
+    return loss - smoothing * terms.further[0];
+  };
 }
 
 at::Tensor mean_logit(const at::Tensor& hidden, const at::Tensor& weight, const LossOptions& options,

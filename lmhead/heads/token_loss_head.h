@@ -10,7 +10,7 @@ namespace lmhead {
 
 /// The loss of a token under one softmax, with z-loss and label smoothing: lse - (1 - s) z_y - s mean z + z_loss lse^2,
 /// where the mean of logits is the first further number if s is not 0.
-double smoothed_loss(const LossOptions& options, const TokenTerms& terms, const TokenSlopes& by);
+TokenLoss smoothed_loss(const LossOptions& options);
 /// That further number [N, 1], or [N, 0] where s is 0, of `hidden` [C N, D], whose c-th N rows the next sizes[c] of
 /// the rows of `weight` [V, D] see; without sizes all see the same. In float32, or float64 for float64 features.
 at::Tensor mean_logit(const at::Tensor& hidden, const at::Tensor& weight, const LossOptions& options,

@@ -36,7 +36,7 @@ class TokenSkipHead : public MappedHead {
         width_(options.width),
         buckets_(options.buckets.value_or(context.vocab_size * (options.order == 1 ? 1 : 4))),
         words_(joined_words(context, width_, "lm_head.skip_proj.weight")) {
-    own(words_.beside ? words_.beside : words_.weight);
+    own(words_.own());
     // W_2 begins at zero, so that the head begins as the linear one; rows of the table have unit square mean.
     table_ = own(context.parameter("lm_head.skip_table.weight", {buckets_, options.width}, normal_initializer(1),
                                    ParameterKind::kEmbedding));

@@ -45,7 +45,7 @@ WordLayout read_layout(const at::Tensor& order, const at::Tensor& sizes) {
   }
   require(layout.begins.back() == vocab_size, kWho, "classes must hold all of ", vocab_size, " words, got ",
           layout.begins.back());
-  for (at::Tensor* tensor : {&layout.ids, &layout.rows, &layout.classes}) *tensor = on_device(*tensor, order.device());
+  move_to(order.device(), {&layout.ids, &layout.rows, &layout.classes});
   return layout;
 }
 
@@ -103,8 +103,7 @@ ClassGroups group_by_class(const at::Tensor& targets, const WordLayout& layout) 
     result.places.mutable_data_ptr<std::int64_t>()[token] = place;
     result.within.mutable_data_ptr<std::int64_t>()[place] = row_of[token] - layout.begins[std::size_t(index)];
   }
-  for (at::Tensor* tensor : {&result.order, &result.places, &result.within})
-    *tensor = on_device(*tensor, targets.device());
+  move_to(targets.device(), {&result.order, &result.places, &result.within});
   return result;
 }
 

@@ -179,34 +179,28 @@ at::Tensor losses_of(const CrossEntropyArguments& arguments, const Rows& rows, c
 at::Tensor run_fused(const FusedRows& kernel, const CrossEntropyArguments& arguments, const Rows& rows,
                      const at::Tensor& given_upstream, const at::Tensor& losses, const at::Tensor& row_sums) {
   at::Tensor products = at::mm(rows.hidden, arguments.map.weight.t());
-  const auto flat = [](const at::Tensor& tensor) {
-    return tensor.defined() ? tensor.to(at::kFloat).contiguous() : tensor;
-  };
-  const auto data = [](const at::Tensor& tensor) {
-    return tensor.defined() ? tensor.const_data_ptr<float>() : nullptr;
-  };
-  const at::Tensor bias = flat(arguments.map.bias), temperature = flat(rows.temperature),
-                   target_weight = flat(rows.target_weight), token_weight = flat(rows.token_weight),
-                   class_weight = flat(rows.class_weight), weight_sum = flat(rows.weight_sum),
-                   upstream = flat(given_upstream), kept = rows.kept.contiguous();
+  const TaskNumbers bias(arguments.map.bias), temperature(rows.temperature), target_weight(rows.target_weight),
+      token_weight(rows.token_weight), class_weight(rows.class_weight), weight_sum(rows.weight_sum),
+      upstream(given_upstream);
+  const at::Tensor kept = rows.kept.contiguous();
   const at::Tensor targets = rows.targets.defined() ? rows.targets.contiguous() : at::Tensor();
-  const bool is_of_rows = class_weight.defined() && class_weight.dim() == 2;
+  const bool is_of_rows = rows.class_weight.defined() && rows.class_weight.dim() == 2;
   kernel.run(products, {.transform = arguments.map.transform,
-                        .bias = data(bias),
-                        .temperature = data(temperature),
+                        .bias = bias,
+                        .temperature = temperature,
                         .kept = kept.const_data_ptr<bool>(),
                         .targets = targets.defined() ? targets.const_data_ptr<std::int64_t>() : nullptr,
-                        .target_weight = data(target_weight),
-                        .token_weight = data(token_weight),
-                        .class_weight = data(class_weight),
-                        .weight_sum = data(weight_sum),
+                        .target_weight = target_weight,
+                        .token_weight = token_weight,
+                        .class_weight = class_weight,
+                        .weight_sum = weight_sum,
                         .class_weight_stride = is_of_rows ? products.size(1) : 0,
-                        .weight_sum_stride = weight_sum.dim() == 2,
+                        .weight_sum_stride = rows.weight_sum.dim() == 2,
                         .label_smoothing = static_cast<float>(arguments.options.label_smoothing),
                         .z_loss = static_cast<float>(arguments.options.z_loss),
                         .has_probabilities = arguments.has_probabilities(),
-                        .upstream = data(upstream),
-                        .upstream_stride = upstream.defined() && upstream.numel() > 1,
+                        .upstream = upstream,
+                        .upstream_stride = given_upstream.defined() && given_upstream.numel() > 1,
                         .losses = losses.mutable_data_ptr<float>(),
                         .row_sums = row_sums.mutable_data_ptr<double>()});
   return given_upstream.defined() ? products : at::Tensor();

@@ -10,6 +10,17 @@
 
 namespace lmhead {
 
+/// Numbers that a task points to: in float32, contiguous, on the device where they are; null where undefined.
+class TaskNumbers {
+ public:
+  explicit TaskNumbers(const at::Tensor& numbers)
+      : numbers_(numbers.defined() ? numbers.to(at::kFloat).contiguous() : numbers) {}
+  operator const float*() const { return numbers_.defined() ? numbers_.const_data_ptr<float>() : nullptr; }
+
+ private:
+  at::Tensor numbers_;
+};
+
 /// The row kernel of a device.
 class FusedRows {
  public:

@@ -23,13 +23,15 @@ struct TokenSlopes {
   double *logsumexp, *target_logit, *range_logsumexp, *further;
 };
 
+/// Gives the loss of a token and fills its slopes; called from any thread.
+using TokenLoss = std::function<double(std::int64_t token, const TokenTerms& terms, const TokenSlopes& slopes)>;
+
 struct TokenLossProblem {
   at::Tensor hidden;   // [N K, D], the rows of a token one behind another; with feature_ends [C N K, D]
   LinearMap map;       // weight [V, D]
   at::Tensor targets;  // [N], each in [0, V)
   at::Tensor further;  // [N, S], of any floating type
-  /// Gives the loss of a token and fills its slopes; called from any thread.
-  std::function<double(std::int64_t token, const TokenTerms& terms, const TokenSlopes& slopes)> loss;
+  TokenLoss loss;
   /// As in LogitPass: words that do not stand in a row's distribution. A target that is absent has the logit minus
   /// infinity, and so has the logsumexp of a row without words; the slopes there must be 0.
   std::vector<std::int64_t> absent_begin = {}, absent = {};

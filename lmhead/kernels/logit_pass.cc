@@ -15,17 +15,16 @@
 
 #include "lmhead/kernels/left_out_tile.h"
 #include "lmhead/kernels/logit_tiling.h"
+#include "lmhead/kernels/row_outcomes.h"
 #include "lmhead/kernels/threads.h"
 #include "lmhead/kernels/tile_products.h"
 #include "lmhead/kernels/unit_rows.h"
 #include "lmhead/kernels/vector/row_kernels.h"
-#include "lmhead/kernels/word_ranges.h"
 
 namespace lmhead {
 namespace {
 
 using vector::Bfloat16;
-using vector::LineSums;
 
 template <class T>
 class Runner {
@@ -65,7 +64,6 @@ class Runner {
   void scale_line(Wide* line, std::int64_t tile) const;
   void leave_out_absent(Wide* line, std::int64_t row, std::int64_t tile) const;
   void sum_tile(const Block& block, std::int64_t tile, std::int64_t worker);
-  RowOutcome combined_row(const Block& block, std::int64_t row);
   void combine_rows(const Block& block, std::int64_t begin, std::int64_t end);
   void form_tile(const Block& block, std::int64_t tile, std::int64_t worker);
   void form_line(Wide* line, std::int64_t row, std::int64_t tile, std::int64_t worker);
@@ -83,13 +81,11 @@ class Runner {
   LogitTiling tiling_;
   std::unique_ptr<TileProducts<T>> products_;
   at::Tensor unit_scale_, bias_, class_weight_, class_probabilities_;
-  std::vector<double> tile_weight_;  // class weight in all of each tile
 
-  at::Tensor logits_, lines_, weight_lines_;     // scratch
-  at::Tensor bias_sums_;                         // [slots, V]
-  std::vector<LineSums> line_sums_;              // [slots, tiles, rows]
-  std::vector<double> target_logits_, squares_;  // [slots, rows], [slots, tiles, rows]
-  WordRanges ranges_;
+  at::Tensor logits_, lines_, weight_lines_;  // scratch
+  at::Tensor bias_sums_;                      // [slots, V]
+  RowOutcomes outcomes_;
+  std::vector<double> squares_;                  // [slots, tiles, rows]
   std::vector<std::vector<LinePiece>> pieces_;   // [workers], scratch
   std::vector<std::vector<double>> slope_sums_;  // [workers], of the pieces
   std::vector<std::int64_t> skipped_;            // [workers]
@@ -106,7 +102,7 @@ Runner<T>::Runner(LogitPass& pass)
       needs_finish_(pass.map.bias.defined() || changes_logits(pass.map.transform) ||
                     !pass.inverse_temperature.empty() || pass.pieces.count > 0),
       tiling_(tiling_of(pass, keeps_)),
-      ranges_(pass, tiling_, sums_) {
+      outcomes_(pass, tiling_, sums_) {
   products_ =
       make_tile_products<T>(pass, tiling_, tiling_.blocks != 1 || tiling_.slots > 1 || pass.filter_threshold > 0);
   const at::ScalarType wide = c10::CppTypeToScalarType<Wide>::value;
@@ -117,25 +113,14 @@ Runner<T>::Runner(LogitPass& pass)
     class_probabilities_ = pass.class_probabilities.detach().to(wide).contiguous();
     weight_lines_ = at::empty({tiling_.workers, tiling_.columns}, wide);
   }
-  for (std::int64_t tile = 0; tile < tiling_.tiles; ++tile) {
-    if (!class_weight_.defined()) {
-      tile_weight_.push_back(static_cast<double>(tiling_.tile_columns(tile)));
-      continue;
-    }
-    const Wide* weights = class_weight_.template const_data_ptr<Wide>() + tiling_.tile_begin(tile);
-    double sum = 0;
-    for (std::int64_t column = 0; column < tiling_.tile_columns(tile); ++column) sum += weights[column];
-    tile_weight_.push_back(sum);
-  }
+  outcomes_.weigh_tiles(class_weight_.defined() ? class_weight_.template const_data_ptr<Wide>() : nullptr);
 
-  const std::int64_t tile_rows = tiling_.slots * tiling_.tiles * tiling_.rows;
   logits_ = at::empty({(keeps_ ? tiling_.slots * tiling_.tiles : tiling_.workers) * tiling_.rows * tiling_.columns},
                       pass.hidden.scalar_type());
   if (!kSameType) lines_ = at::empty({tiling_.workers, tiling_.columns}, wide);
-  if (sums_)
-    line_sums_.resize(tile_rows), target_logits_.resize(tiling_.slots * tiling_.rows),
-        pass.factors.resize(tiling_.size);
-  if (pass.wants_squares) squares_.resize(tile_rows), pass.squares = at::zeros({tiling_.size}, at::kDouble);
+  if (pass.wants_squares)
+    squares_.resize(tiling_.slots * tiling_.tiles * tiling_.rows),
+        pass.squares = at::zeros({tiling_.size}, at::kDouble);
   if (pass.wants_hidden) pass.d_hidden = at::empty({tiling_.features * tiling_.size, tiling_.width}, wide);
   if (pass.wants_bias) bias_sums_ = at::zeros({tiling_.slots, tiling_.vocab_size}, at::kDouble);
   if (pass.wants_slopes) slope_sums_.assign(tiling_.workers, std::vector<double>(pass.pieces.count));
@@ -205,46 +190,8 @@ void Runner<T>::sum_tile(const Block& block, std::int64_t tile, std::int64_t wor
   for (std::int64_t index = 0; index < block.rows; ++index) {
     const std::int64_t row = block.begin + index;
     const Wide* line = finished_line(stored + index * columns, row, tile, worker, false);
-    line_sums_[rows_offset(block, tile) + index] =
-        kernels_.sums(line, columns, weights_of(row, tile, worker), pass_.wants_weighted, pass_.wants_more);
-    ranges_.sum(kernels_, block, index, tile, line);
-    const std::int64_t target = target_of(row, tile);
-    if (target >= 0 && target < columns)
-      target_logits_[block.slot * tiling_.rows + index] = static_cast<double>(line[target]);
+    outcomes_.sum(kernels_, block, index, tile, line, weights_of(row, tile, worker), target_of(row, tile));
   }
-}
-
-template <class T>
-RowOutcome Runner<T>::combined_row(const Block& block, std::int64_t row) {
-  const LineSums* sums = &line_sums_[rows_offset(block, 0) + row];
-  double max = -std::numeric_limits<double>::infinity();
-  std::int64_t arg_max = 0;
-  for (std::int64_t tile = 0; tile < tiling_.tiles; ++tile) {
-    if (!(sums[tile * tiling_.rows].max > max)) continue;
-    max = sums[tile * tiling_.rows].max;
-    arg_max = tiling_.tile_begin(tile) + sums[tile * tiling_.rows].arg_max;
-  }
-  double sum = 0, entropy = 0;
-  for (std::int64_t tile = 0; tile < tiling_.tiles; ++tile) {
-    const LineSums& part = sums[tile * tiling_.rows];
-    if (std::isinf(part.max) && part.max < 0 && part.sum == 0) continue;
-    const double difference = part.max - max, share = std::exp(difference);
-    sum += part.sum * share;
-    if (share > 0) entropy += share * (part.entropy + difference * part.sum);
-  }
-  RowOutcome outcome{max, max + std::log(sum), target_logits_[block.slot * tiling_.rows + row], 0, 0, false};
-  if (pass_.wants_weighted) {
-    for (std::int64_t tile = 0; tile < tiling_.tiles; ++tile) {
-      const LineSums& part = sums[tile * tiling_.rows];
-      const double shift = std::isinf(part.max) && part.max < 0 ? 0 : part.max;
-      const double weight = class_probabilities_.defined() ? part.weight : tile_weight_[tile];
-      outcome.weighted += (outcome.logsumexp - shift) * weight - part.weighted;
-    }
-  }
-  outcome.entropy = std::log(sum) - entropy / sum;
-  outcome.correct = pass_.targets && arg_max == pass_.targets[block.begin + row];
-  outcome.range_logsumexp = ranges_.combine(block, row);
-  return outcome;
 }
 
 /// Rows [begin, end) of the block, which end where groups do.
@@ -252,12 +199,12 @@ template <class T>
 void Runner<T>::combine_rows(const Block& block, std::int64_t begin, std::int64_t end) {
   if (pass_.on_row) {
     for (std::int64_t row = begin; row < end; ++row)
-      pass_.factors[block.begin + row] = pass_.on_row(block.begin + row, combined_row(block, row));
+      pass_.factors[block.begin + row] = pass_.on_row(block.begin + row, outcomes_.combine(block, row));
     return;
   }
   std::vector<RowOutcome> outcomes(pass_.group);
   for (std::int64_t first = begin; first < end; first += pass_.group) {
-    for (std::int64_t row = 0; row < pass_.group; ++row) outcomes[row] = combined_row(block, first + row);
+    for (std::int64_t row = 0; row < pass_.group; ++row) outcomes[row] = outcomes_.combine(block, first + row);
     pass_.on_group(block.begin + first, outcomes.data(), &pass_.factors[block.begin + first]);
   }
 }
@@ -268,7 +215,7 @@ void Runner<T>::form_line(Wide* line, std::int64_t row, std::int64_t tile, std::
   const RowFactors& factors = pass_.factors[row];
   const std::int64_t target = target_of(row, tile);
   const Wide* weights = weights_of(row, tile, worker);
-  ranges_.cut(row, tile, pieces_[worker]);
+  outcomes_.ranges().cut(row, tile, pieces_[worker]);
   for (const LinePiece& piece : pieces_[worker])
     kernels_.gradient(line + piece.from, piece.to - piece.from,
                       {piece.shift, piece.probability, factors.smoothing, factors.target, target - piece.from,

@@ -109,14 +109,12 @@ at::Tensor cooled(const LogsumexpArguments& part, const at::Tensor& logits) {
 at::Tensor run_fused(const FusedRows& kernel, const LogsumexpArguments& part, const at::Tensor& upstream,
                      const at::Tensor& sums) {
   const at::Tensor products = at::mm(part.hidden, part.map.weight.t());
-  const auto flat = [](const at::Tensor& row) { return row.defined() ? row.to(at::kFloat).contiguous() : row; };
-  const auto data = [](const at::Tensor& row) { return row.defined() ? row.const_data_ptr<float>() : nullptr; };
-  const at::Tensor bias = flat(part.map.bias), temperature = flat(part.temperature), above = flat(upstream);
+  const TaskNumbers bias(part.map.bias), temperature(part.temperature), above(upstream);
   const at::Tensor losses = at::empty({products.size(0)}, products.options().dtype(at::kFloat));
   kernel.run(products, {.transform = part.map.transform,
-                        .bias = data(bias),
-                        .temperature = data(temperature),
-                        .upstream = data(above),
+                        .bias = bias,
+                        .temperature = temperature,
+                        .upstream = above,
                         .upstream_stride = 1,
                         .losses = losses.mutable_data_ptr<float>(),
                         .row_sums = sums.mutable_data_ptr<double>()});

@@ -60,8 +60,7 @@ void measure_windows(const LoadedModel& model, const MeasuredTokens& tokens, con
   const c10::Device device = model.decoder->embedding()->value.device();
   std::int64_t done = 0;
   while (auto batch = reader.next()) {
-    for (at::Tensor* tensor : {&batch->tokens, &batch->targets, &batch->documents, &batch->positions})
-      *tensor = on_device(*tensor, device);
+    move_to(device, {&batch->tokens, &batch->targets, &batch->documents, &batch->positions});
     HeadInput pass = run_decoder(*model.decoder, *model.head, batch->tokens);
     if (batch->documents.defined()) pass.documents = batch->documents.view(batch->tokens.sizes());
     set.update({.hidden = options.float64 ? pass.hidden.to(at::kDouble) : pass.hidden,

@@ -10,8 +10,6 @@ code that comes with it is run.
 from __future__ import annotations
 
 import contextlib
-import json
-import math
 import shutil
 import sys
 from collections.abc import Iterator
@@ -24,6 +22,7 @@ from torch import Tensor
 from lmhead.command import Parser, RequestError, carry_out, load
 from lmhead.formats import one_line
 from lmhead.linear_head import LinearHead, linear_head
+from lmhead.safetensors_header import write_header
 
 BATCH_TOKENS = 4096
 DTYPES = {torch.float32: "F32", torch.int64: "I64"}
@@ -75,15 +74,7 @@ def hidden_rows(model: Any, head: LinearHead, inputs: Tensor, positions: Tensor)
 
 def write(file: BinaryIO, rows: Iterator[Tensor], shape: tuple[int, int], others: dict[str, Tensor], metadata: dict[str, str]) -> None:
     """A safetensors file with `hidden` last, which is written as it comes."""
-    entries: dict[str, Any] = {"__metadata__": metadata}
-    at = 0
-    for name, dtype, size in [*((name, other.dtype, tuple(other.shape)) for name, other in others.items()), ("hidden", torch.float32, shape)]:
-        end = at + math.prod(size) * dtype.itemsize
-        entries[name] = {"dtype": DTYPES[dtype], "shape": list(size), "data_offsets": [at, end]}
-        at = end
-    header = json.dumps(entries).encode()
-    header += b" " * (-len(header) % 8)
-    file.write(len(header).to_bytes(8, "little") + header)
+    write_header(file, [*((name, DTYPES[other.dtype], other.shape) for name, other in others.items()), ("hidden", "F32", shape)], metadata)
     for other in others.values():
         file.write(other.contiguous().numpy().data)
     for tensor in rows:

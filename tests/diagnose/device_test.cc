@@ -10,22 +10,10 @@
 #include "lmhead/diagnose/diagnostic.h"
 #include "tests/diagnose/oracle.h"
 #include "tests/support/devices.h"
+#include "tests/support/json_agreement.h"
 
 namespace lmhead {
 namespace {
-
-void expect_near(const Json& got, const Json& want, const std::string& where) {
-  if (want.is_number_float()) {
-    ASSERT_TRUE(got.is_number()) << where;
-    EXPECT_NEAR(got.get<double>(), want.get<double>(), 1e-7 * (1 + std::abs(want.get<double>()))) << where;
-  } else if (want.is_structured()) {
-    ASSERT_EQ(got.size(), want.size()) << where;
-    for (auto left = got.begin(), right = want.begin(); right != want.end(); ++left, ++right)
-      expect_near(*left, *right, where + "." + (want.is_object() ? right.key() : ""));
-  } else {
-    EXPECT_EQ(got, want) << where;
-  }
-}
 
 TEST(Devices, EveryDiagnosticTakesTensorsWhereTheyAre) {
   const oracle::Problem problem = oracle::problem(60, 6, 40);
@@ -43,7 +31,8 @@ TEST(Devices, EveryDiagnosticTakesTensorsWhereTheyAre) {
       return set.result();
     };
     const Json want = figures_on(c10::Device(c10::DeviceType::CPU));
-    for (const c10::Device device : test::other_devices()) expect_near(figures_on(device), want, "");
+    for (const c10::Device device : test::other_devices())
+      test::expect_figures_near(figures_on(device), want, 1e-7, 1e-7, "");
   }
 }
 

@@ -13,6 +13,7 @@
 #include "lmhead/models/safetensors.h"
 #include "lmhead/run/run.h"
 #include "tests/support/devices.h"
+#include "tests/support/json_agreement.h"
 #include "tests/train/train_fixtures.h"
 
 namespace lmhead {
@@ -20,20 +21,6 @@ namespace {
 
 using namespace test;
 const c10::Device kHere(c10::DeviceType::CPU);
-
-/// Whether two figures differ by less than rounding can make of them.
-void expect_close(const Json& got, const Json& want, const std::string& where) {
-  if (want.is_number_float()) {
-    ASSERT_TRUE(got.is_number()) << where;
-    EXPECT_NEAR(got.get<double>(), want.get<double>(), 1e-3 * (1e-3 + std::abs(want.get<double>()))) << where;
-  } else if (want.is_structured()) {
-    ASSERT_EQ(got.size(), want.size()) << where;
-    for (auto left = got.begin(), right = want.begin(); right != want.end(); ++left, ++right)
-      expect_close(*left, *right, where + "." + (want.is_object() ? right.key() : ""));
-  } else {
-    EXPECT_EQ(got, want) << where;
-  }
-}
 
 /// A trained model with a head.
 class DeviceModels : public testing::TestWithParam<const char*> {
@@ -63,7 +50,7 @@ TEST_P(DeviceModels, AreMeasured) {
     return measure_model(model, &tokens, options, [](std::int64_t, std::int64_t) {});
   };
   const Json want = measured(kHere);
-  for (const c10::Device device : other_devices()) expect_close(measured(device), want, GetParam());
+  for (const c10::Device device : other_devices()) expect_figures_near(measured(device), want, 1e-6, 1e-3, GetParam());
 }
 
 TEST_P(DeviceModels, AreAsked) {
@@ -103,7 +90,7 @@ TEST(DeviceFeatures, AreMeasured) {
                          [](std::int64_t, std::int64_t) {});
   };
   const Json want = measured(kHere);
-  for (const c10::Device device : other_devices()) expect_close(measured(device), want, "features");
+  for (const c10::Device device : other_devices()) expect_figures_near(measured(device), want, 1e-6, 1e-3, "features");
 }
 
 }  // namespace

@@ -26,6 +26,7 @@ from lmhead.command import RequestError, load
 from lmhead.formats import one_line
 from lmhead.gguf import architectures, vocabulary
 from lmhead.gguf.header import Header, TensorInfo, read_header
+from lmhead.safetensors_header import write_header
 
 MAKING = 1  # counts up where the same file would give another folder
 DONE = "gguf.json"  # written last: what the folder was made of, and why it has no tokenizer
@@ -113,21 +114,15 @@ def widened(values: numpy.ndarray) -> numpy.ndarray:
 
 def write_tensors(file: BinaryIO, source: Source, header: Header, config: dict[str, Any]) -> None:
     """Writes a safetensors file tensor by tensor."""
-    entries: dict[str, Any] = {}
-    at = 0
     infos = [info for name, info in header.tensors.items() if name in source.names]
+    tensors = []
     for info in infos:
         name, change = source.names[info.name]
-        kind = source.stored_type(info)
-        size = math.prod(info.shape) * (4 if kind == "F32" else 2)
         shape = info.shape[::-1] if change is architectures.transpose else info.shape
-        entries[name] = {"dtype": kind, "shape": list(shape), "data_offsets": [at, at + size]}
-        at += size
-    if len(entries) != len(infos):
+        tensors.append((name, source.stored_type(info), shape))
+    if len({name for name, _, _ in tensors}) != len(infos):
         raise RequestError("every tensor must have a place of its own, got two for one")
-    text = json.dumps(entries).encode()
-    text += b" " * (-len(text) % 8)
-    file.write(len(text).to_bytes(8, "little") + text)
+    write_header(file, tensors)
     for info in infos:
         _, change = source.names[info.name]
         values = source.values(info)
