@@ -8,7 +8,7 @@ import pathlib
 import re
 import sys
 
-STEPS = [["base"], ["data", "kernels", "statistics"], ["heads"], ["models"], ["train", "diagnose", "evaluate"], ["run"],
+STEPS = [["base"], ["data", "kernels", "statistics"], ["processes"], ["heads"], ["models"], ["train", "diagnose", "evaluate"], ["run"],
          ["measure"], ["study"], ["cli"]]
 INCLUDE = re.compile(r'^\s*#\s*include\s*[<"]lmhead/([a-z_]+)/')
 

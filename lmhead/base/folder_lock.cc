@@ -5,6 +5,8 @@
 
 #include <cerrno>
 #include <cstring>
+#include <fstream>
+#include <iterator>
 
 #include "lmhead/base/descriptor.h"
 #include "lmhead/base/error.h"
@@ -26,5 +28,17 @@ FolderLock::FolderLock(const std::filesystem::path& folder, std::string_view who
 }
 
 FolderLock::~FolderLock() { ::close(descriptor_); }
+
+void FolderLock::sign(const std::string& text) const {
+  const bool is_written = ::ftruncate(descriptor_, 0) == 0 &&
+                          ::pwrite(descriptor_, text.data(), text.size(), 0) == ssize_t(text.size()) &&
+                          ::fsync(descriptor_) == 0;
+  require(is_written, "files", "the file .lock must be writable, got: ", std::strerror(errno));
+}
+
+bool is_signed(const std::filesystem::path& folder, const std::string& text) {
+  std::ifstream file(folder / ".lock", std::ios::binary);
+  return std::string(std::istreambuf_iterator<char>(file), {}) == text;
+}
 
 }  // namespace lmhead

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <filesystem>
+#include <string>
 #include <string_view>
 
 namespace lmhead {
@@ -14,11 +15,16 @@ class FolderLock {
   /// process holds it: `got another process that DOES in it`.
   FolderLock(const std::filesystem::path& folder, std::string_view who, std::string_view does);
   ~FolderLock();
+  /// Writes `text` into the file, by which others know that they see the same folder.
+  void sign(const std::string& text) const;
   FolderLock(const FolderLock&) = delete;
   FolderLock& operator=(const FolderLock&) = delete;
 
  private:
   int descriptor_;
 };
+
+/// Whether the folder's lock was signed with `text`.
+bool is_signed(const std::filesystem::path& folder, const std::string& text);
 
 }  // namespace lmhead

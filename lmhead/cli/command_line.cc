@@ -1,11 +1,9 @@
 #include "lmhead/cli/command_line.h"
 
 #include <CLI/CLI.hpp>
-#include <cstdlib>
 #include <iostream>
 
 #include "lmhead/base/printable_text.h"
-#include "lmhead/cli/standard_streams.h"
 
 namespace lmhead {
 namespace {
@@ -29,7 +27,7 @@ const std::vector<std::string>& native_verbs() {
   return verbs;
 }
 
-Request parse_command_line(int argument_count, char** arguments) {
+Request parse_command_line(int argument_count, char** arguments, bool speaks) {
   CLI::App app(kAbout, "lmhead");
   app.set_version_flag("--version", "lmhead " LMHEAD_VERSION);
   app.require_subcommand(1);
@@ -39,7 +37,7 @@ Request parse_command_line(int argument_count, char** arguments) {
   CLI::App* train_app = app.add_subcommand("train", "train a model from a configuration, or go on with a run");
   train_app->add_option("config", train.configuration, "JSON file, or the folder of a run to go on with");
   train_app->add_option("overrides", train.overrides, "key.path=value: replaces a value of the configuration");
-  train_app->add_option("--run", train.run, "folder of the run (default: runs/NAME-OF-THE-FILE)");
+  train_app->add_option("--run,--run-folder", train.run, "folder of the run (default: runs/NAME-OF-THE-FILE)");
   train_app->add_option("--device", train.device, kDevice);
   train_app->add_flag("--keys", train.keys, "print every configuration key with its meaning and default");
 
@@ -181,11 +179,12 @@ Request parse_command_line(int argument_count, char** arguments) {
     if (sample_app->parsed() && sample.prompt.has_value() == !sample.prompt_ids.empty())
       throw CLI::RequiredError("one of --prompt and --prompt-ids");
   } catch (const CLI::ParseError& error) {
-    if (error.get_exit_code() == 0) std::exit(finish_standard_streams(app.exit(error)));  // help and version
+    if (error.get_exit_code() == 0) throw CommandLineEnd{speaks ? app.exit(error) : 0};  // help and version
+    if (!speaks) throw CommandLineEnd{2};
     std::cerr << "[lmhead] " << printable_text(error.what()) << " (see lmhead";
     for (const CLI::App* verb : app.get_subcommands()) std::cerr << ' ' << verb->get_name();
     std::cerr << " --help)\n";
-    std::exit(2);
+    throw CommandLineEnd{2};
   }
   if (train_app->parsed()) return train;
   if (study_app->parsed()) return study;

@@ -77,9 +77,14 @@ struct SampleRequest {
 using Request = std::variant<TrainRequest, StudyRequest, HeadsRequest, MeasureRequest, InspectRequest, ExportRequest,
                              SampleRequest>;
 
-/// Parses a native verb's arguments. Prints help or a one-line error and ends the process where there is nothing to
-/// run.
-Request parse_command_line(int argument_count, char** arguments);
+/// Thrown where there is nothing to run: help was asked for, or the arguments are wrong.
+struct CommandLineEnd {
+  int exit_code;
+};
+
+/// Parses a native verb's arguments. Where there is nothing to run it prints help or a one-line error if `speaks`, and
+/// throws `CommandLineEnd`.
+Request parse_command_line(int argument_count, char** arguments, bool speaks = true);
 
 /// The verbs that the runner has; all others are programs called lmhead-VERB.
 const std::vector<std::string>& native_verbs();

@@ -5,7 +5,9 @@
 
 namespace lmhead {
 
-int run_train(const TrainRequest& request);
+class Processes;
+
+int run_train(const TrainRequest& request, const Processes& processes);
 int run_study(const StudyRequest& request);
 int run_heads(const HeadsRequest& request);
 int run_measure(const MeasureRequest& request);

@@ -75,7 +75,11 @@ int main(int argument_count, char** arguments) {
   }
   lmhead::prepare_standard_streams();
   lmhead::end_on_stop_signals();
-  lmhead::parse_command_line(argument_count, arguments);
+  try {
+    lmhead::parse_command_line(argument_count, arguments);
+  } catch (const lmhead::CommandLineEnd& end) {
+    return lmhead::finish_standard_streams(end.exit_code);
+  }
   lmhead::hold_stop_signals();
   const fs::path runner = own / "lmhead.native";
   execute(runner, std::vector<char*>(arguments, arguments + argument_count));

@@ -17,13 +17,14 @@ BatchSource::BatchSource(const DataOptions& options) : options_(options) {
           options.batch_size, ", got ", options.micro_batches);
 }
 
-Batch BatchSource::training_batch(std::int64_t step, std::int64_t micro_batch) const {
+Batch BatchSource::training_batch(std::int64_t step, std::int64_t micro_batch, const Share& share) const {
   require(step >= 0 && step <= INT64_MAX / options_.batch_size - 1, "data", "step must be from 0 to ",
           INT64_MAX / options_.batch_size - 1, ", got ", step);
   require(micro_batch >= 0 && micro_batch < options_.micro_batches, "data", "micro_batch must be from 0 to ",
           options_.micro_batches - 1, ", got ", micro_batch);
   const std::int64_t sequences = options_.batch_size / options_.micro_batches;
-  return training_sequences(step * options_.batch_size + micro_batch * sequences, sequences);
+  const std::int64_t first = share.begin(sequences);
+  return training_sequences(step * options_.batch_size + micro_batch * sequences + first, share.end(sequences) - first);
 }
 
 std::int64_t BatchSource::validation_batches() const {

@@ -13,6 +13,14 @@
 
 namespace lmhead {
 
+/// One of the equal parts in which something is shared out; where they cannot be equal, they differ by one.
+struct Share {
+  std::int64_t index = 0, count = 1;
+  /// Where it begins, and the next one, among `all`.
+  std::int64_t begin(std::int64_t all) const { return index * all / count; }
+  std::int64_t end(std::int64_t all) const { return (index + 1) * all / count; }
+};
+
 struct Batch {
   at::Tensor tokens;   // [B, T] int64
   at::Tensor targets;  // [B * T] int64: what each token of `tokens`, row by row, is followed by
@@ -35,9 +43,9 @@ class BatchSource {
 
   /// Part `micro_batch` of the batch of `step`, both counted from 0: B = batch_size / micro_batches
   /// sequences. The parts of a step are the same sequences whatever `micro_batches` is.
-  Batch training_batch(std::int64_t step, std::int64_t micro_batch = 0) const;
+  /// Of that part the sequences of one share, for data parallelism, where each process takes its own.
+  Batch training_batch(std::int64_t step, std::int64_t micro_batch = 0, const Share& share = {}) const;
   /// Sequences [first, first + count) of the endless training stream; step s is those from s * batch_size on.
-  /// For data parallelism, where each process takes its share.
   virtual Batch training_sequences(std::int64_t first, std::int64_t count) const = 0;
 
   /// Number of validation batches, at least 1.

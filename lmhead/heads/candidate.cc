@@ -43,7 +43,7 @@ class CandidateHead : public WordsHead {
 
   HeadNeeds needs() const override {
     const bool draws = options_.full_share < 1 && (options_.drawn.start < 1 || options_.drawn.end < 1);
-    return {.random = draws};
+    return {.random = draws, .batch_targets = draws};
   }
   /// The mean over a run; targets that were not drawn come on top.
   double flops_per_token(std::int64_t) const override {
@@ -67,8 +67,9 @@ class CandidateHead : public WordsHead {
     const std::int64_t drawn = drawn_at(input.step);
     if (drawn == vocab_size())
       return {linear_cross_entropy(input.hidden, working_map(), targets), {{"candidates", double(vocab_size())}}};
-    const Candidates candidates = candidates_of(
-        targets, draw_words(input.step, vocab_size(), drawn, options_.negatives == "strides"), vocab_size());
+    const Candidates candidates =
+        candidates_of(targets, draw_words(input.step, vocab_size(), drawn, options_.negatives == "strides"),
+                      vocab_size(), input.batch_targets);
     LinearMap map{working_map().weight.index_select(0, candidates.ids)};
     if (options_.correction && drawn > 0)
       map.bias =

@@ -29,7 +29,8 @@ std::vector<std::int64_t> draw_words(const StepContext& step, std::int64_t vocab
   return words;
 }
 
-Candidates candidates_of(const at::Tensor& targets, const std::vector<std::int64_t>& drawn, std::int64_t vocab_size) {
+Candidates candidates_of(const at::Tensor& targets, const std::vector<std::int64_t>& drawn, std::int64_t vocab_size,
+                         const at::Tensor& batch_targets) {
   constexpr std::int64_t kNot = -1, kDrawn = -2, kTarget = -3;
   std::vector<std::int64_t> places(std::size_t(vocab_size), kNot);
   const at::Tensor given = targets.cpu().contiguous();
@@ -42,6 +43,10 @@ Candidates candidates_of(const at::Tensor& targets, const std::vector<std::int64
   };
   for (const std::int64_t id : drawn) mark(id, kDrawn);
   for (std::int64_t token = 0; token < given.size(0); ++token) mark(target[token], kTarget);
+  if (batch_targets.defined()) {
+    const at::Tensor all = batch_targets.cpu().contiguous();
+    for (std::int64_t token = 0; token < all.size(0); ++token) mark(all.const_data_ptr<std::int64_t>()[token], kTarget);
+  }
   Candidates result{at::empty({count}, at::kLong), at::empty({given.size(0)}, at::kLong),
                     at::empty({count}, at::kBool)};
   std::int64_t place = 0;

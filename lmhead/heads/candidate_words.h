@@ -17,10 +17,12 @@ std::vector<std::int64_t> draw_words(const StepContext& step, std::int64_t vocab
 
 /// The words of a step and where its targets stand among them.
 struct Candidates {
-  at::Tensor ids;      // [U] int64, ascending: the targets and the words that were drawn
+  at::Tensor ids;      // [U] int64, ascending: the batch's targets and the words that were drawn
   at::Tensor targets;  // [N] int64 into `ids`
   at::Tensor drawn;    // [U] bool: no target, so that it is there by chance
 };
-Candidates candidates_of(const at::Tensor& targets, const std::vector<std::int64_t>& drawn, std::int64_t vocab_size);
+/// `batch_targets`, all of the batch's, are `targets` where undefined.
+Candidates candidates_of(const at::Tensor& targets, const std::vector<std::int64_t>& drawn, std::int64_t vocab_size,
+                         const at::Tensor& batch_targets = {});
 
 }  // namespace lmhead

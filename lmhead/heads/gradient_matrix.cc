@@ -56,19 +56,21 @@ at::Tensor fisher(const HeadPass& pass, const at::Tensor&) {
     probability += rows.sum(0);
     if (!is_plain(pass)) expected.narrow(0, first, rows.size(0)).copy_(at::mm(rows, weight));
   });
+  probability = pass.processes.sum(probability);
   probability /= probability.sum();
   // Both terms around one centre: their difference would lose digits to the row that all of W has in common.
-  const at::Tensor center = expected.mean(at::IntArrayRef{0}, /*keepdim=*/false, at::kDouble);
-  return gram(weight, probability, center) - gram(expected, {}, center) / double(expected.size(0));
+  const at::Tensor center =
+      pass.processes.sum(expected.sum(at::IntArrayRef{0}, /*keepdim=*/false, at::kDouble)) / pass.rows();
+  return gram(weight, probability, center) - pass.processes.sum(gram(expected, {}, center)) / pass.rows();
 }
 
 at::Tensor gradient_covariance(const HeadPass& pass, const at::Tensor& gradient) {
   const double scale = pass.tokens_per_gradient;
-  return gram(gradient) * (scale * scale / double(gradient.size(0)));
+  return pass.processes.sum(gram(gradient)) * (scale * scale / pass.rows());
 }
 
 at::Tensor feature_covariance(const HeadPass& pass, const at::Tensor&) {
-  return gram(pass.hidden) / double(pass.hidden.size(0));
+  return pass.processes.sum(gram(pass.hidden)) / pass.rows();
 }
 
 at::Tensor random(const HeadPass& pass, const at::Tensor& gradient) {

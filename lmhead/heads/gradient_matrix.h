@@ -37,6 +37,7 @@ at::Tensor random_basis(std::int64_t size, std::int64_t rank, RandomStream& stre
 ///   gradient_covariance  (1/N) sum g_t g_t^T, g_t the gradient of each token's own loss
 ///   feature_covariance   (1/N) sum h_t h_t^T: the right-hand Kronecker factor of dL/dW (Martens & Grosse 2015)
 ///   random               Q diag(s) Q^T, s the eigenvalues of gradient_covariance, Q Haar and drawn once a run
+/// Tokens are those of the micro-batch in all processes.
 /// Cost: V D^2 for the first two; fisher adds a pass over the logits, 2 V D a token.
 at::Tensor whitening_matrix(const std::string& name, const HeadPass& pass, const at::Tensor& gradient);
 bool matrix_needs_linear_map(const std::string& name);

@@ -34,13 +34,18 @@ class Timer {
 
 }  // namespace
 
-double GradientComparison::add(const at::Tensor& exact, const at::Tensor& changed, bool match) {
-  const double exact_norm = norm_of(exact), norm = norm_of(changed);
+double GradientComparison::add(const at::Tensor& exact, const at::Tensor& changed, bool match,
+                               const Processes& processes) {
+  const auto whole_norm = [&](const at::Tensor& part) {
+    const double norm = norm_of(part);
+    return processes.alone() ? norm : std::sqrt(processes.sum(norm * norm));
+  };
+  const double exact_norm = whole_norm(exact), norm = whole_norm(changed);
   const double factor = match && norm > 0 ? exact_norm / norm : 1;
   exact_square += exact_norm * exact_norm;
   unmatched_square += norm * norm;
   sent_square += factor * factor * norm * norm;
-  product += factor * (exact * changed).sum(at::kDouble).item<double>();
+  product += factor * processes.sum((exact * changed).sum(at::kDouble).item<double>());
   return factor;
 }
 
@@ -82,10 +87,12 @@ HeadGradient::HeadGradient(const HeadGradientOptions& options, const LmHead& hea
                        context.device);
   pass_.loss = loss;
   pass_.seed = context.seed;
+  pass_.processes = context.processes;
 }
 
 void HeadGradient::attach(std::int64_t step, std::int64_t part, std::int64_t parts, const at::Tensor& hidden,
-                          const std::vector<at::Tensor>& layers, const at::Tensor& targets) {
+                          const std::vector<at::Tensor>& layers, const at::Tensor& targets, std::int64_t rows_before,
+                          std::int64_t rows_of_all) {
   const Timer timer(seconds_);
   if (part == 0) {
     hidden_comparison_ = weight_comparison_ = {};
@@ -99,7 +106,9 @@ void HeadGradient::attach(std::int64_t step, std::int64_t part, std::int64_t par
   pass_.hidden = hidden.detach();
   pass_.targets = targets;
   pass_.map = head_.linear_map();
-  pass_.tokens_per_gradient = double(targets.size(0)) * parts_;
+  pass_.rows_before = rows_before;
+  pass_.rows_of_all = rows_of_all;
+  pass_.tokens_per_gradient = double(rows_of_all) * parts_;
   pass_.feature_gradient.reset();
   const bool at_features = !needs_layers();
   hidden.register_hook([this, at_features](const at::Tensor& gradient) {
@@ -114,7 +123,7 @@ void HeadGradient::see_features(const at::Tensor& gradient) {
   at::NoGradGuard no_grad;
   const Timer timer(seconds_);
   pass_.feature_gradient = gradient.detach().to(at::kFloat);
-  if (!std::isfinite(norm_of(pass_.feature_gradient))) return;  // the trainer says so, and better
+  if (!is_finite(pass_.feature_gradient)) return;  // the trainer says so, and better
   if (whitening_)
     whitening_->at_pass(pass_, [&] {
       return inverse_power(whitening_matrix(options_.weight.matrix, pass_, pass_.feature_gradient),
@@ -128,17 +137,21 @@ void HeadGradient::see_features(const at::Tensor& gradient) {
   }
 }
 
+bool HeadGradient::is_finite(const at::Tensor& gradient) const {
+  return !pass_.processes.any(!std::isfinite(norm_of(gradient)));
+}
+
 at::Tensor HeadGradient::change_hidden(const at::Tensor& gradient) {
   at::NoGradGuard no_grad;
   const Timer timer(seconds_);
   const at::Tensor exact = gradient.detach().to(at::kFloat);
-  if (!std::isfinite(norm_of(exact))) return gradient;
+  if (!is_finite(exact)) return gradient;
   const at::Tensor changed = hidden_->apply(exact, pass_);
   if (changed.is_same(exact)) {
-    hidden_comparison_.add(exact, exact, false);
+    hidden_comparison_.add(exact, exact, false, pass_.processes);
     return gradient;
   }
-  const double factor = hidden_comparison_.add(exact, changed, options_.hidden.match_rms);
+  const double factor = hidden_comparison_.add(exact, changed, options_.hidden.match_rms, pass_.processes);
   return (factor == 1 ? changed : changed * factor).to(gradient.scalar_type());
 }
 

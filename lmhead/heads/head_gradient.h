@@ -21,7 +21,8 @@ namespace lmhead {
 struct GradientComparison {
   double exact_square = 0, unmatched_square = 0, sent_square = 0, product = 0;
   /// The factor that gives `changed` the norm of `exact` (1 where that is not asked for or not possible).
-  double add(const at::Tensor& exact, const at::Tensor& changed, bool match);
+  /// The tensors are parts that `processes` have.
+  double add(const at::Tensor& exact, const at::Tensor& changed, bool match, const Processes& processes = {});
   Json figures() const;
 };
 
@@ -38,9 +39,11 @@ class HeadGradient {
                                             std::int64_t layers);
 
   /// `hidden` [N, D] and `layers` (features after every block) are those of the graph; `parts` micro-batches make the
-  /// step.
+  /// step. Of a micro-batch that several processes have, `rows_before` are in those before this one, and `rows_of_all`
+  /// in all.
   void attach(std::int64_t step, std::int64_t part, std::int64_t parts, const at::Tensor& hidden,
-              const std::vector<at::Tensor>& layers, const at::Tensor& targets);
+              const std::vector<at::Tensor>& layers, const at::Tensor& targets, std::int64_t rows_before,
+              std::int64_t rows_of_all);
   /// Changes the head's own gradient by the weight rule, or adds the penalties' gradients. `gradients` are those of
   /// `parameters`, summed over micro-batches (and processes).
   void change_head(const ParameterList& parameters, std::vector<at::Tensor>& gradients);
@@ -56,6 +59,8 @@ class HeadGradient {
                const GradientRuleContext& context);
   at::Tensor change_hidden(const at::Tensor& gradient);
   void see_features(const at::Tensor& gradient);
+  /// Whether it is in all processes.
+  bool is_finite(const at::Tensor& gradient) const;
   at::Tensor whiten(const at::Tensor& gradient) const;
 
   HeadGradientOptions options_;

@@ -28,6 +28,7 @@ struct HeadNeeds {
   std::vector<std::int64_t> layers;  // blocks, counted from 0, whose features it takes
   std::int64_t targets_ahead = 0;    // further targets of a token that training looks at; needs `tokens`
   bool random = false;               // training draws, so that it must be told the step
+  bool batch_targets = false;        // training looks at all targets of the micro-batch, those of other processes too
 };
 
 /// One pass over B sequences of T tokens. Features are rows in the order of the tokens, N = B T of them.
@@ -37,6 +38,7 @@ struct HeadInput {
   std::vector<at::Tensor> layers;  // [N, D] after each of the blocks asked for, before the final norm
   at::Tensor documents;            // [B, T] int64, which document a row's target is of; undefined: one a sequence
   at::Tensor rows;                 // [M] int64, those of the N rows that are asked for; undefined: all of them
+  at::Tensor batch_targets;  // [K] int64, of the micro-batch in all processes; undefined: the targets given are all
   StepContext step = {};
 
   /// How many rows are asked for.

@@ -8,6 +8,7 @@
 #include <optional>
 
 #include "lmhead/heads/lm_head.h"
+#include "lmhead/processes/processes.h"
 
 namespace lmhead {
 
@@ -19,8 +20,13 @@ struct HeadPass {
   at::Tensor targets;            // [N], all within the vocabulary
   std::optional<LinearMap> map;  // float32 masters, also in mixed precision
   LossOptions loss;
-  double tokens_per_gradient = 1;  // times dL/dH gives each token's own g_t = W^T d_t: N times the step's micro-batches
+  double tokens_per_gradient = 1;  // times dL/dH gives each token's own g_t = W^T d_t: the step's tokens
   at::Tensor feature_gradient;     // [N, D] float32 dL/dH at the features, once backward has come there
+  Processes processes = {};        // that have the micro-batch together
+  std::int64_t rows_before = 0;    // of the micro-batch, in processes before this one
+  std::optional<std::int64_t> rows_of_all = std::nullopt;  // of the micro-batch; nothing: N
+
+  double rows() const { return double(rows_of_all.value_or(hidden.size(0))); }
 };
 
 /// Calls `use(first, logits)` for blocks of rows; a block has at most 2^19 logits, or one row.

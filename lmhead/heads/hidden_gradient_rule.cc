@@ -20,7 +20,10 @@ at::Tensor row_norms(const at::Tensor& rows) {
   return at::linalg_vector_norm(rows, 2, at::IntArrayRef{1}, /*keepdim=*/true);
 }
 
-at::Tensor normal_on(c10::Device device, at::IntArrayRef sizes, RandomStream& stream, double deviation = 1) {
+/// Behind `passed_over` draws.
+at::Tensor normal_on(c10::Device device, at::IntArrayRef sizes, RandomStream& stream, double deviation = 1,
+                     std::int64_t passed_over = 0) {
+  for (std::int64_t index = 0; index < passed_over; ++index) stream.normal();
   at::Tensor tensor = at::empty(sizes, at::kFloat);
   auto* values = tensor.mutable_data_ptr<float>();
   for (std::int64_t index = 0; index < tensor.numel(); ++index) values[index] = float(deviation * stream.normal());
@@ -78,7 +81,7 @@ class Noise : public TopSubspace {
     const at::Tensor& projection = matrix(gradient, pass);
     const at::Tensor kept = at::mm(gradient, projection);
     RandomStream stream(pass.seed, "head_gradient.noise." + std::to_string(pass.part), std::uint64_t(pass.step));
-    at::Tensor noise = normal_on(gradient.device(), gradient.sizes(), stream);
+    at::Tensor noise = normal_on(gradient.device(), gradient.sizes(), stream, 1, pass.rows_before * gradient.size(1));
     noise = noise - at::mm(noise, projection);
     return kept + noise * (row_norms(gradient - kept) / row_norms(noise).clamp_min(kSmallest));
   }

@@ -20,6 +20,7 @@ struct GradientRuleContext {
   double initializer_range;  // standard deviation of a head matrix's initial values
   std::uint64_t seed;
   c10::Device device = c10::Device(c10::DeviceType::CPU);  // of the head's parameters
+  Processes processes = {};                                // that have every micro-batch together
 };
 
 /// With g [N, D] the exact gradient of a micro-batch (in bfloat16 runs rounded to that), P_k = V_k V_k^T the projection

@@ -24,7 +24,7 @@ at::Tensor log_softmax_of(const at::Tensor& logits) {
 }
 
 HeadInput rows_alone(const HeadInput& input) {
-  HeadInput rows{.hidden = input.select(input.hidden), .step = input.step};
+  HeadInput rows{.hidden = input.select(input.hidden), .batch_targets = input.batch_targets, .step = input.step};
   for (const at::Tensor& layer : input.layers) rows.layers.push_back(input.select(layer));
   return rows;
 }

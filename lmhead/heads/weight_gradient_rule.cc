@@ -62,6 +62,8 @@ Penalty alignment_penalty(const HeadPass& pass) {
     covariance += gram(seen);
     energy += rows.square().sum(at::kDouble).item<double>();
   });
+  pass.processes.sum(std::vector<at::Tensor>{crossed, covariance});
+  energy = pass.processes.sum(energy);
   const double seen_energy = covariance.trace().item<double>(),
                step_energy = (covariance * matrix).sum().item<double>();
   if (!(seen_energy > 0 && step_energy > 0)) return {1, at::zeros_like(weight)};

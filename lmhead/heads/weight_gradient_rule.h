@@ -27,7 +27,7 @@ Penalty orthogonality_penalty(const at::Tensor& weight);
 /// 1 - step_cosine of a micro-batch, step_cosine = S / sqrt(Q E) with g_t = W^T d_t, S = sum ||g_t||^2, Q = sum ||W
 /// g_t||^2, E = sum ||d_t||^2. The logit gradients d_t are held constant; with R = sum d_t g_t^T, M = sum g_t g_t^T and
 /// A = W^T W the gradient of step_cosine is step_cosine (2 R / S - (W M + R A) / Q). Zero where S = 0. Three products
-/// of 2 V D a token and a block of logits. The formula is ours, as above.
+/// of 2 V D a token and a block of logits. Sums meet over processes. The formula is ours.
 Penalty alignment_penalty(const HeadPass& pass);
 
 }  // namespace lmhead

@@ -30,6 +30,7 @@ class DownstreamObserver : public Observer {
   }
   std::string name() const override { return "downstream"; }
   bool wants(std::int64_t step) const override { return step % every_ == 0 || step == last_step_; }
+  bool wants_tokens() const override { return false; }
   Json observe(const StepView&) override { return score_downstream(scorer_, tasks_); }
 
  private:

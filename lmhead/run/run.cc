@@ -5,9 +5,13 @@
 
 #include <algorithm>
 #include <bit>
+#include <chrono>
+#include <random>
+#include <thread>
 
 #include "lmhead/base/content_hash.h"
 #include "lmhead/base/error.h"
+#include "lmhead/base/folder_lock.h"
 #include "lmhead/run/input_files.h"
 
 namespace lmhead {
@@ -131,6 +135,35 @@ Json completed(const Json& json) {
   }
 }
 
+/// Throws in all processes where they were given different configurations, and names the key.
+void require_one_configuration(const Processes& processes, const Json& complete) {
+  if (processes.alone()) return;
+  const Json of_first = Json::parse(processes.from_first(complete.dump()));
+  processes.together([&] {
+    const std::string difference = first_difference(of_first, complete);
+    require(difference.empty(), "train", "all processes must have the same configuration, got another value of ",
+            difference, " in process ", processes.rank());
+  });
+}
+
+/// Throws in all processes where one sees another folder under this path than the first, which has it open.
+void require_one_folder(const Processes& processes, Trainer& trainer, const std::filesystem::path& folder) {
+  if (processes.alone()) return;
+  constexpr auto kPatience = std::chrono::seconds(5);  // network disks show what is new some time later
+  const std::string text = processes.from_first(std::to_string(std::random_device()()) + "\n");
+  processes.together([&] {
+    if (processes.is_first()) trainer.folder().sign(text);
+  });
+  processes.together([&] {
+    const auto deadline = std::chrono::steady_clock::now() + kPatience;
+    while (!is_signed(folder, text)) {
+      require(std::chrono::steady_clock::now() < deadline, "run", folder.string(),
+              " must be one folder that all processes see, got another one in process ", processes.rank());
+      std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    }
+  });
+}
+
 /// `json` as it were on the device of `like`: checkpoints go between devices, so a run may.
 Json on_device_of(const Json& like, Json json) {
   if (json.contains("training") && json["training"].is_object())
@@ -165,27 +198,44 @@ RunInputs inputs_of_run(const std::filesystem::path& folder) {
   return inputs;
 }
 
-bool run_training(const Json& json, const std::filesystem::path& folder, const RunControl& control) {
-  const auto configuration = read_options<RunConfiguration>(json);
-  const Json complete = write_options(configuration);
-  Trainer trainer(configuration.train, complete, folder,
-                  [&](const Json& there) { return on_device_of(complete, completed(there)); });
-  add_observers(trainer, configuration);
-  const DownstreamOptions& downstream = configuration.observe.downstream;
-  const std::string requests = downstream.every > 0 ? hash_file(downstream.requests) : "";
-  control.on_start({trainer.resumed_step(), at::get_num_threads(), trainer.resumed_threads()});
+bool run_training(const Json& json, const std::filesystem::path& folder, const RunControl& control,
+                  const Processes& processes) {
+  std::optional<RunConfiguration> configuration;
+  Json complete;
+  processes.together([&] {
+    configuration = read_options<RunConfiguration>(json);
+    complete = write_options(*configuration);
+  });
+  require_one_configuration(processes, complete);
+  std::unique_ptr<Trainer> trainer;
+  std::string requests;
+  processes.together([&] {
+    trainer = std::make_unique<Trainer>(
+        configuration->train, complete, folder,
+        [&](const Json& there) { return on_device_of(complete, completed(there)); }, processes);
+    add_observers(*trainer, *configuration);
+    const DownstreamOptions& downstream = configuration->observe.downstream;
+    if (downstream.every > 0) requests = hash_file(downstream.requests);
+  });
+  require_one_folder(processes, *trainer, folder);
+  processes.require_same("train", "state to begin from", trainer->inputs());
+  control.on_start({trainer->resumed_step(), at::get_num_threads(), trainer->resumed_threads(), processes.size(),
+                    trainer->resumed_processes()});
   bool finished = false;
   try {
-    finished = trainer.run(control.trainer);
+    finished = trainer->run(control.trainer);
   } catch (const std::exception& error) {
-    record_failure(trainer, error.what());
+    if (processes.is_first()) record_failure(*trainer, error.what());
     throw;
   }
-  Json summary = trainer.summary(finished ? "finished" : "stopped");
-  summary["requests"] = requests;
-  const Json values = head_singular_values(*trainer.model().head);
-  if (!values.is_null()) summary["head_singular_values"] = values;
-  trainer.folder().write_summary(summary);
+  processes.together([&] {
+    if (!processes.is_first()) return;
+    Json summary = trainer->summary(finished ? "finished" : "stopped");
+    summary["requests"] = requests;
+    const Json values = head_singular_values(*trainer->model().head);
+    if (!values.is_null()) summary["head_singular_values"] = values;
+    trainer->folder().write_summary(summary);
+  });
   return finished;
 }
 

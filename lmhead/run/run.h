@@ -42,6 +42,8 @@ struct RunStart {
   std::int64_t after_step;  // 0, or that of the checkpoint it goes on from
   std::int64_t threads;
   std::optional<std::int64_t> checkpoint_threads;  // those that wrote the checkpoint
+  std::int64_t processes = 1;
+  std::optional<std::int64_t> checkpoint_processes;  // likewise
 };
 
 struct RunControl {
@@ -51,8 +53,10 @@ struct RunControl {
 };
 
 /// Trains in `folder` to the end or until stopped; writes the summary. True when the last step is done. `json` may
-/// leave out keys that have defaults; the folder's config.json has them all.
-bool run_training(const Json& json, const std::filesystem::path& folder, const RunControl& control);
+/// leave out keys that have defaults; the folder's config.json has them all. Of `processes` that train together all are
+/// given the same; they throw together what is wrong before the first step, and the first alone writes.
+bool run_training(const Json& json, const std::filesystem::path& folder, const RunControl& control,
+                  const Processes& processes = {});
 
 /// The configuration with every default written out, checked.
 Json complete_configuration(const Json& json);

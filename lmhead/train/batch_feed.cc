@@ -9,7 +9,7 @@ Batch on_device(const Batch& batch, c10::Device device) {
 }
 
 Batch BatchFeed::make(const Address& address) const {
-  return on_device(source_.training_batch(address.first, address.second), device_);
+  return on_device(source_.training_batch(address.first, address.second, share_), device_);
 }
 
 Batch BatchFeed::take(std::int64_t step, std::int64_t part) {

@@ -16,7 +16,9 @@ Batch on_device(const Batch& batch, c10::Device device);
 /// computes with the one before.
 class BatchFeed {
  public:
-  BatchFeed(const BatchSource& source, c10::Device device) : source_(source), device_(device) {}
+  /// Of every part the sequences of `share`.
+  BatchFeed(const BatchSource& source, c10::Device device, const Share& share = {})
+      : source_(source), device_(device), share_(share) {}
 
   /// Part `part` of step `step`, both from 0.
   Batch take(std::int64_t step, std::int64_t part);
@@ -29,6 +31,7 @@ class BatchFeed {
 
   const BatchSource& source_;
   c10::Device device_;
+  Share share_;
   std::optional<std::pair<Address, Batch>> ahead_;
 };
 

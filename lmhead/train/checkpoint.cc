@@ -96,7 +96,8 @@ void TrainingState::visit_fields(FieldVisitor& visitor) {
   visitor.field("configuration_hash", configuration_hash, "of the complete configuration");
   visitor.field("initial_weights_hash", initial_weights_hash, "of training.initial_weights; empty where there is none");
   visitor.field("head_weights_hash", head_weights_hash, "of head.weights; empty where there is none");
-  visitor.field("threads", threads, "threads the run used", at_least(0));
+  visitor.field("threads", threads, "threads a process of the run used", at_least(0));
+  visitor.field("processes", processes, "processes that trained together", at_least(1));
   visitor.field("log_bytes", log_bytes, "length of the log up to this step", at_least(0));
   visitor.field("log_hash", log_hash, "of the log up to this step");
 }

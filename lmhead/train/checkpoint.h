@@ -25,9 +25,10 @@ struct TrainingState {
   std::string dataset_hash, tokenizer_hash, configuration_hash;
   std::string initial_weights_hash;  // of the file that the run began from; empty: drawn from its seed
   std::string head_weights_hash;     // of the file from which the head was made; empty: from none
-  std::int64_t threads = 0;
-  std::int64_t log_bytes = 0;  // of the log, up to the line of `step`
-  std::string log_hash;        // of these bytes; empty in checkpoints of earlier versions
+  std::int64_t threads = 0;          // of a process
+  std::int64_t processes = 1;        // that trained together
+  std::int64_t log_bytes = 0;        // of the log, up to the line of `step`
+  std::string log_hash;              // of these bytes; empty in checkpoints of earlier versions
   void visit_fields(FieldVisitor& visitor);
 };
 

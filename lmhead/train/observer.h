@@ -11,7 +11,7 @@
 
 namespace lmhead {
 
-/// What a step shows before its update: the batch's last part, and the head as it was used.
+/// What a step shows before its update: the batch's last part, from all processes, and the head as it was used.
 struct StepView {
   std::int64_t step;
   HeadInput input;     // detached
@@ -30,6 +30,8 @@ class Observer {
   virtual bool wants(std::int64_t step) const = 0;
   /// Whether the training pass of such a step shall keep what it knows of every token.
   virtual bool wants_statistics() const { return false; }
+  /// Whether it looks at the view's tokens, and not at the model alone.
+  virtual bool wants_tokens() const { return true; }
   virtual Json observe(const StepView& view) = 0;
 };
 

@@ -22,6 +22,10 @@ struct LogEnd {
   std::string hash;  // empty: not known
 };
 
+inline std::filesystem::path checkpoints_of(const std::filesystem::path& run_folder) {
+  return run_folder / "checkpoints";
+}
+
 class RunFolder {
  public:
   /// Locks the folder, which is made where there is none, before anything in it is looked at; throws where another
@@ -32,8 +36,10 @@ class RunFolder {
             const std::function<Json(const Json&)>& completed = {});
 
   const std::filesystem::path& path() const { return path_; }
-  std::filesystem::path checkpoints() const { return path_ / "checkpoints"; }
+  std::filesystem::path checkpoints() const { return checkpoints_of(path_); }
   const std::string& configuration_hash() const { return configuration_hash_; }
+  /// Leaves `text`, by which another process knows that it sees this folder (folder_lock.h, `is_signed`).
+  void sign(const std::string& text) const { lock_.sign(text); }
 
   /// Opens the log to go on after `step`: drops what comes later (steps that are done again, perhaps a cut line of
   /// a kill) and returns the lines of steps 1 to `step`. Throws, naming the line, where one of these is missing or

@@ -3,6 +3,7 @@
 #include <ATen/Parallel.h>
 #include <ATen/ops/_foreach_mul.h>
 #include <ATen/ops/constant_pad_nd.h>
+#include <ATen/ops/zeros_like.h>
 #include <sys/resource.h>
 #include <torch/version.h>
 
@@ -56,14 +57,15 @@ double mean_of(const std::vector<double>& losses) {
 }
 
 std::unique_ptr<HeadGradient> make_head_gradient(const TrainConfiguration& configuration, const LmHead& head,
-                                                 c10::Device device) {
+                                                 c10::Device device, const Processes& processes) {
   return HeadGradient::make(configuration.head_gradient, head, configuration.loss,
                             {.hidden_size = head.hidden_size(),
                              .vocab_size = head.vocab_size(),
                              .has_linear_map = head.linear_map().has_value(),
                              .initializer_range = configuration.model.initializer_range,
                              .seed = std::uint64_t(configuration.training.seed),
-                             .device = device},
+                             .device = device,
+                             .processes = processes},
                             configuration.model.num_hidden_layers);
 }
 
@@ -92,6 +94,31 @@ HeadInput detached(const HeadInput& input) {
   return result;
 }
 
+/// Of every process's view the one of all their tokens.
+void gather_view(const Processes& processes, StepView& view) {
+  std::vector<at::Tensor*> rows = {&view.input.hidden,
+                                   &view.input.tokens,
+                                   &view.input.documents,
+                                   &view.targets,
+                                   &view.statistics.log_probability,
+                                   &view.statistics.logsumexp,
+                                   &view.statistics.entropy,
+                                   &view.statistics.correct,
+                                   &view.statistics.logit_gradient_square,
+                                   &view.statistics.hidden_gradient};
+  for (at::Tensor& layer : view.input.layers) rows.push_back(&layer);
+  for (at::Tensor* tensor : rows) *tensor = processes.gather_rows(*tensor);
+}
+
+/// Throws where a process would have no sequence.
+Share share_of(const DataOptions& data, const Processes& processes) {
+  const std::int64_t sequences = data.batch_size / data.micro_batches;
+  require(processes.alone() || processes.size() <= sequences, "train",
+          "a micro-batch must have a sequence for each of the ", processes.size(), " processes, got ", sequences,
+          " (data.batch_size ", data.batch_size, ", data.micro_batches ", data.micro_batches, ")");
+  return {processes.rank(), processes.size()};
+}
+
 /// Sums figures by name, in the order of their first appearance.
 void add_figures(std::vector<std::pair<std::string, double>>& sums,
                  const std::vector<std::pair<std::string, double>>& figures, double share) {
@@ -113,25 +140,28 @@ Json to_json(const StepRecord& record) {
                {"tokens_per_second", record.tokens_per_second},
                {"wall_seconds", record.wall_seconds},
                {"measure_seconds", record.measure_seconds}};
+  if (record.exchange_seconds) json["exchange_seconds"] = *record.exchange_seconds;
   if (record.validation) json["validation"] = to_json(*record.validation);
   for (const auto& item : record.observations.items()) json[item.key()] = item.value();
   return json;
 }
 
 Trainer::Trainer(const TrainConfiguration& configuration, const Json& complete, const std::filesystem::path& run_folder,
-                 const std::function<Json(const Json&)>& completed)
+                 const std::function<Json(const Json&)>& completed, const Processes& processes)
     : configuration_(configuration),
       device_(find_device(configuration.training.device, "train")),
-      folder_(run_folder, complete, completed),
+      processes_(processes),
+      share_(share_of(configuration.data, processes)),
+      folder_(processes.is_first() ? std::make_unique<RunFolder>(run_folder, complete, completed) : nullptr),
       batches_(open_run_batches(configuration)),
-      feed_(*batches_, device_),
+      feed_(*batches_, device_, share_),
       model_(configuration.model, configuration.head, model_vocab_size(configuration, *batches_),
              fresh_parameters(std::uint64_t(configuration.training.seed)),
              token_counts_of(*batches_, model_vocab_size(configuration, *batches_)), token_bytes_of(*batches_)),
       parameters_(parameters_on(model_, device_)),
       optimizer_(make_optimizer(configuration.optimizer, parameters_)),
-      head_gradient_(make_head_gradient(configuration, *model_.head, device_)),
-      checkpoints_(folder_.checkpoints(), configuration.training.keep_last),
+      head_gradient_(make_head_gradient(configuration, *model_.head, device_, processes)),
+      checkpoints_(checkpoints_of(run_folder), configuration.training.keep_last),
       frequency_bands_(bands_of(*batches_)),
       started_(now_in_iso_8601()) {
   if (configuration_.training.threads) at::set_num_threads(int(*configuration_.training.threads));
@@ -145,6 +175,7 @@ void Trainer::restore(const Json& complete) {
   if (const auto newest = checkpoints_.newest()) {
     state_ = checkpoints_.load(*newest, parameters_, *optimizer_, head_gradient_state());
     resumed_threads_ = state_.threads;
+    resumed_processes_ = state_.processes;
     const std::string where = checkpoints_.path_of(*newest).string();
     require(state_.tokenizer_hash == batches_->tokenizer_hash(), "train", where,
             " must come from a dataset with the same tokenizer ", state_.tokenizer_hash, ", got ",
@@ -159,9 +190,11 @@ void Trainer::restore(const Json& complete) {
   add_this_process(state_.trained_by, state_.step);
   state_.dataset_hash = batches_->content_hash();
   state_.tokenizer_hash = batches_->tokenizer_hash();
-  state_.configuration_hash = folder_.configuration_hash();
+  state_.configuration_hash = hash_configuration(complete);
   state_.threads = at::get_num_threads();
-  for (Json& line : folder_.open_log(state_.step, {state_.log_bytes, state_.log_hash})) {
+  state_.processes = processes_.size();
+  if (!folder_) return;
+  for (Json& line : folder_->open_log(state_.step, {state_.log_bytes, state_.log_hash})) {
     if (const Json speed = line.value("tokens_per_second", Json()); speed.is_number()) speeds_.push_back(speed);
     if (line.contains("validation")) last_validated_line_ = std::move(line);
   }
@@ -170,15 +203,17 @@ void Trainer::restore(const Json& complete) {
 
 bool Trainer::run(const TrainerControl& control) {
   const TrainingOptions& options = configuration_.training;
-  folder_.remove_summary();
+  if (folder_) folder_->remove_summary();
   while (state_.step < options.steps) {
     const StepRecord record = step();
     const bool last = state_.step == options.steps;
-    Json line = to_json(record);
-    folder_.append(line);
-    if (record.validation) last_validated_line_ = std::move(line);
+    if (folder_) {
+      Json line = to_json(record);
+      folder_->append(line);
+      if (record.validation) last_validated_line_ = std::move(line);
+    }
     const bool best = record.validation && state_.best_step == state_.step;
-    const bool stop = !last && control.should_stop();
+    const bool stop = !last && processes_.any(control.should_stop());
     const bool due = options.checkpoint_every > 0 && state_.step % options.checkpoint_every == 0;
     if (last || stop || due || best) save();
     control.on_step(record);
@@ -198,6 +233,7 @@ void Trainer::require_finite(const char* what, double value) const {
 
 StepRecord Trainer::step() {
   const auto start = Clock::now();
+  const double exchanged = processes_.seconds();
   const std::int64_t step = state_.step + 1;
   refresh_working(parameters_);
   std::vector<at::Tensor> gradients(parameters_.size());
@@ -208,8 +244,8 @@ StepRecord Trainer::step() {
   const bool is_watched =
       head_gradient_ || std::ranges::any_of(observers_, [&](const auto& observer) { return observer->wants(step); });
   std::optional<double> loss;
-  if (device_.is_cpu() || is_watched) {
-    loss = mean_of(read_numbers(losses));
+  if (device_.is_cpu() || is_watched || !processes_.alone()) {
+    loss = meet(read_numbers(losses), figures, gradients);
     require_finite("loss", *loss);
   }
   double seconds = seconds_since(start);
@@ -218,12 +254,14 @@ StepRecord Trainer::step() {
   const auto measure_start = Clock::now();
   Json observations = Json::object();
   for (const auto& [name, value] : figures) observations["head"][name] = value;
-  for (const auto& observer : observers_)
-    if (observer->wants(step)) observations[observer->name()] = observer->observe(view);
+  observations.update(observe(view));
   state_.measure_seconds += seconds_since(measure_start);
 
   const auto update_start = Clock::now();
-  exchange_(gradients);
+  std::vector<at::Tensor> defined;
+  std::ranges::copy_if(gradients, std::back_inserter(defined), &at::Tensor::defined);
+  processes_.sum(defined);
+  gradient_hook_(gradients);
   if (head_gradient_) head_gradient_->change_head(parameters_, gradients);
   std::vector<at::Tensor> unread = gradient_norms(gradients);
   const std::ptrdiff_t norms = std::ssize(unread);
@@ -252,7 +290,7 @@ StepRecord Trainer::step() {
   const std::int64_t every = configuration_.training.validate_every;
   if (step == configuration_.training.steps || (every > 0 && step % every == 0)) {
     refresh_working(parameters_);
-    validation = validate(model_, *batches_, frequency_bands_, step);
+    validation = validate(model_, *batches_, frequency_bands_, step, processes_);
     require_finite("validation loss", validation->loss);
     if (state_.best_step == 0 || validation->loss < state_.best_validation_loss) {
       state_.best_step = step;
@@ -274,6 +312,7 @@ StepRecord Trainer::step() {
           speeds_.back(),
           state_.wall_seconds,
           state_.measure_seconds,
+          processes_.alone() ? std::nullopt : std::optional(processes_.seconds() - exchanged),
           std::move(validation),
           std::move(observations)};
 }
@@ -287,9 +326,12 @@ StepContext Trainer::context_of(std::int64_t step, std::int64_t part) const {
 
 std::vector<at::Tensor> Trainer::accumulate_gradients(std::vector<at::Tensor>& gradients, StepView* last,
                                                       std::vector<std::pair<std::string, double>>* figures) {
-  const std::int64_t parts = configuration_.data.micro_batches;
+  const std::int64_t parts = configuration_.data.micro_batches, sequences = configuration_.data.batch_size / parts;
+  const std::int64_t length = configuration_.data.sequence_length, first = share_.begin(sequences);
+  const std::int64_t own = share_.end(sequences) - first;
   const bool keeps_statistics = std::ranges::any_of(
       observers_, [&](const auto& observer) { return observer->wants_statistics() && observer->wants(last->step); });
+  const double weight = double(own) / double(sequences * parts);  // of a part's loss in that of the batch
   std::vector<at::Tensor> losses;
   for (std::int64_t part = 0; part < parts; ++part) {
     const Batch batch = feed_.take(last->step - 1, part);
@@ -298,12 +340,18 @@ std::vector<at::Tensor> Trainer::accumulate_gradients(std::vector<at::Tensor>& g
     HeadInput input = run_decoder(model_.decoder, *model_.head, batch.tokens, batches_->end_of_document(),
                                   needs_layers ? &layers : nullptr);
     input.step = context_of(last->step, part);
-    if (head_gradient_) head_gradient_->attach(last->step, part, parts, input.hidden, layers, batch.targets);
+    if (head_gradient_)
+      head_gradient_->attach(last->step, part, parts, input.hidden, layers, batch.targets, first * length,
+                             sequences * length);
+    if (model_.head->needs().batch_targets && !processes_.alone())
+      input.batch_targets = processes_.gather_rows(batch.targets);
     const auto [loss, said] = model_.head->training_loss(
         input, batch.targets, configuration_.loss, keeps_statistics && part == parts - 1 ? &last->statistics : nullptr);
-    add_figures(*figures, said, 1 / double(parts));
+    add_figures(*figures, said, weight);
     losses.push_back(loss.detach());
-    (parts == 1 ? loss : loss.div(double(parts))).backward();
+    // The same numbers as of one process whose micro-batches are the shares.
+    const double shares = double(parts * share_.count);
+    (shares == 1 ? loss : sequences % share_.count == 0 ? loss.div(shares) : loss.mul(weight)).backward();
     feed_.send_next(last->step - 1, part);
     for (std::size_t index = 0; index < parameters_.size(); ++index) {
       const at::Tensor gradient = take_gradient(*parameters_[index]);
@@ -318,11 +366,61 @@ std::vector<at::Tensor> Trainer::accumulate_gradients(std::vector<at::Tensor>& g
 
 NamedTensors Trainer::head_gradient_state() const { return head_gradient_ ? head_gradient_->state() : NamedTensors{}; }
 
+double Trainer::meet(const std::vector<double>& losses, std::vector<std::pair<std::string, double>>& figures,
+                     std::vector<at::Tensor>& gradients) const {
+  if (processes_.alone()) return mean_of(losses);
+  std::vector<double> own = losses;
+  for (const auto& figure : figures) own.push_back(figure.second);
+  for (const at::Tensor& gradient : gradients) own.push_back(gradient.defined() ? 1 : 0);
+  const std::vector<std::vector<double>> all = processes_.gather(own);
+  const auto total = [&](std::size_t place) {
+    double sum = 0;
+    for (const std::vector<double>& of_process : all) sum += of_process[place];
+    return sum;
+  };
+  std::size_t place = losses.size();
+  for (auto& figure : figures) figure.second = total(place++);
+  for (std::size_t index = 0; index < gradients.size(); ++index)
+    if (total(place++) > 0 && !gradients[index].defined())
+      gradients[index] = at::zeros_like(parameters_[index]->value.detach());
+
+  // In the order of one process whose micro-batches are the shares.
+  const std::int64_t sequences = configuration_.data.batch_size / configuration_.data.micro_batches;
+  double sum = 0;
+  for (std::size_t part = 0; part < losses.size(); ++part)
+    for (std::int64_t rank = 0; rank < processes_.size(); ++rank) {
+      const Share share{rank, processes_.size()};
+      const double loss = all[std::size_t(rank)][part];
+      sum += sequences % share.count == 0 ? loss : loss * double(share.end(sequences) - share.begin(sequences));
+    }
+  const bool is_even = sequences % share_.count == 0;
+  return sum / double(is_even ? std::int64_t(losses.size()) * share_.count : configuration_.data.batch_size);
+}
+
+Json Trainer::observe(StepView& view) const {
+  Json observations = Json::object();
+  const auto looks = [&](const auto& observer) { return observer->wants(view.step) && observer->wants_tokens(); };
+  if (!processes_.alone() && std::ranges::any_of(observers_, looks)) gather_view(processes_, view);
+  if (!processes_.is_first()) return observations;
+  for (const auto& observer : observers_)
+    if (observer->wants(view.step)) observations[observer->name()] = observer->observe(view);
+  return observations;
+}
+
 void Trainer::save() {
-  const LogEnd log = folder_.sync_log();  // first, so that no checkpoint outlives lines that it counts on
+  if (!folder_) return;
+  const LogEnd log = folder_->sync_log();  // first, so that no checkpoint outlives lines that it counts on
   state_.log_bytes = log.bytes;
   state_.log_hash = log.hash;
   checkpoints_.save(state_, parameters_, *optimizer_, head_gradient_state());
+}
+
+std::string Trainer::inputs() const {
+  std::string text = "step " + std::to_string(state_.step) + ", dataset " + state_.dataset_hash + ", tokenizer " +
+                     state_.tokenizer_hash;
+  for (const StartingFileKind& kind : starting_file_kinds())
+    if (const std::string& hash = state_.*kind.hash; !hash.empty()) text += std::string(", ") + kind.name + " " + hash;
+  return text;
 }
 
 Json Trainer::summary(const std::string& state) const {
@@ -356,6 +454,7 @@ Json Trainer::summary(const std::string& state) const {
                   {"device", device_.str()},
                   {"started", started_},
                   {"finished", now_in_iso_8601()}});
+  if (!processes_.alone()) summary["processes"] = processes_.size();
   return summary;
 }
 

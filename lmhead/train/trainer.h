@@ -11,6 +11,7 @@
 #include "lmhead/data/frequency_bands.h"
 #include "lmhead/heads/head_gradient.h"
 #include "lmhead/models/causal_model.h"
+#include "lmhead/processes/processes.h"
 #include "lmhead/train/batch_feed.h"
 #include "lmhead/train/checkpoint.h"
 #include "lmhead/train/configuration.h"
@@ -24,6 +25,7 @@ namespace lmhead {
 struct StepRecord {
   std::int64_t step, tokens;
   double loss, learning_rate, gradient_norm, tokens_per_second, wall_seconds, measure_seconds;
+  std::optional<double> exchange_seconds;  // of the step, in which this process sent or waited for others
   std::optional<Validation> validation;
   Json observations;  // by the observers' names, and what the head said of its loss
 };
@@ -45,14 +47,15 @@ class Trainer {
  public:
   /// `complete` is the whole of the configuration as it stands in the run folder, which may hold more than the trainer
   /// reads; `completed` makes one of an older version such a one (RunFolder).
+  ///
+  /// `processes` train together: each has its share of the sequences of every micro-batch, and what is computed of a
+  /// step is that of its whole batch. The first alone writes; the others read the folder. Nothing is sent here.
   Trainer(const TrainConfiguration& configuration, const Json& complete, const std::filesystem::path& run_folder,
-          const std::function<Json(const Json&)>& completed = {});
+          const std::function<Json(const Json&)>& completed = {}, const Processes& processes = {});
 
   void add_observer(std::unique_ptr<Observer> observer) { observers_.push_back(std::move(observer)); }
-  /// Called with every step's gradients before clipping; the one place where those of several processes meet.
-  void set_gradient_exchange(std::function<void(std::vector<at::Tensor>&)> exchange) {
-    exchange_ = std::move(exchange);
-  }
+  /// Called with every step's gradients, those of all processes together, before anything else is made of them.
+  void set_gradient_hook(std::function<void(std::vector<at::Tensor>&)> hook) { gradient_hook_ = std::move(hook); }
 
   /// Trains to the last step or until stopped, from the newest checkpoint where there is one; true when the last step
   /// is done. Throws `Divergence` on a loss that is not finite (the newest checkpoint stays), on a full disk, on data
@@ -65,14 +68,24 @@ class Trainer {
   std::int64_t resumed_step() const { return state_.step; }
   /// The threads that wrote that checkpoint; nothing where there is none. Another number adds up in another order.
   std::optional<std::int64_t> resumed_threads() const { return resumed_threads_; }
+  /// The same of processes.
+  std::optional<std::int64_t> resumed_processes() const { return resumed_processes_; }
+  /// What the run is of, by hashes: equal in processes that may train together.
+  std::string inputs() const;
   /// What summary.json says of a run in `state`, beside what the caller adds.
   Json summary(const std::string& state) const;
-  RunFolder& folder() { return folder_; }
+  /// Of the first process alone.
+  RunFolder& folder() { return *folder_; }
 
  private:
   void restore(const Json& complete);
   StepRecord step();
   void require_finite(const char* what, double value) const;
+  /// What the whole batch's loss is, of the losses of this process's parts; makes `figures` those of all processes, and
+  /// gives zeros to gradients that others have and this one has not.
+  double meet(const std::vector<double>& losses, std::vector<std::pair<std::string, double>>& figures,
+              std::vector<at::Tensor>& gradients) const;
+  Json observe(StepView& view) const;
   StepContext context_of(std::int64_t step, std::int64_t part) const;
   /// The losses of the step's parts, 0-dim each.
   std::vector<at::Tensor> accumulate_gradients(std::vector<at::Tensor>& gradients, StepView* last,
@@ -82,7 +95,9 @@ class Trainer {
 
   TrainConfiguration configuration_;
   c10::Device device_;
-  RunFolder folder_;
+  Processes processes_;
+  Share share_;                        // of every micro-batch's sequences
+  std::unique_ptr<RunFolder> folder_;  // of the first process
   std::unique_ptr<BatchSource> batches_;
   BatchFeed feed_;
   CausalModel model_;
@@ -92,9 +107,9 @@ class Trainer {
   CheckpointFolder checkpoints_;
   std::optional<FrequencyBands> frequency_bands_;
   TrainingState state_;
-  std::optional<std::int64_t> resumed_threads_;
+  std::optional<std::int64_t> resumed_threads_, resumed_processes_;
   std::vector<std::unique_ptr<Observer>> observers_;
-  std::function<void(std::vector<at::Tensor>&)> exchange_ = [](std::vector<at::Tensor>&) {};
+  std::function<void(std::vector<at::Tensor>&)> gradient_hook_ = [](std::vector<at::Tensor>&) {};
   std::vector<double> speeds_;  // tokens per second of every step that the log has
   std::optional<Json> last_validated_line_;
   std::string started_;

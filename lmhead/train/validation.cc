@@ -27,6 +27,7 @@ class ScoreSums {
     const at::Tensor loss = -scores.log_probability.to(at::kDouble);
     sums_.index_add_(0, group, at::stack({loss, scores.correct.to(at::kDouble), at::ones_like(loss)}, 1));
   }
+  void sum_over(const Processes& processes) { sums_ = processes.sum(sums_); }
   /// Group `index`, or all groups together.
   GroupScores scores(std::int64_t index) const { return scores_of(sums_[index].cpu()); }
   GroupScores all() const { return scores_of(sums_.sum(0).cpu()); }
@@ -66,20 +67,22 @@ Json to_json(const Validation& v) {
 }
 
 Validation validate(const CausalModel& model, const BatchSource& batches, const std::optional<FrequencyBands>& bands,
-                    std::int64_t step) {
+                    std::int64_t step, const Processes& processes) {
   at::NoGradGuard no_grad;
   const c10::Device device = model.decoder.embedding()->value.device();
   const std::optional<Coverage> coverage = batches.coverage(step);
   ScoreSums seen(2, device), by_band(bands ? std::int64_t(bands->names.size()) : 1, device);
   const at::Tensor band_of = bands ? on_device(bands->band, device) : at::Tensor();
   const at::Tensor seen_targets = coverage ? on_device(coverage->seen_targets, device) : at::Tensor();
-  for (std::int64_t index = 0; index < batches.validation_batches(); ++index) {
+  for (std::int64_t index = processes.rank(); index < batches.validation_batches(); index += processes.size()) {
     const Batch batch = on_device(batches.validation_batch(index), device);
     const HeadInput input = run_decoder(model.decoder, *model.head, batch.tokens, batches.end_of_document());
     const TokenScores scores = model.head->token_scores(input, batch.targets);
     by_band.add(scores, bands ? band_of.index_select(0, batch.targets) : at::zeros_like(batch.targets));
     if (coverage) seen.add(scores, seen_targets.index_select(0, batch.targets).to(at::kLong));
   }
+  by_band.sum_over(processes);
+  if (coverage) seen.sum_over(processes);
   const GroupScores all = by_band.all();
   Validation validation{*all.loss, std::nullopt, *all.top1_accuracy, all.tokens, std::nullopt, {}};
   if (coverage)

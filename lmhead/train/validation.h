@@ -10,6 +10,7 @@
 #include "lmhead/data/batches.h"
 #include "lmhead/data/frequency_bands.h"
 #include "lmhead/models/causal_model.h"
+#include "lmhead/processes/processes.h"
 
 namespace lmhead {
 
@@ -37,8 +38,9 @@ struct Validation {
 Json to_json(const Validation& validation);
 
 /// Scores every token of the validation set of `batches` by the model's working values; sums are float64. `bands` are
-/// those of the training data, where it has any; what was shown of a synthetic language is counted up to `step`.
+/// those of the training data, where it has any; what was shown of a synthetic language is counted up to `step`. Of
+/// several processes each takes its share of the batches, and all get the same figures.
 Validation validate(const CausalModel& model, const BatchSource& batches, const std::optional<FrequencyBands>& bands,
-                    std::int64_t step);
+                    std::int64_t step, const Processes& processes = {});
 
 }  // namespace lmhead

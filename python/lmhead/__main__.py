@@ -1,4 +1,7 @@
-"""Runs a Python verb: python -m lmhead prepare | report | study-document | tensorboard | evaluate; native verbs call the others."""
+"""Runs a Python verb: python -m lmhead prepare | report | study-document | tensorboard | evaluate; native verbs call the others.
+
+One native verb is here too: torchrun -m lmhead train, in several processes.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +13,16 @@ from collections.abc import Callable
 from lmhead import process
 from lmhead.verbs import VERBS
 
+# Native verbs that a process of Python can carry out, and as what.
+NATIVE = {"train": ("training", "train a model, under torchrun in several processes")}
+MODULES = {**VERBS, **NATIVE}
+
 
 def load(argv: list[str]) -> Callable[[], int]:
     """What carries out a request, once the modules that it needs have been imported."""
-    if argv and argv[0] in VERBS:
+    if argv and argv[0] in MODULES:
         try:
-            verb = importlib.import_module(f"lmhead.{VERBS[argv[0]][0]}").main
+            verb = importlib.import_module(f"lmhead.{MODULES[argv[0]][0]}").main
         except ModuleNotFoundError as error:  # of a package that was installed without what it depends on
             if (error.name or "lmhead").startswith("lmhead"):
                 raise
@@ -33,19 +40,19 @@ def missing(verb: str, module: str | None) -> int:
 def answer(argv: list[str]) -> int:
     if argv and argv[0] in ("-h", "--help"):
         print("usage: python -m lmhead VERB ...\n")
-        for verb, (_, meaning) in VERBS.items():
+        for verb, (_, meaning) in MODULES.items():
             print(f"  {verb:<19} {meaning}")
         print("\nEach verb has its own --help; the other verbs are those of the native command lmhead.")
         return 0
     got = repr(argv[0]) if argv else "none"
-    print(f"[lmhead] the verb must be one of {', '.join(VERBS)}, got {got}", file=sys.stderr)
+    print(f"[lmhead] the verb must be one of {', '.join(MODULES)}, got {got}", file=sys.stderr)
     return 2
 
 
 def main(argv: list[str] | None = None) -> int:
     """Carries out a request as a process of its own, whose signals and standard streams it takes over."""
     argv = sys.argv[1:] if argv is None else argv
-    verb = argv[0] if argv and argv[0] in VERBS else "lmhead"
+    verb = argv[0] if argv and argv[0] in MODULES else "lmhead"
     return process.run(verb, lambda: load(argv), ends_with_input=verb == "tokenizer")
 
 

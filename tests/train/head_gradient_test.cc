@@ -36,7 +36,7 @@ class HeadGradientRuns : public testing::Test {
   std::pair<Gradients, double> first_step(const Json& json, const std::string& folder) const {
     Trainer trainer = make_trainer(json, scratch_ / folder);
     Gradients seen;
-    trainer.set_gradient_exchange([&](Gradients& gradients) {
+    trainer.set_gradient_hook([&](Gradients& gradients) {
       for (const at::Tensor& gradient : gradients) seen.push_back(gradient.clone());
     });
     EXPECT_THROW(trainer.run(kill_after(1)), Killed);

@@ -388,13 +388,13 @@ TEST_F(TrainerRuns, ObserversSeeTheParametersThatTheLossBelongsToAndChangeNothin
   EXPECT_TRUE(last_file("alone", "model.safetensors") == last_file("observed", "model.safetensors"));
 }
 
-TEST_F(TrainerRuns, GradientExchangeSeesEveryGradientBeforeClipping) {
+TEST_F(TrainerRuns, GradientHookSeesEveryGradientBeforeClipping) {
   // Halved gradients without clipping are what SGD at half the rate would make.
   Json json = configuration();
   json["optimizer"] = {{"type", "sgd"}, {"learning_rate", 0.5}, {"weight_decay", 0}};
   json["training"]["clip_norm"] = 0;
   Trainer exchanged = make_trainer(json, scratch_ / "exchanged");
-  exchanged.set_gradient_exchange([](std::vector<at::Tensor>& gradients) {
+  exchanged.set_gradient_hook([](std::vector<at::Tensor>& gradients) {
     for (at::Tensor& gradient : gradients) gradient.mul_(0.5);
   });
   exchanged.run();

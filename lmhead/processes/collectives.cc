@@ -1,0 +1,33 @@
+#include "lmhead/processes/collectives.h"
+
+#include <ATen/core/dispatch/Dispatcher.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/core/stack.h>
+
+namespace lmhead::collectives {
+namespace {
+
+/// Through the boxed call: releases of PyTorch differ in the C++ type of a group's name.
+at::Tensor call(const char* name, torch::jit::Stack arguments) {
+  at::NoGradGuard no_grad;
+  c10::Dispatcher::singleton().findSchemaOrThrow(name, "").callBoxed(arguments);
+  return arguments.at(0).toTensor();
+}
+
+}  // namespace
+
+void begin_sum(const at::Tensor& tensor, const std::string& group) {
+  call("_c10d_functional::all_reduce_", {tensor, std::string("sum"), group});
+}
+
+at::Tensor begin_gather(const at::Tensor& tensor, std::int64_t size, const std::string& group) {
+  return call("_c10d_functional::all_gather_into_tensor", {tensor, size, group});
+}
+
+void begin_broadcast(const at::Tensor& tensor, const std::string& group) {
+  call("_c10d_functional::broadcast_", {tensor, std::int64_t(0), group});
+}
+
+void wait(const at::Tensor& tensor) { call("_c10d_functional::wait_tensor", {tensor}); }
+
+}  // namespace lmhead::collectives

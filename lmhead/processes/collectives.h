@@ -1,0 +1,20 @@
+// PyTorch's functional collectives, called by name: no header of theirs, and no process group object.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <string>
+
+namespace lmhead::collectives {
+
+/// Begins to replace `tensor`, contiguous, by its sum over processes; `wait` for it before it is looked at.
+void begin_sum(const at::Tensor& tensor, const std::string& group);
+/// Begins to gather: [P n, ...] of every process's [n, ...].
+at::Tensor begin_gather(const at::Tensor& tensor, std::int64_t size, const std::string& group);
+/// Begins to replace `tensor`, contiguous, by that of the first process.
+void begin_broadcast(const at::Tensor& tensor, const std::string& group);
+/// Throws what the backend throws.
+void wait(const at::Tensor& tensor);
+
+}  // namespace lmhead::collectives

@@ -1,0 +1,191 @@
+#include "lmhead/processes/processes.h"
+
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+#include <exception>
+#include <utility>
+
+#include "lmhead/processes/collectives.h"
+
+namespace lmhead {
+namespace {
+
+constexpr const char* kWho = "processes";
+constexpr std::int64_t kBucketBytes = std::int64_t(32) << 20;  // sent at once; copies of the next go on meanwhile
+
+/// Calls what sends or waits, adds its time to `seconds` and translates the backend's words.
+template <class Work>
+auto timed(double& seconds, const Work& work) {
+  struct Timer {
+    double& seconds;
+    std::chrono::steady_clock::time_point start = std::chrono::steady_clock::now();
+    ~Timer() { seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count(); }
+  } timer{seconds};
+  try {
+    return work();
+  } catch (const std::exception& error) {
+    const std::string text = error.what();
+    throw ProcessLost("[" + std::string(kWho) + "] every process must answer, got: " + text.substr(0, text.find('\n')));
+  }
+}
+
+at::Tensor tensor_of(const std::vector<double>& numbers) {
+  at::Tensor tensor = at::empty({std::int64_t(numbers.size())}, at::kDouble);
+  std::copy(numbers.begin(), numbers.end(), tensor.mutable_data_ptr<double>());
+  return tensor;
+}
+
+/// Tensors in order, cut where the type or the device changes or a bucket is full.
+std::vector<std::vector<at::Tensor>> buckets_of(const std::vector<at::Tensor>& tensors) {
+  std::vector<std::vector<at::Tensor>> buckets;
+  std::int64_t bytes = 0;
+  for (const at::Tensor& tensor : tensors) {
+    const bool fits = !buckets.empty() && buckets.back().back().scalar_type() == tensor.scalar_type() &&
+                      buckets.back().back().device() == tensor.device() &&
+                      bytes + std::int64_t(tensor.nbytes()) <= kBucketBytes;
+    if (!fits) {
+      buckets.emplace_back();
+      bytes = 0;
+    }
+    buckets.back().push_back(tensor);
+    bytes += std::int64_t(tensor.nbytes());
+  }
+  return buckets;
+}
+
+}  // namespace
+
+Processes::Processes(std::string group, std::int64_t rank, std::int64_t size)
+    : group_(std::move(group)), rank_(rank), size_(size), seconds_(std::make_shared<double>(0)) {
+  require(size >= 1 && rank >= 0 && rank < size, kWho, "a rank must be from 0 to ", size - 1, ", got ", rank);
+}
+
+void Processes::sum(const std::vector<at::Tensor>& tensors) const {
+  if (alone() || tensors.empty()) return;
+  at::NoGradGuard no_grad;
+  std::vector<std::pair<std::vector<at::Tensor>, at::Tensor>> sent;
+  for (std::vector<at::Tensor>& bucket : buckets_of(tensors)) {
+    std::vector<at::Tensor> flat;
+    for (const at::Tensor& tensor : bucket) flat.push_back(tensor.reshape({-1}));
+    const at::Tensor buffer = at::cat(flat);
+    timed(*seconds_, [&] { collectives::begin_sum(buffer, group_); });
+    sent.emplace_back(std::move(bucket), buffer);
+  }
+  for (const auto& [bucket, buffer] : sent) {
+    timed(*seconds_, [&] { collectives::wait(buffer); });
+    std::int64_t first = 0;
+    for (const at::Tensor& tensor : bucket) {
+      at::Tensor into = tensor;
+      into.copy_(buffer.narrow(0, first, tensor.numel()).view(tensor.sizes()));
+      first += tensor.numel();
+    }
+  }
+}
+
+at::Tensor Processes::sum(const at::Tensor& tensor) const {
+  if (alone()) return tensor;
+  at::NoGradGuard no_grad;
+  const at::Tensor result = tensor.detach().clone(at::MemoryFormat::Contiguous);
+  timed(*seconds_, [&] {
+    collectives::begin_sum(result, group_);
+    collectives::wait(result);
+  });
+  return result;
+}
+
+double Processes::sum(double value) const { return alone() ? value : sum(tensor_of({value})).item<double>(); }
+
+bool Processes::any(bool value) const { return alone() ? value : sum(value ? 1.0 : 0.0) > 0; }
+
+at::Tensor Processes::gather(const at::Tensor& own) const {
+  if (alone()) return own.unsqueeze(0);
+  at::NoGradGuard no_grad;
+  const at::Tensor sent = own.detach().contiguous().unsqueeze(0);
+  return timed(*seconds_, [&] {
+    const at::Tensor all = collectives::begin_gather(sent, size_, group_);
+    collectives::wait(all);
+    return all;
+  });
+}
+
+std::vector<std::vector<double>> Processes::gather(const std::vector<double>& own) const {
+  if (alone()) return {own};
+  const at::Tensor all = gather(tensor_of(own));
+  std::vector<std::vector<double>> lists;
+  const auto* value = all.const_data_ptr<double>();
+  for (std::int64_t rank = 0; rank < size_; ++rank) {
+    lists.emplace_back(value, value + own.size());
+    value += own.size();
+  }
+  return lists;
+}
+
+at::Tensor Processes::gather_rows(const at::Tensor& own) const {
+  if (alone() || !own.defined()) return own;
+  std::vector<std::int64_t> counts;
+  for (const auto& list : gather(std::vector<double>{double(own.size(0))})) counts.push_back(std::int64_t(list[0]));
+  std::vector<std::int64_t> shape = own.sizes().vec();
+  shape[0] = std::ranges::max(counts);
+  const bool is_bool = own.scalar_type() == at::kBool;  // which backends do not send
+  at::Tensor padded = at::zeros(shape, own.options().dtype(is_bool ? at::kByte : own.scalar_type()));
+  padded.narrow(0, 0, own.size(0)).copy_(own.detach());
+  const at::Tensor all = gather(padded);
+  std::vector<at::Tensor> parts;
+  for (std::int64_t rank = 0; rank < size_; ++rank) parts.push_back(all[rank].narrow(0, 0, counts[std::size_t(rank)]));
+  return at::cat(parts).to(own.scalar_type());
+}
+
+std::vector<std::string> Processes::gather_texts(const std::string& own) const {
+  if (alone()) return {own};
+  at::Tensor bytes = at::empty({std::int64_t(own.size())}, at::kByte);
+  std::copy(own.begin(), own.end(), bytes.mutable_data_ptr<std::uint8_t>());
+  std::vector<std::int64_t> counts;
+  for (const auto& list : gather(std::vector<double>{double(own.size())})) counts.push_back(std::int64_t(list[0]));
+  if (std::ranges::max(counts) == 0) return std::vector<std::string>(std::size_t(size_));
+  at::Tensor padded = at::zeros({std::ranges::max(counts)}, at::kByte);
+  padded.narrow(0, 0, bytes.size(0)).copy_(bytes);
+  const at::Tensor all = gather(padded);
+  std::vector<std::string> texts;
+  for (std::int64_t rank = 0; rank < size_; ++rank) {
+    const auto* begin = all.const_data_ptr<std::uint8_t>() + rank * padded.size(0);
+    texts.emplace_back(begin, begin + counts[std::size_t(rank)]);
+  }
+  return texts;
+}
+
+std::string Processes::from_first(const std::string& text) const {
+  return gather_texts(is_first() ? text : "").front();
+}
+
+void Processes::together(const std::function<void()>& work) const {
+  if (alone()) return work();
+  std::exception_ptr error;
+  std::string text;
+  try {
+    work();
+  } catch (const std::exception& caught) {
+    error = std::current_exception();
+    text = *caught.what() ? caught.what() : "an operation failed";
+  }
+  const std::vector<std::string> texts = gather_texts(text);
+  const auto failed = std::ranges::find_if(texts, [](const std::string& one) { return !one.empty(); });
+  if (failed == texts.end()) return;
+  if (failed - texts.begin() == rank_) std::rethrow_exception(error);
+  throw Error(*failed);
+}
+
+void Processes::require_same(std::string_view who, std::string_view what, const std::string& own) const {
+  const std::vector<std::string> all = gather_texts(own);
+  const auto other = std::ranges::find_if(all, [&](const std::string& one) { return one != all.front(); });
+  if (other == all.end()) return;
+  fail(who, "all processes must have the same ", what, ", got ", all.front(), " in process 0 and ", *other,
+       " in process ", other - all.begin());
+}
+
+}  // namespace lmhead
