@@ -9,6 +9,8 @@ import tokenizers
 from lmhead.prepare import command
 
 PYTHON = Path(command.__file__).resolve().parents[2]
+# In slices: a signal that comes between Python's last look for one and the call of `sleep` is seen when that returns.
+SLEEP_A_MINUTE = "any(time.sleep(0.05) for _ in range(1200))"
 
 
 def texts(count, start=0):

@@ -13,6 +13,7 @@ import time
 import pytest
 from kill_trials import LMHEAD, environment_of, write_finished_run
 from lmhead.verbs import VERBS
+from prepare_fixtures import SLEEP_A_MINUTE
 
 pytestmark = pytest.mark.skipif(not LMHEAD.exists(), reason="the release build is not there")
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
@@ -92,7 +93,7 @@ def test_signals_that_came_while_python_started_are_heard(folder):
 
 def test_a_program_without_packages_yet_ends_in_one_line(folder, tmp_path):
     """Called by itself: from its first line on, while the interpreter still looks for packages."""
-    (tmp_path / "sitecustomize.py").write_text("import sys, time\nprint('now', flush=True)\ntime.sleep(60)\n")
+    (tmp_path / "sitecustomize.py").write_text(f"import sys, time\nprint('now', flush=True)\n{SLEEP_A_MINUTE}\n")
     for number in SIGNALS:
         process = subprocess.Popen([folder / "bin" / "lmhead-prepare", "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                                    text=True, env=os.environ | {"PYTHONPATH": str(tmp_path)})
@@ -113,7 +114,7 @@ def test_what_passes_between_programs_is_gone(folder, tmp_path, number, to_group
     program.write_text(f"#!{sys.executable}\nimport sys\nfrom lmhead import process\n"
                        "def load():\n    import time, os\n"
                        "    os.mkdir(sys.argv[2]); open(sys.argv[2] + '/ids', 'w').close(); open('pid', 'w').write(str(os.getpid()))\n"
-                       "    time.sleep(60)\n"
+                       f"    {SLEEP_A_MINUTE}\n"
                        "process.run('tokenize', load)\n")
     program.chmod(0o755)
     data = tmp_path / "data"

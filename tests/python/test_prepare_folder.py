@@ -8,7 +8,17 @@ from pathlib import Path
 
 import pytest
 from lmhead.prepare import dataset
-from prepare_fixtures import PYTHON, all_documents, left_over, refuse, run, sidecar_of, texts, write_folder
+from prepare_fixtures import (
+    PYTHON,
+    SLEEP_A_MINUTE,
+    all_documents,
+    left_over,
+    refuse,
+    run,
+    sidecar_of,
+    texts,
+    write_folder,
+)
 
 
 def test_a_second_call_does_nothing_and_a_changed_input_or_result_is_made_again(tmp_path, capsys):
@@ -95,7 +105,7 @@ def test_an_interruption_between_the_two_renames_puts_the_old_dataset_back(tmp_p
 def test_a_stop_by_signal_leaves_nothing(tmp_path):
     folder = write_folder(tmp_path / "in", texts(20))
     script = ("import sys, time; from lmhead import __main__, process; from lmhead.prepare import dataset as d\n"
-              "def slow(self, document):\n    print('writing', flush=True); time.sleep(60)\n"
+              f"def slow(self, document):\n    print('writing', flush=True); {SLEEP_A_MINUTE}\n"
               "d.SplitWriter.add = slow\nsys.exit(__main__.main(['prepare', *sys.argv[1:]]))")
     process = subprocess.Popen([sys.executable, "-c", script, str(tmp_path / "out"), str(folder), "--bytes"],
                                env={**os.environ, "PYTHONPATH": str(PYTHON)}, stdout=subprocess.PIPE,

@@ -7,7 +7,7 @@ import sys
 import time
 
 import pytest
-from prepare_fixtures import PYTHON, left_over, texts, write_folder
+from prepare_fixtures import PYTHON, SLEEP_A_MINUTE, left_over, texts, write_folder
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(PYTHON)}
 VERB = [sys.executable, "-m", "lmhead"]
@@ -19,31 +19,31 @@ def start(*arguments, **options):
 
 
 # What runs before a module is imported, while it is, and inside the work, and says when.
-WHILE_IMPORTING = """
+WHILE_IMPORTING = f"""
 import sys
 class Finder:
     def find_spec(self, name, path, target=None):
         if name == 'numpy':
             import time
             print('now', flush=True)
-            time.sleep(60)
+            {SLEEP_A_MINUTE}
 sys.meta_path.insert(0, Finder())
 """
-WHILE_WORKING = """
+WHILE_WORKING = f"""
 from lmhead.prepare import dataset
 def slow(self, document):
     import time
     print('now', file=sys.stderr, flush=True)
-    time.sleep(60)
+    {SLEEP_A_MINUTE}
 dataset.SplitWriter.add = slow
 """
-WHERE_EXCEPTIONS_ARE_LOST = """
+WHERE_EXCEPTIONS_ARE_LOST = f"""
 from lmhead.prepare import dataset
 def slow(self, document):
     import time
     print('now', file=sys.stderr, flush=True)
     try:
-        time.sleep(60)
+        {SLEEP_A_MINUTE}
     except BaseException:
         raise ValueError('something else') from None
 dataset.SplitWriter.add = slow
