@@ -46,8 +46,15 @@ Request parse_command_line(int argument_count, char** arguments, bool speaks) {
   study_app->add_option("study", study.study, "JSON file of the study")->required();
   study_app->add_option("overrides", study.overrides, "key.path=value: replaces a value of the base configuration");
   study_app->add_option("--out", study.out, "folder of the study (default: runs/NAME-OF-THE-STUDY)");
-  study_app->add_option("--jobs", study.jobs, "runs at once, each in a process with one thread (default: 1, with all)")
+  study_app
+      ->add_option(
+          "--jobs", study.jobs,
+          "runs at once, each in a process with one thread (default: 1, with all; of a cluster: what it takes)")
       ->check(CLI::Range(1, 1024));
+  study_app->add_option("--ray", study.ray,
+                        "carry the runs out on the Ray cluster at this address: auto, HOST:PORT or ray://HOST:PORT");
+  study_app->add_option("--shard", study.shard,
+                        "i/n: carry out the i-th of n parts of the runs; the parts' rows together are the study's");
   study_app->add_option(
       "--rows", study.rows,
       "file of finished runs, read and appended to; those in it need not run again. Of a folder every file "

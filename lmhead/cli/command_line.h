@@ -20,10 +20,12 @@ struct TrainRequest {
 struct StudyRequest {
   std::string study;
   std::vector<std::string> overrides;
-  std::string out;     // empty: runs/<name of the study>
-  std::string rows;    // file of finished runs; empty: rows.jsonl in the study's folder
-  std::string device;  // empty: the study's
-  std::size_t jobs = 1;
+  std::string out;                  // empty: runs/<name of the study>
+  std::string rows;                 // file of finished runs; empty: rows.jsonl in the study's folder
+  std::string device;               // empty: the study's
+  std::string ray;                  // address of a Ray cluster; empty: runs are carried out here
+  std::string shard;                // i/n; empty: every run
+  std::optional<std::size_t> jobs;  // nothing: 1, or of a cluster as many as it takes
   bool dry_run = false, statistics_only = false, discard_runs = false;
 };
 

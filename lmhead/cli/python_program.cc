@@ -41,12 +41,16 @@ void clean_up() {
 
 }  // namespace
 
-std::string run_python_program(const std::string& program, const std::vector<std::string>& arguments) {
+fs::path python_program(const std::string& program) {
   std::error_code error;
-  const auto beside = find_program(program, fs::read_symlink("/proc/self/exe", error).parent_path());
-  require(beside.has_value(), "lmhead", program,
+  const auto found = find_program(program, fs::read_symlink("/proc/self/exe", error).parent_path());
+  require(found.has_value(), "lmhead", program,
           " must stand beside lmhead or on the path (scripts/setup writes it), got none");
-  const std::string found = beside->string();
+  return *found;
+}
+
+std::string run_python_program(const std::string& program, const std::vector<std::string>& arguments) {
+  const std::string found = python_program(program).string();
   std::vector<char*> all = {const_cast<char*>(found.c_str())};
   for (const std::string& argument : arguments) all.push_back(const_cast<char*>(argument.c_str()));
   all.push_back(nullptr);

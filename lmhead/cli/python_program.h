@@ -7,6 +7,9 @@
 
 namespace lmhead {
 
+/// `program` beside this executable or on the path. Throws where it is neither.
+std::filesystem::path python_program(const std::string& program);
+
 /// Runs `program`, found beside this executable or on the path, without a shell, and returns what it wrote to its
 /// standard output, less the last line end; its standard error goes to ours. It ends with this process where that is
 /// stopped. Throws where it is not found, and where it

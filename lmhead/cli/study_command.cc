@@ -9,14 +9,19 @@
 #include "lmhead/cli/commands.h"
 #include "lmhead/cli/printable_json.h"
 #include "lmhead/cli/progress.h"
+#include "lmhead/cli/python_program.h"
 #include "lmhead/cli/signals.h"
 #include "lmhead/cli/study_table.h"
+#include "lmhead/run/program_workers.h"
+#include "lmhead/run/run_processes.h"
 #include "lmhead/study/study_statistics.h"
 
 namespace lmhead {
 namespace {
 
 namespace fs = std::filesystem;
+
+constexpr std::size_t kMostRuns = 10000;  // handed to a cluster at once, which lets them wait for their turn
 
 const char* name_of(RunState state) {
   return state == RunState::kFinished ? "finished" : state == RunState::kStarted ? "started" : "to do";
@@ -48,18 +53,43 @@ std::string status_line(const StudyStatus& status) {
   return line;
 }
 
+/// Who carries the runs out. Processes of this machine come before anything that would give this process threads.
+std::unique_ptr<RunWorkers> make_workers(const StudyRequest& request, const fs::path& folder) {
+  if (request.ray.empty() || request.dry_run || request.statistics_only)
+    return std::make_unique<RunProcesses>(request.jobs.value_or(1) > 1 ? std::optional(1) : std::nullopt);
+  return std::make_unique<ProgramWorkers>(python_program("lmhead-ray"), request.ray, folder);
+}
+
+/// What of the study is left to other shards, as one line; nothing where this shard has runs without a row itself.
+std::optional<std::string> left_to_others(StudyProgress& progress, const StudyShard& shard) {
+  const StudyPlan plan = progress.plan();
+  std::size_t others = 0;
+  for (const StudyRun& run : plan.runs) {
+    if (progress.row_of(run)) continue;
+    if (shard.owns(progress.identity_of(run))) return std::nullopt;
+    ++others;
+  }
+  std::string line = "[study] shard " + std::to_string(shard.index) + "/" + std::to_string(shard.count) +
+                     " has done its part; " + std::to_string(others) + " runs belong to others";
+  if (plan.to_come > 0) line += ", and " + std::to_string(plan.to_come) + " more depend on them";
+  return line + ": start again with the rows of all (--rows FOLDER)";
+}
+
 }  // namespace
 
 int run_study(const StudyRequest& request) {
   std::vector<std::string> overrides = request.overrides;
   if (!request.device.empty()) overrides.push_back("training.device=" + request.device);
   const Study study = read_study(read_json(request.study), overrides);
-  const fs::path folder = request.out.empty() ? fs::path("runs") / study.name : fs::path(request.out);
+  const StudyShard shard = request.shard.empty() ? StudyShard() : parse_study_shard(request.shard);
+  std::string name = study.name;
+  if (shard.count > 1) name += "-shard-" + std::to_string(shard.index) + "-of-" + std::to_string(shard.count);
+  const fs::path folder = request.out.empty() ? fs::path("runs") / name : fs::path(request.out);
   const fs::path rows = request.rows.empty() ? folder / "rows.jsonl" : fs::path(request.rows);
-  RunProcesses processes(request.jobs > 1 ? std::optional(1) : std::nullopt);
+  const std::unique_ptr<RunWorkers> workers = make_workers(request, folder);
   StudyProgress progress(study, folder, rows);
   if (request.dry_run) {
-    print_plan(progress, request.jobs);
+    print_plan(progress, request.jobs.value_or(1));
     return 0;
   }
 
@@ -69,8 +99,9 @@ int run_study(const StudyRequest& request) {
     LiveLine line;
     std::size_t done = 0;
     finished =
-        run_study(progress, processes,
-                  {.jobs = request.jobs,
+        run_study(progress, *workers,
+                  {.jobs = request.jobs.value_or(request.ray.empty() ? 1 : kMostRuns),
+                   .shard = shard,
                    .discard_runs = request.discard_runs,
                    .on_status =
                        [&](const StudyStatus& status) {
@@ -90,7 +121,12 @@ int run_study(const StudyRequest& request) {
   write_file_atomic(folder / "statistics.json", statistics.dump(2) + "\n");
   std::fputs(study_table(printable(statistics)).c_str(), stdout);
   if (finished) return 0;
-  if (!stop_requested()) return 1;
+  if (!stop_requested()) {
+    const std::optional<std::string> left = shard.count > 1 ? left_to_others(progress, shard) : std::nullopt;
+    if (!left) return 1;
+    std::fprintf(stderr, "%s\n", left->c_str());
+    return 0;
+  }
   std::fprintf(stderr, "stopped and saved; go on with the same command\n");
   return 130;
 }

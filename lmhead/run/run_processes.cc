@@ -90,14 +90,14 @@ void train_and_tell(const Json& configuration, const fs::path& folder, int pipe)
   }
 }
 
-RunEnd end_named(const std::string& name) {
+}  // namespace
+
+RunEnd run_end_named(const std::string& name) {
   return name == "finished"   ? RunEnd::kFinished
          : name == "stopped"  ? RunEnd::kStopped
          : name == "diverged" ? RunEnd::kDiverged
                               : RunEnd::kFailed;
 }
-
-}  // namespace
 
 RunProcesses::RunProcesses(std::optional<int> threads) : threads_(threads.value_or(at::get_num_threads())) {
   at::set_num_threads(1);
@@ -151,7 +151,7 @@ void RunProcesses::read_lines(Child& child, std::vector<RunEvent>& events) {
     const Json line = try_parse_json(child.unread.substr(0, end)).value_or(Json());
     if (!line.is_object()) continue;
     if (line.contains("end"))
-      child.last = RunEvent{child.ticket, end_named(line["end"].get<std::string>()), 0, line.value("error", "")};
+      child.last = RunEvent{child.ticket, run_end_named(line["end"].get<std::string>()), 0, line.value("error", "")};
     else events.push_back({child.ticket, std::nullopt, line.value("step", std::int64_t(0)), ""});
   }
 }

@@ -14,6 +14,8 @@
 namespace lmhead {
 
 enum class RunEnd { kFinished, kStopped, kDiverged, kFailed };
+/// Of "finished", "stopped", "diverged"; anything else has failed.
+RunEnd run_end_named(const std::string& name);
 
 struct RunEvent {
   std::size_t ticket;         // as `start` got it

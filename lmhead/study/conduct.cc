@@ -114,6 +114,7 @@ class Conductor {
     for (const StudyRun& run : plan_.runs) {
       if (going_.size() >= control_.jobs) return;
       if (failed_.count(run.folder) || progress_.row_of(run) || is_going(run)) continue;
+      if (!control_.shard.owns(progress_.identity_of(run))) continue;
       workers_.start(next_ticket_, run.configuration, progress_.folder() / run.folder);
       going_.emplace(next_ticket_++, Going{run});
     }
@@ -165,7 +166,8 @@ class Conductor {
       if (speed_.flops == 0 && going.step > going.first_step)
         speed.add(std::chrono::duration<double>(Clock::now() - going.start).count(),
                   progress_.flops_of(going.run) * double(going.step - going.first_step) / double(steps_of(going.run)));
-    status.seconds_left = std::max(0.0, flops) * speed.seconds_per_flop() / double(control_.jobs);
+    status.seconds_left = std::max(0.0, flops) * speed.seconds_per_flop() /
+                          double(std::min(control_.jobs, std::max<std::size_t>(1, going_.size())));
     return status;
   }
 

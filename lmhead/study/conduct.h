@@ -11,6 +11,7 @@
 #include "lmhead/run/run_processes.h"
 #include "lmhead/study/plan.h"
 #include "lmhead/study/row_store.h"
+#include "lmhead/study/study_shard.h"
 
 namespace lmhead {
 
@@ -61,6 +62,7 @@ struct StudyStatus {
 
 struct StudyControl {
   std::size_t jobs = 1;
+  StudyShard shard;           // whose runs alone are started
   bool discard_runs = false;  // delete a run's folder once its row is written
   std::function<void(const StudyStatus&)> on_status = [](const StudyStatus&) {};
   std::function<void(const StudyRun& run, const std::string& error)> on_failure = [](const StudyRun&,
@@ -68,11 +70,11 @@ struct StudyControl {
   std::function<bool()> should_stop = [] { return false; };
 };
 
-/// Carries out what is not finished, `jobs` runs at once, and takes over what other studies add to the rows meanwhile.
-/// True when every run is finished; a run that fails costs only itself and what needs it. A run that diverges is
-/// finished. Writes study.json at the start and results.jsonl at the end. Throws, before anything is trained, where
-/// another process conducts the study in this folder or rows cannot be kept; and where a row cannot be written (a full
-/// disk): the run's folder stays, and the next start makes its row.
+/// Carries out what of its shard is not finished, `jobs` runs at once, and takes over what other studies add to the
+/// rows meanwhile. True when every run is finished; a run that fails costs only itself and what needs it. A run that
+/// diverges is finished. Writes study.json at the start and results.jsonl at the end. Throws, before anything is
+/// trained, where another process conducts the study in this folder or rows cannot be kept; and where a row cannot be
+/// written (a full disk): the run's folder stays, and the next start makes its row.
 bool run_study(StudyProgress& progress, RunWorkers& workers, const StudyControl& control);
 
 /// Training FLOPs of all runs known now that are not finished, and the seconds that they take at the speed of

@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
     """Carries out a request as a process of its own, whose signals and standard streams it takes over."""
     argv = sys.argv[1:] if argv is None else argv
     verb = argv[0] if argv and argv[0] in MODULES else "lmhead"
-    return process.run(verb, lambda: load(argv), ends_with_input=verb == "tokenizer")
+    return process.run(verb, lambda: load(argv), ends_with_input=verb in ("tokenizer", "ray"))
 
 
 def program() -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
@@ -36,6 +37,11 @@ def carry_out(verb: str, request: Callable[[], str | None]) -> int:
         done = request()
     except RequestError as error:
         print(f"[{verb}] {one_line(error)}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"[{verb}] {one_line(os.fsdecode(error.filename))} must be accessible, got: {error.strerror}", file=sys.stderr)
         return 2
     if done:
         print(f"[{verb}] {one_line(done)}")

@@ -19,6 +19,7 @@ VERBS = {  # module, and what the verb does; CMake reads the lines, so one has b
     "features": ("features", "compute features with transformers for lmhead measure"),
     "tokenize": ("prepare.tokenize", "turn text into token ids for lmhead measure"),
     "measurement-report": ("measurement.command", "write the figures of lmhead measure as one HTML file"),
+    "ray": ("study.ray_workers", "carry the runs of a study out on a Ray cluster for lmhead study --ray"),
     "tokenizer": ("prepare.tokenizer", "encode and decode text for lmhead sample"),
 }
 
