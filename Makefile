@@ -33,7 +33,7 @@ test: setup
 	@.venv/bin/python -m pytest -q -n 2 --dist loadfile tests/python
 
 study-smoke: setup
-	@.venv/bin/python -m pytest -q tests/python/test_study_files.py
+	@LMHEAD_SLOW_TESTS=1 .venv/bin/python -m pytest -q tests/python/test_study_files.py
 
 # The kernels and the training room many times over in random order: what depends on luck or on leftovers shows here. Then
 # a minute of problems that no run has drawn before, the package in environments of its own, and two hundred trials in which
@@ -43,7 +43,7 @@ test-slow: test
 	@build/release/bin/test_kernels --gtest_brief=1 --gtest_repeat=5 --gtest_shuffle
 	@build/release/bin/test_train --gtest_brief=1 --gtest_repeat=3 --gtest_shuffle
 	@LMHEAD_PROPERTY_SECONDS=60 LMHEAD_PROPERTY_SEED=$$(date +%s) build/release/bin/test_kernels --gtest_brief=1 --gtest_filter='*Property*'
-	@LMHEAD_SLOW_TESTS=1 .venv/bin/python -m pytest -q tests/python/test_package.py tests/python/test_evaluate_parity.py tests/python/test_integrations.py tests/python/test_site.py tests/python/test_gguf.py
+	@LMHEAD_SLOW_TESTS=1 .venv/bin/python -m pytest -q tests/python/test_package.py tests/python/test_evaluate_parity.py tests/python/test_integrations.py tests/python/test_site.py tests/python/test_gguf.py tests/python/test_study_files.py tests/python/test_examples.py
 	@.venv/bin/python -m pytest -q tests/python/slow
 	@scripts/check_sanitizers.sh
 	@scripts/check_clang.sh
