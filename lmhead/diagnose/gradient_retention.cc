@@ -53,8 +53,8 @@ Json to_json(const GradientRetentionResult& result) {
   return json;
 }
 
-GradientRetention::GradientRetention(const LinearMap& map, const HeadSpaceOptions& options)
-    : head_space_(std::make_shared<HeadSpace>(map, options)) {}
+GradientRetention::GradientRetention(const LinearMap& map, const HeadSpaceOptions& options, const Processes& processes)
+    : head_space_(std::make_shared<HeadSpace>(map, options, processes)) {}
 
 GradientRetention::GradientRetention(std::shared_ptr<const HeadSpace> head_space)
     : head_space_(std::move(head_space)) {}

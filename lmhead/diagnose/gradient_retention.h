@@ -41,7 +41,9 @@ Json to_json(const GradientRetentionResult& result);
 /// W where W is ill-conditioned, centered or narrower than float32.
 class GradientRetention {
  public:
-  explicit GradientRetention(const LinearMap& map, const HeadSpaceOptions& options = {});
+  /// `map` has the rows of this of `processes`, see HeadSpace; tokens are then given by `add`.
+  explicit GradientRetention(const LinearMap& map, const HeadSpaceOptions& options = {},
+                             const Processes& processes = {});
   explicit GradientRetention(std::shared_ptr<const HeadSpace> head_space);
 
   /// Adds `hidden` [N, D] with `targets` [N] int64; rows whose target is -100 are left out. Returns the

@@ -70,7 +70,8 @@ void HeadSpaceOptions::visit_fields(FieldVisitor& visitor) {
                 "measure the column space of the head less its mean row (changes neither probabilities nor gradients)");
 }
 
-HeadSpace::HeadSpace(const LinearMap& map, const HeadSpaceOptions& options) : options_(options), map_(map) {
+HeadSpace::HeadSpace(const LinearMap& map, const HeadSpaceOptions& options, const Processes& processes)
+    : options_(options), processes_(processes), map_(map) {
   at::NoGradGuard no_grad;
   const at::Tensor& weight = map.weight;
   require(weight.defined() && weight.dim() == 2 && weight.numel() > 0 && at::isFloatingType(weight.scalar_type()), kWho,
@@ -82,6 +83,7 @@ HeadSpace::HeadSpace(const LinearMap& map, const HeadSpaceOptions& options) : op
           "center_weight must be off where a soft-cap or another map bends the logits: rows of their gradient do not "
           "sum to zero");
   hidden_size_ = weight.size(1);
+  vocab_size_ = std::int64_t(processes.sum(double(weight.size(0))));
   map_.weight = weight.detach();
   if (map.bias.defined()) map_.bias = map.bias.detach();
   find_basis();
@@ -110,12 +112,14 @@ at::Tensor HeadSpace::gram(const at::Tensor& transform) const {
     }
   });
   const at::Tensor lower = at::tril(sum);
-  return lower + at::tril(lower, -1).t();
+  return processes_.sum(lower + at::tril(lower, -1).t());
 }
 
 void HeadSpace::find_basis() {
   const at::Tensor& weight = map_.weight;
   if (options_.center_weight) mean_row_ = mean_row(weight);
+  if (options_.center_weight && !processes_.alone())
+    mean_row_ = processes_.sum(mean_row_ * double(weight.size(0))) / double(vocab_size_);
   const double cutoff = options_.rank_cutoff.value_or(weight.scalar_type() == at::kDouble ? 2e-7 : 1e-6);
 
   const at::Tensor first_gram = gram({});
@@ -125,10 +129,10 @@ void HeadSpace::find_basis() {
   const double largest = ascending[-1].item<double>();
   // Where the mean row was nearly all there was, what is left of W is the rounding of its entries.
   const double removed =
-      mean_row_.defined() ? std::sqrt(double(weight.size(0)) * mean_row_.square().sum().item<double>()) : 0;
-  rank_ = std::min<std::int64_t>(ascending.gt(cutoff * std::max(largest, removed)).sum().item<std::int64_t>(),
-                                 weight.size(0));
-  singular_values_ = ascending.flip(0).narrow(0, 0, std::min(weight.size(0), hidden_size_)).clone();
+      mean_row_.defined() ? std::sqrt(double(vocab_size_) * mean_row_.square().sum().item<double>()) : 0;
+  rank_ =
+      std::min<std::int64_t>(ascending.gt(cutoff * std::max(largest, removed)).sum().item<std::int64_t>(), vocab_size_);
+  singular_values_ = ascending.flip(0).narrow(0, 0, std::min(vocab_size_, hidden_size_)).clone();
   const at::Tensor kept = ascending.narrow(0, hidden_size_ - rank_, rank_);
   const at::Tensor vectors = eigenvectors.narrow(1, hidden_size_ - rank_, rank_);
   transform_ = vectors / kept;
@@ -161,6 +165,7 @@ void HeadSpace::form_basis() {
 }
 
 TokenEnergies HeadSpace::energies(const at::Tensor& hidden, const at::Tensor& targets) const {
+  require(processes_.alone(), kWho, "tokens must be given as statistics where several processes have rows of W");
   at::NoGradGuard no_grad;
   const std::int64_t count = targets.size(0), step = rows_per_block(vocab_size());
   TokenEnergies all;
@@ -176,9 +181,19 @@ TokenEnergies HeadSpace::energies(const at::Tensor& hidden, const at::Tensor& ta
 }
 
 TokenEnergies HeadSpace::block_energies(const at::Tensor& hidden, const at::Tensor& targets) const {
+  return energies_of(token_statistics(features(hidden), map_, targets));
+}
+
+at::Tensor HeadSpace::features(const at::Tensor& hidden) const {
+  at::NoGradGuard no_grad;
   at::Tensor features = hidden.detach();
   if (through_basis_) features = at::matmul(features.to(at::kDouble), coordinates_.t());  // h W^T = (h R^T) Q^T
-  return energies_of(token_statistics(features.to(map_.weight.scalar_type()), map_, targets));
+  return features.to(map_.weight.scalar_type());
+}
+
+TokenEnergies HeadSpace::energies_of_features(const TokenStatistics& statistics) const {
+  at::NoGradGuard no_grad;
+  return energies_of(statistics);
 }
 
 TokenEnergies HeadSpace::energies(const TokenStatistics& statistics) const {

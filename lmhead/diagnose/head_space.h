@@ -10,6 +10,7 @@
 #include <optional>
 
 #include "lmhead/kernels/linear_map.h"
+#include "lmhead/processes/processes.h"
 
 namespace lmhead {
 
@@ -50,10 +51,13 @@ struct TokenEnergies {
 /// Cholesky-QR, Yamamoto et al. 2015, by eigenvectors instead of triangles). Where the gradient's own
 /// rounding would be amplified too much by T, Q is formed once (one copy of W) and the loss is differentiated
 /// through Q itself.
+///
+/// Of a W whose rows lie in several processes no more travels than Gram matrices D x D: `map` has this process's rows,
+/// Q's rows are this process's, and everything else here is of the whole, the same in all processes.
 class HeadSpace {
  public:
   /// Throws where the map's shapes or types do not fit together or W is not finite.
-  explicit HeadSpace(const LinearMap& map, const HeadSpaceOptions& options = {});
+  explicit HeadSpace(const LinearMap& map, const HeadSpaceOptions& options = {}, const Processes& processes = {});
 
   /// The energies of `hidden` [n, D] with `targets` [n], none of which may be ignored, in blocks of rows.
   /// Memory: a block of logits, and n x 6 float64.
@@ -64,6 +68,12 @@ class HeadSpace {
   /// Whether the loss is differentiated through a basis of its own, because rounding would grow too much.
   bool through_basis() const { return through_basis_; }
 
+  /// What the loss is differentiated through, W or Q (rows of this process), and the features that go with it; for who
+  /// computes the statistics of a map that several processes have.
+  const LinearMap& differentiated_map() const { return map_; }
+  at::Tensor features(const at::Tensor& hidden) const;
+  TokenEnergies energies_of_features(const TokenStatistics& statistics) const;
+
   /// Q^T d for rows d of `gradient` [n, V]: [n, rank] float64.
   at::Tensor coordinates(const at::Tensor& gradient) const;
   /// R R^T q for rows q of `coordinates`: what backpropagation and a step on the features make of them, so
@@ -72,7 +82,7 @@ class HeadSpace {
   /// Q q for rows q of `coordinates`: [n, V] float64; expand(coordinates(d)) = P_W d.
   at::Tensor expand(const at::Tensor& coordinates) const;
 
-  std::int64_t vocab_size() const { return map_.weight.size(0); }
+  std::int64_t vocab_size() const { return vocab_size_; }
   std::int64_t hidden_size() const { return hidden_size_; }
   std::int64_t rank() const { return rank_; }
   /// Largest over smallest singular value that is counted in the rank; 0 for W = 0.
@@ -93,9 +103,10 @@ class HeadSpace {
   void form_basis();
 
   HeadSpaceOptions options_;
-  LinearMap map_;  // what the loss is differentiated through; its weight is W, or Q once that is formed
+  Processes processes_;  // that have rows of W
+  LinearMap map_;        // what the loss is differentiated through; its weight is W, or Q once that is formed
   bool through_basis_ = false;
-  std::int64_t hidden_size_;
+  std::int64_t hidden_size_, vocab_size_;
   at::Tensor mean_row_;     // [D] float64, where centered
   at::Tensor transform_;    // T, [D, rank] float64
   at::Tensor coordinates_;  // R = T^+, [rank, D] float64

@@ -20,6 +20,10 @@ void begin_sum(const at::Tensor& tensor, const std::string& group) {
   call("_c10d_functional::all_reduce_", {tensor, std::string("sum"), group});
 }
 
+at::Tensor begin_scattered_sum(const at::Tensor& tensor, std::int64_t size, const std::string& group) {
+  return call("_c10d_functional::reduce_scatter_tensor", {tensor, std::string("sum"), size, group});
+}
+
 at::Tensor begin_gather(const at::Tensor& tensor, std::int64_t size, const std::string& group) {
   return call("_c10d_functional::all_gather_into_tensor", {tensor, size, group});
 }

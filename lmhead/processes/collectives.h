@@ -10,6 +10,8 @@ namespace lmhead::collectives {
 
 /// Begins to replace `tensor`, contiguous, by its sum over processes; `wait` for it before it is looked at.
 void begin_sum(const at::Tensor& tensor, const std::string& group);
+/// Begins to sum [P n, ...] over processes, of which each receives its own [n, ...] of P parts.
+at::Tensor begin_scattered_sum(const at::Tensor& tensor, std::int64_t size, const std::string& group);
 /// Begins to gather: [P n, ...] of every process's [n, ...].
 at::Tensor begin_gather(const at::Tensor& tensor, std::int64_t size, const std::string& group);
 /// Begins to replace `tensor`, contiguous, by that of the first process.

@@ -141,6 +141,24 @@ at::Tensor Processes::gather_rows(const at::Tensor& own) const {
   return at::cat(parts).to(own.scalar_type());
 }
 
+void Processes::begin_sum(const at::Tensor& tensor) const {
+  if (!alone()) timed(*seconds_, [&] { collectives::begin_sum(tensor, group_); });
+}
+
+at::Tensor Processes::begin_sum_of_lines(const at::Tensor& lines) const {
+  if (alone()) return lines[0];
+  return timed(*seconds_, [&] { return collectives::begin_scattered_sum(lines, size_, group_); }).squeeze(0);
+}
+
+at::Tensor Processes::begin_gather(const at::Tensor& own) const {
+  if (alone()) return own.unsqueeze(0);
+  return timed(*seconds_, [&] { return collectives::begin_gather(own.unsqueeze(0), size_, group_); });
+}
+
+void Processes::wait(const at::Tensor& sent) const {
+  if (!alone()) timed(*seconds_, [&] { collectives::wait(sent); });
+}
+
 std::vector<std::string> Processes::gather_texts(const std::string& own) const {
   if (alone()) return {own};
   at::Tensor bytes = at::empty({std::int64_t(own.size())}, at::kByte);

@@ -60,6 +60,16 @@ class Processes {
   /// Throws in all processes, as `[who] all processes must have the same WHAT, got ...`, unless `own` is one in all.
   void require_same(std::string_view who, std::string_view what, const std::string& own) const;
 
+  // What is sent while something else goes on, and other methods are called, in one order in all processes.
+
+  /// Begins to make `tensor`, contiguous, the sum over processes; `wait(tensor)`.
+  void begin_sum(const at::Tensor& tensor) const;
+  /// Begins to sum [P, n] over processes, of which each receives the line of its rank, [n]; `wait` for that.
+  at::Tensor begin_sum_of_lines(const at::Tensor& lines) const;
+  /// Begins to gather [n] of each process as [P, n]; `wait` for that. `own` must live until then.
+  at::Tensor begin_gather(const at::Tensor& own) const;
+  void wait(const at::Tensor& sent) const;
+
   /// Seconds that this process has spent sending, and waiting for others, so far.
   double seconds() const { return seconds_ ? *seconds_ : 0; }
 

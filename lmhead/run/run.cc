@@ -164,8 +164,9 @@ void require_one_folder(const Processes& processes, Trainer& trainer, const std:
   });
 }
 
-/// `json` as it were on the device of `like`: checkpoints go between devices, so a run may.
-Json on_device_of(const Json& like, Json json) {
+/// `json` as it were on the device of `like` and shared out as that is: checkpoints go between these, so a run may.
+Json computed_as(const Json& like, Json json) {
+  if (json.is_object()) json["parallel"] = like.at("parallel");
   if (json.contains("training") && json["training"].is_object())
     json["training"]["device"] = like.at("training").at("device");
   return json;
@@ -179,7 +180,7 @@ bool is_finished(const std::filesystem::path& folder, const Json& complete) {
   const auto summary = read_summary(folder);
   if (!summary || summary->value("state", Json()) != "finished") return false;
   try {
-    return on_device_of(complete, completed(read_json(folder / "config.json"))) == complete;
+    return computed_as(complete, completed(read_json(folder / "config.json"))) == complete;
   } catch (const Error&) {  // there is none, or it is damaged
     return false;
   }
@@ -212,7 +213,7 @@ bool run_training(const Json& json, const std::filesystem::path& folder, const R
   processes.together([&] {
     trainer = std::make_unique<Trainer>(
         configuration->train, complete, folder,
-        [&](const Json& there) { return on_device_of(complete, completed(there)); }, processes);
+        [&](const Json& there) { return computed_as(complete, completed(there)); }, processes);
     add_observers(*trainer, *configuration);
     const DownstreamOptions& downstream = configuration->observe.downstream;
     if (downstream.every > 0) requests = hash_file(downstream.requests);

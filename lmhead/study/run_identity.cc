@@ -38,6 +38,7 @@ Json settings_of(const Json& complete) {
   Json settings = without_defaults(complete, pinned_defaults(head_type));
   settings["head"]["type"] = head_type;
   if (settings.contains("data")) settings["data"].erase("path");
+  settings.erase("parallel");
   if (settings.contains("training"))
     for (const char* key : {"threads", "device", "checkpoint_activations", "checkpoint_every", "keep_last"})
       settings["training"].erase(key);

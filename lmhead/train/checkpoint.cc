@@ -111,7 +111,7 @@ fs::path CheckpointFolder::path_of(std::int64_t step) const {
   return folder_ / name;
 }
 
-void CheckpointFolder::save(const TrainingState& state, const ParameterList& parameters, Optimizer& optimizer,
+void CheckpointFolder::save(const TrainingState& state, const ParameterList& parameters, const NamedTensors& optimizer,
                             const NamedTensors& head_gradient) const {
   make_directory(folder_);
   replace_directory_atomic(path_of(state.step), [&](const fs::path& folder) {
@@ -121,7 +121,7 @@ void CheckpointFolder::save(const TrainingState& state, const ParameterList& par
       hash_of[name] = write_safetensors(folder / name, tensors, metadata);
     };
     write(kModel, named_tensors(parameters), {{"format", "pt"}});
-    write(kOptimizer, optimizer.state());
+    write(kOptimizer, optimizer);
     if (!head_gradient.empty()) write(kHeadGradient, head_gradient);
     hash_of[kState] = write_file_atomic(folder / kState, write_options(state).dump(2) + "\n");
     write_checksums(folder, hash_of);
@@ -152,7 +152,7 @@ TrainingState CheckpointFolder::load(std::int64_t step, const ParameterList& par
   const fs::path folder = path_of(step);
   const TrainingState state = read_training_state(folder);
   load_parameters(folder / kModel, parameters);
-  read_into(folder / kOptimizer, optimizer.state());
+  optimizer.load([&](const NamedTensors& state) { read_into(folder / kOptimizer, state); });
   if (!head_gradient.empty()) read_into(folder / kHeadGradient, head_gradient);
   return state;
 }

@@ -40,7 +40,8 @@ class CheckpointFolder {
   /// Writes a checkpoint for `state.step`, with the hash of every file, and removes those that need not stay. On an
   /// error the earlier ones are untouched. `head_gradient`: the state of rules on the head's gradients, where there is
   /// one.
-  void save(const TrainingState& state, const ParameterList& parameters, Optimizer& optimizer,
+  /// `optimizer`: the whole of its state.
+  void save(const TrainingState& state, const ParameterList& parameters, const NamedTensors& optimizer,
             const NamedTensors& head_gradient = {}) const;
   /// The newest whole checkpoint's step.
   std::optional<std::int64_t> newest() const;

@@ -22,6 +22,12 @@ void TrainingOptions::visit_fields(FieldVisitor& visitor) {
                 "safetensors file with every parameter, such as a checkpoint's; empty: drawn from the seed");
 }
 
+void ParallelOptions::visit_fields(FieldVisitor& visitor) {
+  visitor.field("optimizer", optimizer,
+                "whether each of several processes has all of the optimiser's state, or a part of it and of its work",
+                {"replicated", "sharded"});
+}
+
 void TrainConfiguration::visit_fields(FieldVisitor& visitor) {
   visitor.group("data", data, "what is learned");
   visitor.group("model", model, "the decoder");
@@ -31,6 +37,7 @@ void TrainConfiguration::visit_fields(FieldVisitor& visitor) {
   visitor.group("optimizer", optimizer, "the optimiser");
   visitor.group("schedule", schedule, "the learning rate over the run");
   visitor.group("training", training, "the run itself");
+  visitor.group("parallel", parallel, "how several processes share the work");
 }
 
 }  // namespace lmhead

@@ -25,6 +25,12 @@ struct TrainingOptions {
   void visit_fields(FieldVisitor& visitor);
 };
 
+/// How the processes of a run share the work; one alone has no use for it.
+struct ParallelOptions {
+  std::string optimizer = "replicated";
+  void visit_fields(FieldVisitor& visitor);
+};
+
 struct TrainConfiguration {
   DataOptions data;
   DecoderOptions model;
@@ -34,6 +40,7 @@ struct TrainConfiguration {
   OptimizerOptions optimizer;
   ScheduleOptions schedule;
   TrainingOptions training;
+  ParallelOptions parallel;
   void visit_fields(FieldVisitor& visitor);
 };
 

@@ -25,10 +25,14 @@ double count_parameters(const TrainConfiguration& configuration, std::int64_t vo
 
 }  // namespace
 
-MemoryEstimate estimate_memory(const TrainConfiguration& configuration, std::int64_t vocab_size) {
+MemoryEstimate estimate_memory(const TrainConfiguration& configuration, std::int64_t vocab_size,
+                               std::int64_t processes) {
   MemoryEstimate estimate;
   estimate.parameters = count_parameters(configuration, vocab_size);
-  const double copies = configuration.optimizer.type == "adamw" ? 4 : 2;
+  const double averages = configuration.optimizer.type == "adamw" ? 2 : 0;
+  const bool is_sharded = configuration.parallel.optimizer == "sharded";
+  const double exchanged = processes > 1 ? 1 : 0;  // gradients on their way
+  const double copies = 2 + exchanged + averages / (is_sharded ? double(processes) : 1);
   estimate.state = estimate.parameters * copies * sizeof(float);
 
   // In float64 throughout: products of these sizes leave 64 bits long before they leave its range.
@@ -46,14 +50,14 @@ MemoryEstimate estimate_memory(const TrainConfiguration& configuration, std::int
   // Computed again, a block keeps its input; one at a time has all of its own.
   const bool recomputes = configuration.training.checkpoint_activations && layers > 0;
   const double of_blocks = recomputes ? layers * width * sizeof(float) + of_block : layers * of_block;
-  estimate.activations =
-      double(data.batch_size / data.micro_batches) * double(data.sequence_length) * (ids + width * working + of_blocks);
+  const std::int64_t sequences = (data.batch_size / data.micro_batches + processes - 1) / processes;
+  estimate.activations = double(sequences) * double(data.sequence_length) * (ids + width * working + of_blocks);
   return estimate;
 }
 
-void require_training_memory(const TrainConfiguration& configuration, std::int64_t vocab_size) {
+void require_training_memory(const TrainConfiguration& configuration, std::int64_t vocab_size, std::int64_t processes) {
   if (configuration.training.device != "cpu") return;  // a device says itself what it has
-  const MemoryEstimate estimate = estimate_memory(configuration, vocab_size);
+  const MemoryEstimate estimate = estimate_memory(configuration, vocab_size, processes);
   const DataOptions& data = configuration.data;
   require_memory("train",
                  format_bytes(estimate.state) + " of parameters, gradients and optimiser and " +

@@ -15,9 +15,12 @@ struct MemoryEstimate {
   double activations = 0;  // bytes of ids and of what one micro-batch keeps for the backward pass
 };
 
-MemoryEstimate estimate_memory(const TrainConfiguration& configuration, std::int64_t vocab_size);
+/// Of one of so many processes that train together.
+MemoryEstimate estimate_memory(const TrainConfiguration& configuration, std::int64_t vocab_size,
+                               std::int64_t processes = 1);
 
 /// Throws, saying what is needed and what is there, where the estimate is more than `available_memory()`.
-void require_training_memory(const TrainConfiguration& configuration, std::int64_t vocab_size);
+void require_training_memory(const TrainConfiguration& configuration, std::int64_t vocab_size,
+                             std::int64_t processes = 1);
 
 }  // namespace lmhead

@@ -118,6 +118,18 @@ std::unique_ptr<Optimizer> make_optimizer(const OptimizerOptions& options, const
   return std::make_unique<RuleList>(std::move(rules));
 }
 
+std::vector<bool> need_all_rows(const OptimizerOptions& options, const ParameterList& parameters) {
+  const auto groups = find_groups(options, parameters);
+  std::vector<bool> need;
+  for (std::size_t index = 0; index < parameters.size(); ++index) {
+    const ParameterGroupOptions* group = groups[index] ? &options.groups[*groups[index]] : nullptr;
+    const bool chooses = group && group->chooses_update();
+    need.push_back(chooses ? group->update.type == "muon" || group->update.coupled
+                           : options.type == "muon" && parameters[index]->kind == ParameterKind::kMatrix);
+  }
+  return need;
+}
+
 std::vector<at::Tensor> gradient_norms(const std::vector<at::Tensor>& gradients) {
   std::vector<at::Tensor> defined;
   for (const at::Tensor& gradient : gradients)

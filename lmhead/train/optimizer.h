@@ -3,6 +3,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <utility>
@@ -24,6 +25,10 @@ class Optimizer {
   virtual void step(std::vector<at::Tensor>& gradients, std::int64_t step, double factor) = 0;
   /// The state tensors themselves, to be saved or overwritten; made with zeros where there was no step yet.
   virtual NamedTensors state() = 0;
+  /// The whole state, as a checkpoint has it, of an optimiser that several processes share: in the first of them.
+  virtual NamedTensors whole_state() { return state(); }
+  /// Gives `read` the tensors of the whole state, and takes what it has written to them.
+  virtual void load(const std::function<void(const NamedTensors&)>& read) { read(state()); }
 };
 
 /// AdamW, SGD with (Nesterov) momentum, or Muon for the matrices of the body with AdamW for everything else; groups may
@@ -31,6 +36,9 @@ class Optimizer {
 /// dimensions: values are multiplied by 1 - rate x decay. Throws where a group's pattern matches no parameter and where
 /// a rule of matrices meets a vector. Memory: that of the rules.
 std::unique_ptr<Optimizer> make_optimizer(const OptimizerOptions& options, const ParameterList& parameters);
+
+/// Of each parameter whether its update is of all its rows together, so that they cannot be shared out.
+std::vector<bool> need_all_rows(const OptimizerOptions& options, const ParameterList& parameters);
 
 /// The Euclidean norm of each defined gradient, 0-dim on its device; in float64, that of all from those of each.
 std::vector<at::Tensor> gradient_norms(const std::vector<at::Tensor>& gradients);

@@ -3,7 +3,6 @@
 #include <ATen/Parallel.h>
 #include <ATen/ops/_foreach_mul.h>
 #include <ATen/ops/constant_pad_nd.h>
-#include <ATen/ops/zeros_like.h>
 #include <sys/resource.h>
 #include <torch/version.h>
 
@@ -19,6 +18,7 @@
 #include "lmhead/base/device.h"
 #include "lmhead/base/error.h"
 #include "lmhead/train/memory_estimate.h"
+#include "lmhead/train/sharded_optimizer.h"
 #include "lmhead/train/starting_files.h"
 
 namespace lmhead {
@@ -40,9 +40,11 @@ std::unique_ptr<BatchSource> open_run_batches(const TrainConfiguration& configur
   return open_batches(configuration.data, std::uint64_t(configuration.training.seed), configuration.model.vocab_size);
 }
 
-std::int64_t model_vocab_size(const TrainConfiguration& configuration, const BatchSource& batches) {
+std::int64_t model_vocab_size(const TrainConfiguration& configuration, const BatchSource& batches,
+                              const Processes& processes) {
   const std::int64_t vocab_size = configuration.model.vocab_size.value_or(batches.vocab_size());
-  require_training_memory(configuration, vocab_size);  // now that it is known, and before anything is allocated
+  require_training_memory(configuration, vocab_size,
+                          processes.size());  // now that it is known, and before anything is allocated
   return vocab_size;
 }
 
@@ -155,11 +157,15 @@ Trainer::Trainer(const TrainConfiguration& configuration, const Json& complete, 
       folder_(processes.is_first() ? std::make_unique<RunFolder>(run_folder, complete, completed) : nullptr),
       batches_(open_run_batches(configuration)),
       feed_(*batches_, device_, share_),
-      model_(configuration.model, configuration.head, model_vocab_size(configuration, *batches_),
+      model_(configuration.model, configuration.head, model_vocab_size(configuration, *batches_, processes),
              fresh_parameters(std::uint64_t(configuration.training.seed)),
-             token_counts_of(*batches_, model_vocab_size(configuration, *batches_)), token_bytes_of(*batches_)),
+             token_counts_of(*batches_, model_vocab_size(configuration, *batches_, processes)),
+             token_bytes_of(*batches_)),
       parameters_(parameters_on(model_, device_)),
-      optimizer_(make_optimizer(configuration.optimizer, parameters_)),
+      is_sharded_(configuration.parallel.optimizer == "sharded" && !processes.alone()),
+      shards_(shard_rows(parameters_, need_all_rows(configuration.optimizer, parameters_), processes.size())),
+      optimizer_(is_sharded_ ? make_sharded_optimizer(configuration.optimizer, parameters_, shards_, processes)
+                             : make_optimizer(configuration.optimizer, parameters_)),
       head_gradient_(make_head_gradient(configuration, *model_.head, device_, processes)),
       checkpoints_(checkpoints_of(run_folder), configuration.training.keep_last),
       frequency_bands_(bands_of(*batches_)),
@@ -169,6 +175,11 @@ Trainer::Trainer(const TrainConfiguration& configuration, const Json& complete, 
   model_.decoder.recompute_blocks(configuration_.training.checkpoint_activations);
   restore(complete);
   set_working_type(parameters_, configuration_.training.precision == "bfloat16" ? at::kBFloat16 : at::kFloat);
+  if (processes.alone()) return;
+  std::vector<bool> scattered;  // a rule on the head's own matrix sees all of its gradient
+  for (const ParameterPtr& parameter : parameters_)
+    scattered.push_back(is_sharded_ && !(head_gradient_ && parameter == model_.head->own_matrix()));
+  exchange_ = std::make_unique<GradientExchange>(parameters_, shards_, scattered, processes);
 }
 
 void Trainer::restore(const Json& complete) {
@@ -244,8 +255,9 @@ StepRecord Trainer::step() {
   const bool is_watched =
       head_gradient_ || std::ranges::any_of(observers_, [&](const auto& observer) { return observer->wants(step); });
   std::optional<double> loss;
-  if (device_.is_cpu() || is_watched || !processes_.alone()) {
-    loss = meet(read_numbers(losses), figures, gradients);
+  std::vector<double> has = exchange_ ? exchange_->own(gradients) : std::vector<double>();
+  if (device_.is_cpu() || is_watched || exchange_) {
+    loss = meet(read_numbers(losses), figures, has);
     require_finite("loss", *loss);
   }
   double seconds = seconds_since(start);
@@ -258,11 +270,15 @@ StepRecord Trainer::step() {
   state_.measure_seconds += seconds_since(measure_start);
 
   const auto update_start = Clock::now();
-  std::vector<at::Tensor> defined;
-  std::ranges::copy_if(gradients, std::back_inserter(defined), &at::Tensor::defined);
-  processes_.sum(defined);
+  if (exchange_) gradients = exchange_->finish(has);
   gradient_hook_(gradients);
   if (head_gradient_) head_gradient_->change_head(parameters_, gradients);
+  if (is_sharded_)
+    for (std::size_t index = 0; index < gradients.size(); ++index) {
+      const Rows& own = shards_[std::size_t(processes_.rank())][index];
+      if (gradients[index].defined() && head_gradient_ && parameters_[index] == model_.head->own_matrix())
+        gradients[index] = rows_of(gradients[index], own);
+    }
   std::vector<at::Tensor> unread = gradient_norms(gradients);
   const std::ptrdiff_t norms = std::ssize(unread);
   if (!loss) unread.insert(unread.end(), losses.begin(), losses.end());
@@ -271,7 +287,8 @@ StepRecord Trainer::step() {
     loss = mean_of({numbers.begin() + norms, numbers.end()});
     require_finite("loss", *loss);
   }
-  const double norm = euclidean_norm({numbers.begin(), numbers.begin() + norms});
+  double norm = euclidean_norm({numbers.begin(), numbers.begin() + norms});
+  if (is_sharded_) norm = std::sqrt(processes_.sum(norm * norm));
   require_finite("gradient's norm", norm);
   const double clip = configuration_.training.clip_norm;
   if (clip > 0 && norm > clip) {
@@ -349,13 +366,16 @@ std::vector<at::Tensor> Trainer::accumulate_gradients(std::vector<at::Tensor>& g
         input, batch.targets, configuration_.loss, keeps_statistics && part == parts - 1 ? &last->statistics : nullptr);
     add_figures(*figures, said, weight);
     losses.push_back(loss.detach());
+    // A rule on the head's gradients sends sums of its own in between.
+    const bool is_exchanged = exchange_ && !head_gradient_ && part == parts - 1;
+    if (is_exchanged) exchange_->watch(gradients);
     // The same numbers as of one process whose micro-batches are the shares.
     const double shares = double(parts * share_.count);
     (shares == 1 ? loss : sequences % share_.count == 0 ? loss.div(shares) : loss.mul(weight)).backward();
     feed_.send_next(last->step - 1, part);
     for (std::size_t index = 0; index < parameters_.size(); ++index) {
       const at::Tensor gradient = take_gradient(*parameters_[index]);
-      if (!gradient.defined()) continue;
+      if (!gradient.defined() || is_exchanged) continue;
       gradients[index] = gradients[index].defined() ? gradients[index].add_(gradient) : gradient;
     }
     last->input = detached(input);
@@ -367,11 +387,11 @@ std::vector<at::Tensor> Trainer::accumulate_gradients(std::vector<at::Tensor>& g
 NamedTensors Trainer::head_gradient_state() const { return head_gradient_ ? head_gradient_->state() : NamedTensors{}; }
 
 double Trainer::meet(const std::vector<double>& losses, std::vector<std::pair<std::string, double>>& figures,
-                     std::vector<at::Tensor>& gradients) const {
+                     std::vector<double>& has) const {
   if (processes_.alone()) return mean_of(losses);
   std::vector<double> own = losses;
   for (const auto& figure : figures) own.push_back(figure.second);
-  for (const at::Tensor& gradient : gradients) own.push_back(gradient.defined() ? 1 : 0);
+  own.insert(own.end(), has.begin(), has.end());
   const std::vector<std::vector<double>> all = processes_.gather(own);
   const auto total = [&](std::size_t place) {
     double sum = 0;
@@ -380,9 +400,10 @@ double Trainer::meet(const std::vector<double>& losses, std::vector<std::pair<st
   };
   std::size_t place = losses.size();
   for (auto& figure : figures) figure.second = total(place++);
-  for (std::size_t index = 0; index < gradients.size(); ++index)
-    if (total(place++) > 0 && !gradients[index].defined())
-      gradients[index] = at::zeros_like(parameters_[index]->value.detach());
+  for (double& one : has) {
+    for (const std::vector<double>& of_process : all) one = std::max(one, of_process[place]);
+    ++place;
+  }
 
   // In the order of one process whose micro-batches are the shares.
   const std::int64_t sequences = configuration_.data.batch_size / configuration_.data.micro_batches;
@@ -408,11 +429,12 @@ Json Trainer::observe(StepView& view) const {
 }
 
 void Trainer::save() {
+  const NamedTensors optimizer = optimizer_->whole_state();
   if (!folder_) return;
   const LogEnd log = folder_->sync_log();  // first, so that no checkpoint outlives lines that it counts on
   state_.log_bytes = log.bytes;
   state_.log_hash = log.hash;
-  checkpoints_.save(state_, parameters_, *optimizer_, head_gradient_state());
+  checkpoints_.save(state_, parameters_, optimizer, head_gradient_state());
 }
 
 std::string Trainer::inputs() const {

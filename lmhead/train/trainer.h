@@ -15,6 +15,7 @@
 #include "lmhead/train/batch_feed.h"
 #include "lmhead/train/checkpoint.h"
 #include "lmhead/train/configuration.h"
+#include "lmhead/train/gradient_exchange.h"
 #include "lmhead/train/observer.h"
 #include "lmhead/train/run_folder.h"
 #include "lmhead/train/validation.h"
@@ -54,7 +55,8 @@ class Trainer {
           const std::function<Json(const Json&)>& completed = {}, const Processes& processes = {});
 
   void add_observer(std::unique_ptr<Observer> observer) { observers_.push_back(std::move(observer)); }
-  /// Called with every step's gradients, those of all processes together, before anything else is made of them.
+  /// Called with every step's gradients, those of all processes together, before anything else is made of them; where
+  /// the optimiser is sharded each process has its rows.
   void set_gradient_hook(std::function<void(std::vector<at::Tensor>&)> hook) { gradient_hook_ = std::move(hook); }
 
   /// Trains to the last step or until stopped, from the newest checkpoint where there is one; true when the last step
@@ -81,10 +83,10 @@ class Trainer {
   void restore(const Json& complete);
   StepRecord step();
   void require_finite(const char* what, double value) const;
-  /// What the whole batch's loss is, of the losses of this process's parts; makes `figures` those of all processes, and
-  /// gives zeros to gradients that others have and this one has not.
+  /// What the whole batch's loss is, of the losses of this process's parts; makes `figures` those of all processes.
+  /// `has`: what the exchange says of each gradient, which becomes the largest of all processes.
   double meet(const std::vector<double>& losses, std::vector<std::pair<std::string, double>>& figures,
-              std::vector<at::Tensor>& gradients) const;
+              std::vector<double>& has) const;
   Json observe(StepView& view) const;
   StepContext context_of(std::int64_t step, std::int64_t part) const;
   /// The losses of the step's parts, 0-dim each.
@@ -102,7 +104,10 @@ class Trainer {
   BatchFeed feed_;
   CausalModel model_;
   ParameterList parameters_;
+  bool is_sharded_;  // the optimiser, so that each process has gradients of the rows that it updates
+  RowShards shards_;
   std::unique_ptr<Optimizer> optimizer_;
+  std::unique_ptr<GradientExchange> exchange_;   // null where this process is alone
   std::unique_ptr<HeadGradient> head_gradient_;  // null: plain backpropagation
   CheckpointFolder checkpoints_;
   std::optional<FrequencyBands> frequency_bands_;

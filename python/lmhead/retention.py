@@ -7,10 +7,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from lmhead import ops as _ops  # noqa: F401  (loads the library that has the class)
 from lmhead.linear_head import linear_head
+from lmhead.vocabulary_parallel import group_of_rows, vocabulary_parallel_cross_entropy_with_statistics
 
 __all__ = ["GradientRetention", "measure"]
 
@@ -29,12 +32,19 @@ class GradientRetention:
     products (float64 for a float64 weight), float64 Gram matrix and sums. On the weight's device, to which features and
     targets of another are copied. Pickles and deep copies hold the weight and the sums so far.
 
+    Of a head whose rows lie in several processes nothing is gathered: D x D float64 numbers travel when the object is made,
+    and for every batch what :func:`lmhead.vocabulary_parallel_cross_entropy_with_statistics` sends. All processes call every
+    method, and get the same figures.
+
     Args:
-        weight: [V, D] of any floating type.
-        bias: [V] or None.
+        weight: [V, D] of any floating type; of several processes, the rows of this one, which follow those of the rank
+            before. A DTensor sharded over rows is taken as it is, with its mesh's group.
+        bias: [V] or None; of these rows.
         logit_scale: factor of the logits.
         logit_softcap: c of ``c * tanh(z / c)``; 0 for none.
         center_weight: measure the column space of the weight less its mean row.
+        group: the process group whose processes have rows; None: this process has all.
+        hidden_layout: ``'replicated'``, every process is given the same tokens, or ``'sharded'``, each its own.
     """
 
     def __init__(
@@ -45,7 +55,15 @@ class GradientRetention:
         logit_scale: float = 1.0,
         logit_softcap: float = 0.0,
         center_weight: bool = False,
+        group: dist.ProcessGroup | None = None,
+        hidden_layout: str = "replicated",
     ) -> None:
+        if hidden_layout not in ("replicated", "sharded"):
+            raise ValueError(f"[gradient_retention] hidden_layout must be 'replicated' or 'sharded', got {hidden_layout!r}")
+        if isinstance(weight, DTensor):
+            group = group or group_of_rows(weight, "[gradient_retention] weight")
+            weight, bias = weight.to_local(), bias.to_local() if isinstance(bias, DTensor) else bias
+        self._group, self._hidden_layout = group, hidden_layout
         self._arguments = (
             weight.detach(),
             None if bias is None else bias.detach().to(weight.device),
@@ -53,7 +71,13 @@ class GradientRetention:
             float(logit_softcap),
             bool(center_weight),
         )
-        self._native: Any = torch.classes.lmhead.GradientRetention(*self._arguments)
+        self._native: Any = self._make()
+
+    def _make(self) -> Any:
+        where = ("", 0, 1)
+        if self._group is not None and dist.get_world_size(self._group) > 1:
+            where = (self._group.group_name, dist.get_rank(self._group), dist.get_world_size(self._group))
+        return torch.classes.lmhead.GradientRetention(*self._arguments, *where)
 
     def update(self, hidden: Tensor, targets: Tensor) -> Tensor:
         """Adds features [..., D] with integer targets [...] (-100: left out).
@@ -67,12 +91,24 @@ class GradientRetention:
             )
         _check_integers("[gradient_retention] targets", targets)
         device = self._arguments[0].device
-        targets = targets.detach().to(device, torch.int64)
-        return self._native.update(hidden.detach().to(device).reshape(-1, hidden.shape[-1]), targets.reshape(-1))
+        targets = targets.detach().to(device, torch.int64).reshape(-1)
+        hidden = hidden.detach().to(device).reshape(-1, hidden.shape[-1])
+        return self._native.update(hidden, targets) if self._group is None else self._update_together(hidden, targets)
+
+    def _update_together(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        """The same where the group has the rows: its processes compute the statistics, of features that the class makes."""
+        _, _, logit_scale, logit_softcap, _ = self._arguments
+        _, statistics = vocabulary_parallel_cross_entropy_with_statistics(
+            self._native.features(hidden), self._native.weight(), targets, group=self._group, hidden_layout=self._hidden_layout,
+            linear_bias=self._native.bias(), logit_scale=logit_scale, logit_softcap=logit_softcap,
+        )  # fmt: skip
+        counted = targets != -100
+        of_counted = (statistics.logit_gradient_square, statistics.hidden_gradient, statistics.log_probability, statistics.correct)
+        return self._native.add(*(values[counted] for values in of_counted))
 
     def compute(self) -> dict[str, float]:
         """Every figure over all tokens so far, by its name in the glossary. Raises where there was no token."""
-        figures = dict(self._native.compute())
+        figures = dict(self._native.compute(self._hidden_layout == "sharded"))
         return figures | {key: int(figures[key]) for key in ("head_rank", "tokens")}
 
     def reset(self) -> None:
@@ -80,11 +116,14 @@ class GradientRetention:
         self._native.reset()
 
     def __getstate__(self) -> dict[str, Any]:
+        if self._group is not None:
+            raise TypeError("[gradient_retention] a weight that several processes have cannot be pickled, got a process group")
         return {"arguments": self._arguments, "sums": self._native.sums()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self._arguments = tuple(state["arguments"])
-        self._native = torch.classes.lmhead.GradientRetention(*self._arguments)
+        self._group, self._hidden_layout = None, "replicated"
+        self._native = self._make()
         self._native.add_sums(state["sums"])
 
 

@@ -166,6 +166,13 @@ def _check_placement(tensor: Tensor | None, name: str) -> None:
         raise ValueError(f"{_WHO} {name} must be a DTensor sharded over its rows alone, got placements {tensor.placements}")
 
 
+def group_of_rows(weight: DTensor, what: str) -> dist.ProcessGroup:
+    """Of a matrix that is sharded over its rows alone."""
+    if weight.placements != (Shard(0),):
+        raise ValueError(f"{what} must be a DTensor sharded over its rows alone, got placements {weight.placements}")
+    return weight.device_mesh.get_group()
+
+
 def _agree(problem: _Problem, ignore_index: int) -> None:
     """Fills in what no process knows alone; raises the same in all of them."""
     hidden, weight, class_weight, tokens = problem.hidden, problem.weight, problem.class_weight, problem.tokens

@@ -147,6 +147,43 @@ def check_dtensor(rank, size):
         lmhead.vocabulary_parallel_cross_entropy(hidden, columns, target)
 
 
+def check_retention(rank, size):
+    """Of a weight that has one small direction too: there the loss is differentiated through a basis whose rows are spread."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import Shard, distribute_tensor
+
+    import lmhead
+
+    hidden, weight, target, words, _, _ = problem_of({"linear_bias": True, "ignored": True}, torch.float64)
+    flat = weight.clone()
+    flat[:, 0] = flat[:, 1] + 1e-4 * flat[:, 0]
+    for matrix, options in ((weight, {}), (weight, {"logit_softcap": 5.0, "logit_scale": 0.5}), (weight + 3, {"center_weight": True}), (flat, {})):
+        for dtype, tolerance in ((torch.float64, 1e-9), (torch.float32, 1e-4)):
+            whole, features = matrix.to(dtype), hidden.to(dtype)
+            wanted = lmhead.GradientRetention(whole, words["linear_bias"].to(dtype), **options)
+            shares = wanted.update(features, target)
+            here = shards(V, rank, size)
+            for layout in ("replicated", "sharded"):
+                tokens = slice(None) if layout == "replicated" else shards(N, rank, size)
+                got = lmhead.GradientRetention(
+                    whole[here], words["linear_bias"][here].to(dtype), group=dist.group.WORLD, hidden_layout=layout, **options
+                )
+                mine = got.update(features[tokens], target[tokens])
+                counted = torch.zeros(N, dtype=torch.bool)
+                counted[tokens] = True
+                expect_close(mine.to(dtype), shares[counted[target != -100]].to(dtype), dtype, "shares")
+                for key, value in wanted.compute().items():
+                    assert got.compute()[key] == pytest.approx(value, rel=tolerance, abs=tolerance), f"{key} of {options} in {layout}, {dtype}"
+    matrix = distribute_tensor(weight.clone(), init_device_mesh("cpu", (size,)), [Shard(0)])
+    got = lmhead.GradientRetention(matrix)
+    got.update(hidden, target)
+    wanted = lmhead.GradientRetention(weight)
+    wanted.update(hidden, target)
+    assert got.compute() == pytest.approx(wanted.compute(), rel=1e-9)
+    with pytest.raises(TypeError, match="cannot be pickled"):
+        pickle.dumps(got)
+
+
 def check_autocast(rank, size):
     import lmhead
 
@@ -194,7 +231,7 @@ def child(rank, size, port, folder):
     for layout in ("replicated", "sharded"):
         for dtype in (torch.float64, torch.float32):
             checks[f"statistics, {layout}, {dtype}"] = functools.partial(check_statistics, rank, size, layout, dtype)
-    checks |= {one.__name__: functools.partial(one, rank, size) for one in (check_dtensor, check_autocast, check_refusals)}
+    checks |= {one.__name__: functools.partial(one, rank, size) for one in (check_dtensor, check_retention, check_autocast, check_refusals)}
     failures = {}
     for name, check in checks.items():
         try:
@@ -219,7 +256,7 @@ def outcome(size):
 @pytest.mark.parametrize("size", [2, 4])
 def test_several_processes_give_what_one_gives(size):
     for checks, failures in outcome(size):
-        assert len(checks) == 2 * (len(CASES) + 2) + 4 + 3
+        assert len(checks) == 2 * (len(CASES) + 2) + 4 + 4
         assert not failures
 
 

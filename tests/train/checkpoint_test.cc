@@ -69,7 +69,7 @@ TEST(Checkpoint, GivesBackEveryBit) {
   for (const char* type : {"adamw", "sgd", "muon"}) {
     const CheckpointFolder folder(scratch / type, 2);
     Subject saved(0, type), loaded(1, type);
-    folder.save(state_at(12, 5), saved.parameters, *saved.optimizer);
+    folder.save(state_at(12, 5), saved.parameters, saved.optimizer->state());
     EXPECT_FALSE(saved.equals(loaded));
     ASSERT_EQ(folder.newest(), 12);
     const TrainingState state = folder.load(12, loaded.parameters, *loaded.optimizer);
@@ -82,7 +82,7 @@ TEST(Checkpoint, HoldsOneTensorANameAsOutsidersKnowIt) {
   const ScratchFolder scratch;
   Subject subject(0);
   const CheckpointFolder folder(scratch.path(), 2);
-  folder.save(state_at(3), subject.parameters, *subject.optimizer);
+  folder.save(state_at(3), subject.parameters, subject.optimizer->state());
   EXPECT_EQ(names_in(folder.path_of(3)),
             (std::set<std::string>{"checksums", "model.safetensors", "optimizer.safetensors", "state.json"}));
   const auto file = SafetensorsFile::open(folder.path_of(3) / "model.safetensors");
@@ -99,11 +99,11 @@ TEST(Checkpoint, NewestFewAndBestStay) {
   const CheckpointFolder folder(scratch.path(), 2);
   const std::int64_t best_at[] = {0, 1, 2, 2, 2, 2, 6};  // by step
   for (std::int64_t step = 1; step <= 5; ++step)
-    folder.save(state_at(step, best_at[step]), subject.parameters, *subject.optimizer);
+    folder.save(state_at(step, best_at[step]), subject.parameters, subject.optimizer->state());
   EXPECT_EQ(names_in(scratch.path()),
             (std::set<std::string>{"step-00000002", "step-00000004", "step-00000005", "best.json"}));
   EXPECT_EQ(Json::parse(read_file(scratch / "best.json")), (Json{{"step", 2}, {"validation_loss", 1.0 / 3}}));
-  folder.save(state_at(6, best_at[6]), subject.parameters, *subject.optimizer);
+  folder.save(state_at(6, best_at[6]), subject.parameters, subject.optimizer->state());
   EXPECT_EQ(names_in(scratch.path()), (std::set<std::string>{"step-00000005", "step-00000006", "best.json"}));
 }
 
@@ -112,12 +112,12 @@ TEST(Checkpoint, LeftoversOfAKilledSaveAreNoCheckpointsAndGo) {
   Subject subject(0);
   const CheckpointFolder folder(scratch.path(), 2);
   EXPECT_FALSE(folder.newest().has_value());
-  folder.save(state_at(4), subject.parameters, *subject.optimizer);
+  folder.save(state_at(4), subject.parameters, subject.optimizer->state());
   for (const char* name : {"step-00000009.tmp77", "step-00000004.old77", "step-x", "other"})
     make_directory(scratch / name);
   write_text(scratch / "best.json.tmp77", "{");
   EXPECT_EQ(folder.newest(), 4);
-  folder.save(state_at(5), subject.parameters, *subject.optimizer);
+  folder.save(state_at(5), subject.parameters, subject.optimizer->state());
   EXPECT_EQ(names_in(scratch.path()), (std::set<std::string>{"step-00000004", "step-00000005", "step-x", "other"}));
 }
 
@@ -125,11 +125,11 @@ TEST(Checkpoint, FullDiskLeavesTheEarlierOneWhole) {
   const ScratchFolder scratch;
   Subject subject(0), loaded(1);
   const CheckpointFolder folder(scratch.path(), 1);
-  folder.save(state_at(4), subject.parameters, *subject.optimizer);
+  folder.save(state_at(4), subject.parameters, subject.optimizer->state());
   std::string error;
   {
     const FileSizeLimit limit(2000);
-    error = error_of([&] { folder.save(state_at(5), subject.parameters, *subject.optimizer); });
+    error = error_of([&] { folder.save(state_at(5), subject.parameters, subject.optimizer->state()); });
   }
   EXPECT_NE(error.find("model.safetensors"), error.npos) << error;
   EXPECT_NE(error.find("must be writable, got: File too large"), error.npos) << error;
@@ -142,12 +142,12 @@ TEST(Checkpoint, ReadOnlyFolderIsAnErrorAndTheEarlierOneStays) {
   const ScratchFolder scratch;
   Subject subject(0), loaded(1);
   const CheckpointFolder folder(scratch / "checkpoints", 1);
-  folder.save(state_at(4), subject.parameters, *subject.optimizer);
+  folder.save(state_at(4), subject.parameters, subject.optimizer->state());
   ::chmod((scratch / "checkpoints").c_str(), 0555);
   ::chmod(scratch.path().c_str(), 0755);
   const bool root = ::geteuid() == 0;  // to whom nothing is read-only
   ASSERT_EQ(root ? ::seteuid(65534) : 0, 0);
-  const std::string error = error_of([&] { folder.save(state_at(5), subject.parameters, *subject.optimizer); });
+  const std::string error = error_of([&] { folder.save(state_at(5), subject.parameters, subject.optimizer->state()); });
   ASSERT_EQ(root ? ::seteuid(0) : 0, 0);
   ::chmod((scratch / "checkpoints").c_str(), 0755);
   EXPECT_NE(error.find("got: Permission denied"), error.npos) << error;
@@ -160,7 +160,7 @@ TEST(Checkpoint, AFlippedBitAnywhereIsSeenAndTheFileNamed) {
   const ScratchFolder scratch;
   Subject subject(0);
   const CheckpointFolder folder(scratch.path(), 2);
-  folder.save(state_at(4), subject.parameters, *subject.optimizer, {{"rule", at::zeros({3, 3})}});
+  folder.save(state_at(4), subject.parameters, subject.optimizer->state(), {{"rule", at::zeros({3, 3})}});
   const auto load = [&] { folder.load(4, subject.parameters, *subject.optimizer, {{"rule", at::zeros({3, 3})}}); };
   for (const char* name : {"model.safetensors", "optimizer.safetensors", "head_gradient.safetensors", "state.json"}) {
     const fs::path file = folder.path_of(4) / name;
@@ -183,7 +183,7 @@ TEST(Checkpoint, AFlippedBitInTheHashesIsSeen) {
   const ScratchFolder scratch;
   Subject subject(0);
   const CheckpointFolder folder(scratch.path(), 2);
-  folder.save(state_at(4), subject.parameters, *subject.optimizer);
+  folder.save(state_at(4), subject.parameters, subject.optimizer->state());
   const fs::path file = folder.path_of(4) / "checksums";
   const std::string whole = read_file(file);
   for (std::size_t byte = 0; byte < whole.size(); ++byte) {
@@ -198,7 +198,8 @@ TEST(Checkpoint, ADamagedOneNamesTheNewestWholeOneBeforeIt) {
   const ScratchFolder scratch;
   Subject subject(0), loaded(1);
   const CheckpointFolder folder(scratch.path(), 4);
-  for (const std::int64_t step : {1, 2, 3, 4}) folder.save(state_at(step), subject.parameters, *subject.optimizer);
+  for (const std::int64_t step : {1, 2, 3, 4})
+    folder.save(state_at(step), subject.parameters, subject.optimizer->state());
   for (const std::int64_t step : {3, 4}) fs::resize_file(folder.path_of(step) / "optimizer.safetensors", 100);
   const std::string error = error_of([&] { folder.load(4, loaded.parameters, *loaded.optimizer); });
   expect_in("step-00000004/optimizer.safetensors must have the hash", error);
@@ -214,7 +215,7 @@ TEST(Checkpoint, OneOfAnEarlierVersionLoadsWithoutHashes) {
   const ScratchFolder scratch;
   Subject subject(0), loaded(1);
   const CheckpointFolder folder(scratch.path(), 2);
-  folder.save(state_at(4), subject.parameters, *subject.optimizer);
+  folder.save(state_at(4), subject.parameters, subject.optimizer->state());
   fs::remove(folder.path_of(4) / "checksums");
   Json state = Json::parse(read_file(folder.path_of(4) / "state.json"));
   state.erase("log_bytes");
@@ -228,7 +229,7 @@ TEST(Checkpoint, WhatAKillLeftUndoneIsDoneByTheNextStart) {
   const ScratchFolder scratch;
   Subject subject(0);
   for (const std::int64_t step : {1, 2, 3})  // as if each had been killed before it removed what need not stay
-    CheckpointFolder(scratch.path(), 9).save(state_at(step, 1), subject.parameters, *subject.optimizer);
+    CheckpointFolder(scratch.path(), 9).save(state_at(step, 1), subject.parameters, subject.optimizer->state());
   const CheckpointFolder folder(scratch.path(), 1);
   make_directory(scratch / "step-00000002.tmp77");
   fs::remove(folder.path_of(2) / "state.json");  // a removal that was cut short in an earlier version
@@ -284,7 +285,7 @@ TEST(Checkpoint, DamagedStateIsAnErrorThatNamesTheFile) {
   const ScratchFolder scratch;
   Subject subject(0);
   const CheckpointFolder folder(scratch.path(), 2);
-  folder.save(state_at(4), subject.parameters, *subject.optimizer);
+  folder.save(state_at(4), subject.parameters, subject.optimizer->state());
   fs::remove(folder.path_of(4) / "checksums");  // as in an earlier version's checkpoint
   const auto error_with = [&](const std::string& text) {
     write_text(folder.path_of(4) / "state.json", text);
