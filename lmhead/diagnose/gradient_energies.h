@@ -18,9 +18,9 @@ struct GradientEnergies {
   std::int64_t cross_dimension = 0;  // of these spaces, at most the one asked for; 0 where a half has no energy
 };
 
-/// Exact, from G G^T [N, N], which is accumulated over tiles of the vocabulary; G itself never exists. Halves are
-/// alternate documents, or where no two are known the first half of the tokens against the second. Memory: 16 N^2 bytes
-/// and a tile.
+/// Exact, from G G^T [N, N], which is accumulated over tiles of the vocabulary, or where there are fewer words than
+/// tokens from G^T G [V, V] of either half; G itself never exists. Halves are alternate documents, or where no two are
+/// known the first half of the tokens against the second. Memory: 16 N^2 or 24 V^2 bytes, and a tile.
 GradientEnergies exact_gradient_energies(const LinearMap& map, const TokenSample& sample, std::int64_t dimension);
 
 }  // namespace lmhead

@@ -49,11 +49,13 @@ TEST(GradientSpectrum, EqualsTheSingularValuesOfTheMaterialisedGradient) {
 }
 
 TEST(GradientSpectrum, RowsBeyondABlockChangeNothing) {
-  const oracle::Problem problem = oracle::problem(520, 3, 24);
-  const at::Tensor energy = at::linalg_svdvals(oracle::logit_gradient(problem)).square();
-  const Json result = measure(problem);
-  EXPECT_NEAR(result["residual_energy_rank_2d"].get<double>(),
-              (energy.narrow(0, 6, 18).sum() / energy.sum()).item<double>(), 1e-11);
+  for (const std::int64_t vocab_size : {24, 600}) {  // fewer words than tokens, and more
+    const oracle::Problem problem = oracle::problem(520, 3, vocab_size);
+    const at::Tensor energy = at::linalg_svdvals(oracle::logit_gradient(problem)).square();
+    const Json result = measure(problem);
+    EXPECT_NEAR(result["residual_energy_rank_2d"].get<double>(),
+                (energy.narrow(0, 6, energy.size(0) - 6).sum() / energy.sum()).item<double>(), 1e-11);
+  }
 }
 
 /// Energy of `other` in the best five directions of `own`, materialised.
@@ -63,11 +65,12 @@ double cross_energy(const at::Tensor& own, const at::Tensor& other) {
 }
 
 TEST(GradientSpectrum, CrossValidatesOnTheOtherDocuments) {
-  const oracle::Problem problem = oracle::problem(60, 5, 80);
-  const at::Tensor gradient = oracle::logit_gradient(problem),
-                   documents = at::arange(60, at::kLong).floor_divide(7) * 3;
+  const at::Tensor documents = at::arange(60, at::kLong).floor_divide(7) * 3;
   const at::Tensor side = documents / 3 % 2;
-  for (const bool by_document : {true, false}) {
+  for (const auto& [vocab_size, by_document] :
+       {std::pair{80, true}, {80, false}, {40, true}, {40, false}}) {  // more words than tokens, and fewer
+    const oracle::Problem problem = oracle::problem(60, 5, vocab_size);
+    const at::Tensor gradient = oracle::logit_gradient(problem);
     const at::Tensor half = by_document ? side : at::arange(60, at::kLong).ge(30).to(at::kLong);
     const at::Tensor first = gradient.index_select(0, half.eq(0).nonzero().squeeze(1));
     const at::Tensor second = gradient.index_select(0, half.eq(1).nonzero().squeeze(1));
