@@ -152,8 +152,9 @@ def render(models: dict[str, Any]) -> str:
           f"{one['null_destroyed_ratio']:.5f}", f"{one['destroyed_excess']:+.5f}"] for name, one in models.items()],
     )
     lines += [
-        "r lies below the null by little: a trained head lets a little more through than a random one of its width, and nearly all of what it destroys is arithmetic. The models of children's stories are far",
-        "from their own texts here, which is why their losses are what they are.",
+        "Where D / V is small r lies below the null by little: a trained head lets a little more through than a random one of its width, and nearly all of what it destroys is arithmetic. "
+        + " ".join(f"{name} keeps {one['retained_energy']:.3f} of the energy where a random head would keep {one['hidden_size'] / one['vocab_size']:.3f}." for name, one in models.items()),
+        "The models of children's stories are far from their own texts here, which is why their losses are what they are.",
         "",
         "## What another head of the same width could let through",
         "Shares of the energy of G. The avoidable part is that of the best subspace for these very tokens less the head's own, an upper bound; cross-validated, the space is fitted to one half of the plays",

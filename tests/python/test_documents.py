@@ -1,5 +1,6 @@
 """The committed documents say what the committed rows say."""
 
+import json
 import re
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from lmhead.study import statistics as study_statistics
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "scripts"))
 
+import real_models  # noqa: E402
 import results_index  # noqa: E402
 
 RESULTS = sorted(path for path in (ROOT / "docs/results").glob("*.md") if path.stem != "README")
@@ -76,6 +78,16 @@ def test_every_interval_of_the_dispute_stands_in_a_result():
         assert any(
             all(abs(a - b) <= half for a, b, half in zip(values, result, halves, strict=True)) for result in known
         ), values
+
+
+def test_released_models_are_told_as_they_were_measured():
+    measured = json.loads(real_models.RECORD.read_text(encoding="utf-8"))
+    assert set(measured) == set(real_models.MODELS)
+    assert real_models.render(measured) == real_models.DOCUMENT.read_text(encoding="utf-8")
+    for one in measured.values():  # the figures hold together
+        assert one["destroyed_ratio"] ** 2 + one["retained_energy"] == pytest.approx(1, abs=1e-9)
+        assert one["destroyed_excess"] == pytest.approx(one["destroyed_ratio"] - one["null_destroyed_ratio"], abs=1e-12)
+        assert one["retained_energy"] <= one["best_retained_energy"] and one["cross_validated_avoidable_energy"] <= one["avoidable_energy"]
 
 
 def test_a_new_head_s_writer_is_sent_to_the_file_that_holds_the_entries():
