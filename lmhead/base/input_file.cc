@@ -32,6 +32,10 @@ bool may_open_more() {
   return ::setrlimit(RLIMIT_NOFILE, &limit) == 0;
 }
 
+std::int64_t modification_of(const struct stat& status) {
+  return std::int64_t(status.st_mtim.tv_sec) * 1'000'000'000 + status.st_mtim.tv_nsec;
+}
+
 [[noreturn]] void fail_unreadable(const std::filesystem::path& path, int error) {
   fail("files", path.string(), " must be readable, got: ", std::strerror(error));
 }
@@ -56,7 +60,8 @@ InputFile::InputFile(std::filesystem::path path) : path_(std::move(path)) {
     throw;
   }
   size_ = std::uintmax_t(status.st_size);
-  modified_ = std::int64_t(status.st_mtim.tv_sec) * 1'000'000'000 + status.st_mtim.tv_nsec;
+  modified_ = modification_of(status);
+  device_ = std::uint64_t(status.st_dev), inode_ = std::uint64_t(status.st_ino);
 }
 
 InputFile::~InputFile() { ::close(descriptor_); }
@@ -83,6 +88,20 @@ void InputFile::read_at(std::uintmax_t begin, void* bytes, std::size_t size) con
             begin + done, " at most: it was cut short since");
     done += count;
   }
+}
+
+void InputFile::drop_cached(std::uintmax_t begin, std::uintmax_t size) const noexcept {
+  ::posix_fadvise(descriptor_, off_t(begin), off_t(size), POSIX_FADV_DONTNEED);  // advice: no matter where it fails
+}
+
+void InputFile::require_unchanged() const {
+  struct stat status{};
+  const auto must = [&](bool holds, const char* got) {
+    require(holds, "files", path_.string(), " must stay as it was when it was opened, got ", got);
+  };
+  must(::stat(path_.c_str(), &status) == 0, "none of that name");
+  must(std::uint64_t(status.st_dev) == device_ && std::uint64_t(status.st_ino) == inode_, "another file in its place");
+  must(std::uintmax_t(status.st_size) == size_ && modification_of(status) == modified_, "other content");
 }
 
 void InputFile::read_blocks(const std::function<void(const void*, std::size_t)>& take) const {

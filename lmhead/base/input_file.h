@@ -30,6 +30,10 @@ class InputFile {
   /// The `size` bytes from `begin` on, which lie within `size()`. Throws where the file has become shorter since it was
   /// opened: bytes of a mapping would then be a signal. Calls from several threads are safe.
   void read_at(std::uintmax_t begin, void* bytes, std::size_t size) const;
+  /// Tells the system that these bytes are not wanted again, so that others keep their place in its cache.
+  void drop_cached(std::uintmax_t begin, std::uintmax_t size) const noexcept;
+  /// Throws where the name no longer stands for the file that was opened, or that has been written to since.
+  void require_unchanged() const;
   /// Hands over all that was there when it was opened, in order, a MiB at a time; throws as `read_at` does.
   void read_blocks(const std::function<void(const void* bytes, std::size_t size)>& take) const;
 
@@ -41,6 +45,7 @@ class InputFile {
   int descriptor_ = -1;
   std::uintmax_t size_ = 0;
   std::int64_t modified_ = 0;
+  std::uint64_t device_ = 0, inode_ = 0;
 };
 
 }  // namespace lmhead

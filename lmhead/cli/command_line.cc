@@ -142,6 +142,21 @@ Request parse_command_line(int argument_count, char** arguments, bool speaks) {
       ->check(CLI::Range(std::int64_t(2), std::int64_t(1) << 40));
   measure_app->add_option("--sketch-memory", measure.sketch_gib, "GiB of that sketch (default: 1)")
       ->check(CLI::PositiveNumber);
+  measure_app
+      ->add_option("--precision", measure.precision,
+                   "of the products that features are made of: float32, bfloat16, or auto: bfloat16 where weights are "
+                   "stored so and the processor has instructions for it (default: float32)")
+      ->check(CLI::IsMember({"float32", "bfloat16", "auto"}));
+  measure_app
+      ->add_option("--memory", measure.memory,
+                   "what the process may take, such as 8GiB: one layer is in memory at a time, and as many tokens go "
+                   "through it as fit (default: 65536 tokens)")
+      ->transform(CLI::AsSizeValue(false))
+      ->check(CLI::PositiveNumber);
+  measure_app->add_option(
+      "--keep", measure.keep,
+      "folder in which a measurement keeps its features while it runs: the same command goes on "
+      "where it was interrupted. 4 bytes a number; gone when it is done (default: nothing is kept)");
   measure_app->add_option("--device", measure.device, kDevice);
   measure_app->add_flag("--float64", measure.float64, "the head's arithmetic in float64: slower, more digits");
   measure_app->add_flag("--center-weight", measure.center_weight, "measure the head less its mean row");

@@ -47,7 +47,10 @@ struct MeasureRequest {
   std::int64_t sample_tokens = 0;    // 0: the default of the diagnostics that keep a sample
   double sketch_gib = 0;             // 0: the default of the sketch that a large sample is seen through
   bool by_document = false, all_checkpoints = false, best_checkpoint = false, float64 = false, center_weight = false;
-  std::vector<std::string> only;  // diagnostics; empty: all
+  std::vector<std::string> only;      // diagnostics; empty: all
+  std::string precision = "float32";  // of the features' products: float32, bfloat16 or auto
+  double memory = 0;                  // bytes that the process may take; 0: not said
+  std::string keep;                   // folder for the features of an interrupted measurement; empty: none
   std::string device = "cpu";
   std::string json, html;  // files to write
 };

@@ -7,6 +7,7 @@
 #include "lmhead/base/device.h"
 #include "lmhead/base/error.h"
 #include "lmhead/base/files.h"
+#include "lmhead/base/memory.h"
 #include "lmhead/cli/commands.h"
 #include "lmhead/cli/measurement_table.h"
 #include "lmhead/cli/model_argument.h"
@@ -98,6 +99,7 @@ MeasurementOptions options_of(const MeasureRequest& request) {
     options.diagnostic.gradient_spectrum.tokens = request.sample_tokens;
     options.diagnostic.update_direction.tokens = std::min(request.sample_tokens, kMostStepTokens);
   }
+  if (request.memory > 0) options.memory = request.memory;
   if (request.sketch_gib > 0) options.diagnostic.gradient_spectrum.sketch_gib = request.sketch_gib;
   options.diagnostic.head_space.center_weight = request.center_weight;
   return options;
@@ -113,11 +115,20 @@ std::optional<MeasuredTokens> tokens_of(const MeasureRequest& request, Texts& te
 
 Json measure_natively(const MeasureRequest& request, const Entry& entry, Texts& texts,
                       const MeasurementProgress& show) {
-  LoadedModel model = load_model(entry.path, at::kFloat, find_device(request.device, kWho));
+  const c10::Device device = find_device(request.device, kWho);
+  MeasurementOptions options = options_of(request);
+  if (request.precision != "float32")
+    options.features_type = request.precision == "auto" ? fastest_type(entry.path, device) : at::kBFloat16;
+  LoadedModel model = open_model(entry.path, options.features_type, device, [&](const LoadedModel& described) {
+    options.diagnostic.head_space.scratch = check_memory(described, options, described.kind == ModelKind::kPretrained);
+    return options.diagnostic.head_space.scratch;
+  });
   model.name = entry.name;
+  if (!request.keep.empty() && model.kind == ModelKind::kPretrained)
+    options.kept = std::make_shared<KeptFeatures>(request.keep, entry.path, options.features_type);
   std::optional<MeasuredTokens> tokens;
   if (model.decoder) tokens = tokens_of(request, texts, model.name, model.text, model.head->vocab_size());
-  Json figures = measure_model(model, tokens ? &*tokens : nullptr, options_of(request), show);
+  Json figures = measure_model(model, tokens ? &*tokens : nullptr, options, show);
   if (tokens && tokens->beginning) figures["beginning"] = *tokens->beginning;
   return figures;
 }
@@ -125,6 +136,11 @@ Json measure_natively(const MeasureRequest& request, const Entry& entry, Texts& 
 Json measure_through_transformers(const MeasureRequest& request, const Entry& entry, Texts& texts,
                                   const MeasurementProgress& show) {
   require(request.device == "cpu", kWho, "--device must be cpu with --engine transformers, got ", request.device);
+  require(request.precision == "float32", kWho, "--precision must be float32 with --engine transformers, got ",
+          request.precision);
+  require(request.memory == 0, kWho, "--memory must be left out with --engine transformers, got ",
+          format_bytes(request.memory));
+  require(request.keep.empty(), kWho, "--keep must be left out with --engine transformers, got ", request.keep);
   const ForeignModel foreign = open_foreign_model(entry.path);
   const auto tokens = tokens_of(request, texts, entry.name, foreign.text, foreign.vocab_size);
   require(tokens.has_value(), kWho, "text or tokens must be given to measure ", entry.name, ", got none");
@@ -150,9 +166,9 @@ Json measure_all(const MeasureRequest& request) {
   for (std::size_t index = 0; index < entries.size(); ++index) {
     const std::string prefix =
         entries.size() > 1 ? "[" + std::to_string(index + 1) + "/" + std::to_string(entries.size()) + "] " : "";
-    TokenProgress progress(prefix + entries[index].name + "  ");
+    MeasurementLine progress(prefix + entries[index].name + "  ");
     models.push_back(
-        measure(request, entries[index], texts, [&](std::int64_t done, std::int64_t of) { progress.show(done, of); }));
+        measure(request, entries[index], texts, [&](const MeasurementState& state) { progress.show(state); }));
   }
   Json result = {{"format", "lmhead-measurement"},
                  {"version", 1},

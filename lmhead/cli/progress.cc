@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstdio>
 
+#include "lmhead/base/memory.h"
 #include "lmhead/base/printable_text.h"
 
 namespace lmhead {
@@ -66,12 +67,22 @@ double LiveLine::seconds() const {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
 }
 
-void TokenProgress::show(std::int64_t done, std::int64_t of) {
-  if (!line_.is_due() || done <= 0) return;
-  const double speed = double(done) / std::max(line_.seconds(), 1e-9);
-  line_.write(prefix_ + std::to_string(done) + "/" + std::to_string(of) + " tokens  left " +
-              format_duration(double(std::max<std::int64_t>(of - done, 0)) / speed) + "  " + format("%.0f", speed) +
-              " tokens/s");
+void MeasurementLine::show(const MeasurementState& state) {
+  // A figure may take long after it was named: what is running must not be hidden by what was there just before.
+  const bool is_new = state.finishing && state.doing != doing_ && line_.is_live();
+  doing_ = state.doing;
+  if (!is_new && !line_.is_due()) return;
+  const double seconds = std::max(line_.seconds(), 1e-9), speed = state.done / seconds;
+  // Most important first: a narrow terminal cuts the end.
+  std::string line = prefix_;
+  if (!state.doing.empty()) line += state.doing + "  ";
+  else if (state.layers > 0) line += "layer " + std::to_string(state.layer) + "/" + std::to_string(state.layers) + "  ";
+  line += std::to_string(std::int64_t(state.done)) + "/" + std::to_string(state.of) + " tokens";
+  if (speed > 0 && state.done < double(state.of))
+    line += "  left " + format_duration((double(state.of) - state.done) / speed);
+  line += "  " + format("%.0f", speed) + " tokens/s";
+  if (state.bytes_read > 0) line += "  " + format_bytes(double(state.bytes_read) / seconds) + "/s";
+  line_.write(line);
 }
 
 Progress::Progress(std::string prefix, std::int64_t first_step, std::int64_t steps)

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <string>
 
+#include "lmhead/measure/measurement.h"
 #include "lmhead/train/trainer.h"
 
 namespace lmhead {
@@ -22,20 +23,21 @@ class LiveLine {
   /// Ends the live line, so that what is printed next stands on its own.
   void finish();
   double seconds() const;  // since it was made
+  bool is_live() const { return live_; }
 
  private:
   bool live_, line_open_ = false;
   std::chrono::steady_clock::time_point start_, last_shown_;
 };
 
-/// Tokens done, speed and time left of a measurement.
-class TokenProgress {
+/// What a measurement does: layer, tokens, time left and speeds while features are computed, else the figure's name.
+class MeasurementLine {
  public:
-  explicit TokenProgress(std::string prefix) : prefix_(std::move(prefix)) {}
-  void show(std::int64_t done, std::int64_t of);
+  explicit MeasurementLine(std::string prefix) : prefix_(std::move(prefix)) {}
+  void show(const MeasurementState& state);
 
  private:
-  std::string prefix_;
+  std::string prefix_, doing_;
   LiveLine line_;
 };
 

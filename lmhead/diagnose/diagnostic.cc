@@ -97,7 +97,8 @@ void DiagnosticSet::make_diagnostics(const std::vector<std::string>& names, cons
   }
 }
 
-void DiagnosticSet::update(const TokenBatch& batch) {
+void DiagnosticSet::update(const TokenBatch& batch, const DiagnosticProgress& progress) {
+  if (progress) progress("energies");
   const at::Tensor rows = rows_with_target(batch.hidden, batch.targets, hidden_size_, vocab_size_, kWho);
   const std::int64_t count = batch.targets.size(0);
   TokenBatch kept{select_rows(batch.hidden.detach(), rows), select_rows(batch.targets, rows),
@@ -115,16 +116,22 @@ void DiagnosticSet::update(const TokenBatch& batch) {
   const double sum =
       energies.total.sum().item<double>() + (head_space_ ? energies.gradient_square.sum().item<double>() : 0);
   require(std::isfinite(sum), kWho, "features, weight and bias must give finite logit gradients, got NaN or infinity");
-  for (auto& [name, diagnostic] : diagnostics_) diagnostic->update(kept, energies);
+  for (auto& [name, diagnostic] : diagnostics_) {
+    if (progress) progress(name);
+    diagnostic->update(kept, energies);
+  }
   tokens_ += rows.size(0);
 }
 
-Json DiagnosticSet::result() const {
+Json DiagnosticSet::result(const DiagnosticProgress& progress) const {
   Json result = {{"hidden_size", hidden_size_}, {"vocab_size", vocab_size_}, {"tokens", tokens_}};
   if (!left_out_.empty())
     result["left_out"] = {{"diagnostics", left_out_},
                           {"why", "the head is no linear map, so it has no column space to hold G against"}};
-  for (const auto& [name, diagnostic] : diagnostics_) result[name] = diagnostic->result();
+  for (const auto& [name, diagnostic] : diagnostics_) {
+    if (progress) progress(name);
+    result[name] = diagnostic->result();
+  }
   return result;
 }
 

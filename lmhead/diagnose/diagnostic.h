@@ -5,6 +5,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -94,6 +95,9 @@ struct DiagnosticKind {
 /// Every diagnostic there is.
 const std::vector<DiagnosticKind>& diagnostic_kinds();
 
+/// Told which diagnostic computes next, by its name, or `energies`, which all of them share.
+using DiagnosticProgress = std::function<void(const std::string& name)>;
+
 /// Several diagnostics over one pass: each batch's energies are computed once for all of them.
 ///
 /// Of a head that is no linear map, what is defined for any head is measured: losses, ranks of targets, ||p - y||.
@@ -107,10 +111,10 @@ class DiagnosticSet {
   explicit DiagnosticSet(std::shared_ptr<const LmHead> head, const std::vector<std::string>& names = {},
                          const DiagnosticOptions& options = {}, const at::Tensor& token_counts = {});
 
-  void update(const TokenBatch& batch);
+  void update(const TokenBatch& batch, const DiagnosticProgress& progress = {});
   /// `hidden_size`, `vocab_size`, `tokens`, `left_out` where something is, and an object a diagnostic under its
   /// name.
-  Json result() const;
+  Json result(const DiagnosticProgress& progress = {}) const;
   void reset();
 
  private:

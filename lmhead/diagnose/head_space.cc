@@ -14,8 +14,10 @@
 #include <cmath>
 #include <limits>
 
+#include "lmhead/base/device.h"
 #include "lmhead/base/error.h"
 #include "lmhead/base/options.h"
+#include "lmhead/base/scratch_tensor.h"
 #include "lmhead/diagnose/token_rows.h"
 #include "lmhead/kernels/linear_cross_entropy.h"
 
@@ -155,7 +157,8 @@ void HeadSpace::form_basis() {
     map_.weight = map_.weight.to(type);
     return;
   }
-  at::Tensor basis = at::empty({map_.weight.size(0), rank_}, map_.weight.options().dtype(type));
+  at::Tensor basis =
+      on_device(scratch_tensor({map_.weight.size(0), rank_}, type, options_.scratch), map_.weight.device());
   for_each_tile(map_.weight, [&](std::int64_t row, const at::Tensor& rows) {
     const at::Tensor tile = mean_row_.defined() ? rows - mean_row_ : rows;
     basis.narrow(0, row, tile.size(0)).copy_(at::matmul(tile, transform_));

@@ -7,6 +7,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <filesystem>
 #include <optional>
 
 #include "lmhead/kernels/linear_map.h"
@@ -23,6 +24,8 @@ struct HeadSpaceOptions {
   bool center_weight = false;
   /// What rounding of a gradient, times the condition of W, is let through; no option of a configuration.
   double amplified_rounding = 4e-6;
+  /// In whose unnamed files a basis as large as W lies (scratch_tensor.h); none: memory. No option of a configuration.
+  std::optional<std::filesystem::path> scratch = std::nullopt;
   void visit_fields(FieldVisitor& visitor);
 };
 

@@ -2,6 +2,7 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
+#include <ATen/cpu/Utils.h>
 #include <ATen/ops/isfinite.h>
 
 #include <algorithm>
@@ -13,7 +14,7 @@
 #include "lmhead/base/printable_text.h"
 #include "lmhead/heads/linear.h"
 #include "lmhead/models/pretrained.h"
-#include "lmhead/models/safetensors.h"
+#include "lmhead/models/safetensors_folder.h"
 
 namespace lmhead {
 namespace {
@@ -93,11 +94,27 @@ LoadedModel moved(LoadedModel model, c10::Device device) {
   if (device.is_cpu()) return model;
   LinearMap map = *model.head->linear_map();
   const bool is_tied = model.decoder && map.weight.is_alias_of(model.decoder->embedding()->value);
-  if (model.decoder) move_parameters(model.decoder->parameters(), device);
+  if (model.decoder) {
+    ParameterList
+        there;  // those that are to be read have a shape alone, and are brought to the device by whoever reads
+    for (const ParameterPtr& parameter : model.decoder->parameters())
+      if (!parameter->value.is_meta()) there.push_back(parameter);
+    move_parameters(there, device);
+  }
   map.weight = is_tied ? model.decoder->embedding()->value : on_device(map.weight, device);
   map.bias = on_device(map.bias, device);
   model.head = make_linear_head(map);
   return model;
+}
+
+/// Whether the processor multiplies bfloat16 by instructions of its own.
+bool has_bfloat16_products() {
+  const auto capabilities = at::cpu::get_cpu_capabilities();
+  const auto has = [&](const char* name) {
+    const auto found = capabilities.find(name);
+    return found != capabilities.end() && found->second.isBool() && found->second.toBool();
+  };
+  return has("amx_tile") || has("avx512_bf16");
 }
 
 }  // namespace
@@ -121,6 +138,30 @@ LoadedModel load_model(const fs::path& path, at::ScalarType type, c10::Device de
     set_working_type(model.head->parameters(), type);
   }
   return model;
+}
+
+LoadedModel open_model(const fs::path& path, at::ScalarType type, c10::Device device,
+                       const BeforeReading& before_reading) {
+  at::NoGradGuard no_grad;
+  if (!fs::is_directory(path)) return load_model(path, at::kFloat, device);
+  if (!is_trained_model(path)) return moved(open_pretrained(path, type, device, before_reading), device);
+  LoadedModel model = load_model(path, at::kFloat, device);
+  if (before_reading) before_reading(model);
+  if (type != at::kFloat) set_working_type(model.decoder->parameters(), type);
+  return model;
+}
+
+at::ScalarType fastest_type(const fs::path& path, c10::Device device) {
+  if (!fs::is_directory(path) || is_trained_model(path)) return at::kFloat;
+  if (device.is_cpu() && !has_bfloat16_products()) return at::kFloat;
+  double narrow = 0, all = 0;
+  for (const TensorFolder folder = TensorFolder::open(path); const SafetensorsFile& file : folder.files())
+    for (const std::string& name : file.names()) {
+      const SafetensorsEntry& entry = file.info(name);
+      all += double(entry.bytes());
+      if (entry.dtype == "BF16") narrow += double(entry.bytes());
+    }
+  return narrow > all / 2 ? at::kBFloat16 : at::kFloat;
 }
 
 }  // namespace lmhead

@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "lmhead/models/loaded_model.h"
+#include "lmhead/models/pretrained.h"
 #include "lmhead/run/trained_model.h"
 
 namespace lmhead {
@@ -25,5 +25,16 @@ std::vector<std::filesystem::path> find_models(const std::filesystem::path& path
 /// CPU's memory and moved to `device`.
 LoadedModel load_model(const std::filesystem::path& path, at::ScalarType type = at::kFloat,
                        c10::Device device = c10::Device(c10::DeviceType::CPU));
+
+/// The same to be measured: blocks of a pretrained folder are read when a pass comes to them (`open_pretrained`), and
+/// the decoder alone computes in `type`, the head in float32. `before_reading` is called once what is known without a
+/// tensor's numbers is, with a decoder that has at least the shapes of its parameters; not for features. What it
+/// says of files counts for pretrained folders.
+LoadedModel open_model(const std::filesystem::path& path, at::ScalarType type, c10::Device device,
+                       const BeforeReading& before_reading = {});
+
+/// The type of products that serves a model best: bfloat16 where that is how the weights of a pretrained folder are
+/// stored and `device` has instructions for it, else float32.
+at::ScalarType fastest_type(const std::filesystem::path& path, c10::Device device);
 
 }  // namespace lmhead

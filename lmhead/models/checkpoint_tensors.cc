@@ -11,11 +11,13 @@
 #include "lmhead/base/error.h"
 #include "lmhead/base/memory.h"
 #include "lmhead/base/printable_text.h"
+#include "lmhead/base/scratch_tensor.h"
 
 namespace lmhead {
 namespace {
 
 constexpr std::string_view kBody = "model.", kLayers = "layers.";
+constexpr double kAskedFor = 64 << 20;  // bytes of a tensor before which it is asked whether there is so much memory
 
 /// Buffers that old checkpoints carry and that follow from the configuration.
 bool is_harmless_buffer(std::string_view name) {
@@ -58,8 +60,9 @@ StoredName stored_name(const FamilyModel& model, const std::string& body_prefix,
   return {before.append(rest), MatrixLayout::kPlain, false};
 }
 
-CheckpointTensors::CheckpointTensors(const TensorFolder& folder, const FamilyModel& model, at::ScalarType type)
-    : folder_(folder), model_(model), type_(type), prefix_(model.body_prefixes.front()) {
+CheckpointTensors::CheckpointTensors(const TensorFolder& folder, const FamilyModel& model, at::ScalarType type,
+                                     at::ScalarType table_type)
+    : folder_(folder), model_(model), type_(type), table_type_(table_type), prefix_(model.body_prefixes.front()) {
   const auto has_body = [&](const std::string& prefix) {
     prefix_ = prefix;
     return folder_.contains(stored("model.layers.0.input_layernorm.weight").name) ||
@@ -68,14 +71,22 @@ CheckpointTensors::CheckpointTensors(const TensorFolder& folder, const FamilyMod
   if (std::none_of(model.body_prefixes.begin(), model.body_prefixes.end(), has_body)) {
     prefix_ = model.body_prefixes.front();
   }
+}
+
+at::ScalarType CheckpointTensors::type_of(ParameterKind kind) const {
+  if (kind == ParameterKind::kVector) return at::kFloat;
+  return kind == ParameterKind::kEmbedding ? table_type_ : type_;
+}
+
+void CheckpointTensors::require_memory_for_all() const {
   double numbers = 0;
-  for (const std::string& name : folder.names()) {
-    if (is_ignored(model, name)) continue;
+  for (const std::string& name : folder_.names()) {
+    if (is_ignored(model_, name)) continue;
     double product = 1;
-    for (const std::int64_t size : folder.info(name).shape) product *= double(size);
+    for (const std::int64_t size : folder_.info(name).shape) product *= double(size);
     numbers += product;
   }
-  require_memory("checkpoint", "the weights of " + folder.path().string(), numbers * double(c10::elementSize(type)));
+  require_memory("checkpoint", "the weights of " + folder_.path().string(), numbers * double(c10::elementSize(type_)));
 }
 
 /// Throws where the tensor is not there in this shape and a type that can become another.
@@ -91,22 +102,33 @@ void CheckpointTensors::check(const std::string& name, const std::vector<std::in
   must(entry.shape == shape, "have shape ", at::IntArrayRef(shape), ", got ", at::IntArrayRef(entry.shape));
 }
 
+at::Tensor CheckpointTensors::allocate(const std::string& name, const std::vector<std::int64_t>& shape,
+                                       at::ScalarType type, const std::optional<std::filesystem::path>& folder) const {
+  double bytes = double(c10::elementSize(type));
+  for (const std::int64_t size : shape) bytes *= double(size);
+  if (!folder && bytes >= kAskedFor) require_memory("checkpoint", name + " of " + folder_.path().string(), bytes);
+  return scratch_tensor(shape, type, folder);
+}
+
 /// Reads a tensor that was checked into one of another type, where all of it is finite.
 void CheckpointTensors::take(const std::string& name, const at::Tensor& into) {
   folder_.read_into(name, into);
-  if (into.numel() > 0) {
-    const auto [low, high] = at::aminmax(into);  // both are NaN where any number is
-    require(std::isfinite(low.item<float>()) && std::isfinite(high.item<float>()), "checkpoint",
-            folder_.file_of(name).path().string(), ": tensor ", quote_for_message(name),
-            " must be finite, got NaN or infinity");
-  }
+  require_finite(name, into);
   used_.insert(name);
 }
 
-at::Tensor CheckpointTensors::take(const std::string& name, const std::vector<std::int64_t>& shape,
-                                   at::ScalarType type) {
+void CheckpointTensors::require_finite(const std::string& name, const at::Tensor& values) const {
+  if (values.numel() == 0) return;
+  const auto [low, high] = at::aminmax(values);  // both are NaN where any number is
+  require(std::isfinite(low.item<float>()) && std::isfinite(high.item<float>()), "checkpoint",
+          folder_.file_of(name).path().string(), ": tensor ", quote_for_message(name),
+          " must be finite, got NaN or infinity");
+}
+
+at::Tensor CheckpointTensors::take(const std::string& name, const std::vector<std::int64_t>& shape, at::ScalarType type,
+                                   const std::optional<std::filesystem::path>& folder) {
   check(name, shape);
-  at::Tensor value = at::empty(shape, type);
+  at::Tensor value = allocate(name, shape, type, folder);
   take(name, value);
   return value;
 }
@@ -128,12 +150,9 @@ void CheckpointTensors::read(const std::string& name, MatrixLayout layout, const
   }
 }
 
-ParameterPtr CheckpointTensors::parameter(const std::string& name, ParameterKind kind,
-                                          const std::vector<std::int64_t>& shape, const std::vector<RowPart>& parts) {
-  struct Piece {
-    StoredName from;
-    std::vector<std::int64_t> shape;
-  };
+std::vector<CheckpointTensors::Piece> CheckpointTensors::pieces_of(const std::string& name,
+                                                                   const std::vector<std::int64_t>& shape,
+                                                                   const std::vector<RowPart>& parts) const {
   std::vector<Piece> pieces;
   if (const StoredName whole = stored(name); parts.empty() || whole.is_known) {
     pieces.push_back({whole, shape});
@@ -141,15 +160,26 @@ ParameterPtr CheckpointTensors::parameter(const std::string& name, ParameterKind
       for (const std::string& head : model_.head_names)  // the one tied matrix may stand under the head's name
         if (folder_.contains(head)) pieces.front().from.name = head;
     }
-  } else {
-    for (const RowPart& part : parts) {
-      pieces.push_back({stored(part.name), shape});
-      pieces.back().shape[0] = part.rows;
-    }
+    return pieces;
   }
-  // All shapes are checked before there is memory for them: sizes that are no checkpoint's would take all there is.
+  for (const RowPart& part : parts) {
+    pieces.push_back({stored(part.name), shape});
+    pieces.back().shape[0] = part.rows;
+  }
+  return pieces;
+}
+
+void CheckpointTensors::check(const std::vector<Piece>& pieces) const {
   for (const Piece& piece : pieces) check(piece.from.name, stored_shape(piece.shape, piece.from.layout));
-  at::Tensor value = at::empty(shape, kind == ParameterKind::kVector ? at::kFloat : type_);
+}
+
+ParameterPtr CheckpointTensors::parameter(const std::string& name, ParameterKind kind,
+                                          const std::vector<std::int64_t>& shape, const std::vector<RowPart>& parts) {
+  const std::vector<Piece> pieces = pieces_of(name, shape, parts);
+  // All shapes are checked before there is memory for them: sizes that are no checkpoint's would take all there is.
+  check(pieces);
+  at::Tensor value =
+      allocate(name, shape, type_of(kind), kind == ParameterKind::kEmbedding ? tables_folder_ : std::nullopt);
   std::int64_t row = 0;
   for (const Piece& piece : pieces) {
     read(piece.from.name, piece.from.layout, value.narrow(0, row, piece.shape[0]));
@@ -160,14 +190,46 @@ ParameterPtr CheckpointTensors::parameter(const std::string& name, ParameterKind
   return std::make_shared<Parameter>(Parameter{name, kind, value, value, parts});
 }
 
+ParameterPtr CheckpointTensors::promised_parameter(const std::string& name, ParameterKind kind,
+                                                   const std::vector<std::int64_t>& shape,
+                                                   const std::vector<RowPart>& parts) {
+  const std::vector<Piece> pieces = pieces_of(name, shape, parts);
+  check(pieces);
+  for (const Piece& piece : pieces) used_.insert(piece.from.name);
+  const at::Tensor value = at::empty(shape, at::TensorOptions().device(at::kMeta).dtype(type_of(kind)));
+  return std::make_shared<Parameter>(Parameter{name, kind, value, value, parts});
+}
+
+std::vector<std::string> CheckpointTensors::tensors_of(const std::string& name,
+                                                       const std::vector<RowPart>& parts) const {
+  std::vector<std::string> names;
+  for (const Piece& piece : pieces_of(name, {0}, parts)) names.push_back(piece.from.name);
+  return names;
+}
+
+at::Tensor CheckpointTensors::rows(const std::string& name, const std::vector<std::int64_t>& ids) {
+  const std::string from = stored(name).name;
+  const SafetensorsFile& file = folder_.file_of(from);
+  at::Tensor rows = at::empty({std::int64_t(ids.size()), file.info(from).shape.at(1)}, table_type_);
+  for (std::size_t first = 0, end = 0; first < ids.size(); first = end) {  // consecutive rows are read at once
+    for (end = first + 1; end < ids.size() && ids[end] == ids[end - 1] + 1;) ++end;
+    const auto count = std::int64_t(end - first);
+    rows.narrow(0, std::int64_t(first), count).copy_(file.rows(from, ids[first], count));
+  }
+  require_finite(from, rows);
+  return rows;
+}
+
 at::Tensor CheckpointTensors::head(const at::Tensor& embedding) {
   const std::vector<std::int64_t> shape = embedding.sizes().vec();
   const auto& names = model_.head_names;
   const auto place = std::find_if(names.begin(), names.end(), [&](const auto& name) { return folder_.contains(name); });
-  if (!model_.tie_word_embeddings) return take(place == names.end() ? names.front() : *place, shape, type_);
+  if (!model_.tie_word_embeddings)
+    return take(place == names.end() ? names.front() : *place, shape, table_type_, tables_folder_);
   if (place == names.end() || used_.contains(*place)) return embedding;
-  require(at::equal(take(*place, shape, type_), embedding), "checkpoint", folder_.path().string(), ": tensor ",
-          quote_for_message(*place), " must equal the embedding where tie_word_embeddings is true, got another matrix");
+  require(at::equal(take(*place, shape, table_type_, tables_folder_), embedding), "checkpoint", folder_.path().string(),
+          ": tensor ", quote_for_message(*place),
+          " must equal the embedding where tie_word_embeddings is true, got another matrix");
   return embedding;
 }
 

@@ -10,7 +10,9 @@
 #include <ATen/ops/silu.h>
 
 #include <algorithm>
+#include <utility>
 
+#include "lmhead/base/device.h"
 #include "lmhead/base/error.h"
 #include "lmhead/kernels/block_operations.h"
 #include "lmhead/kernels/packed_attention.h"
@@ -43,6 +45,23 @@ at::Tensor activate(Activation activation, const at::Tensor& x) {
   fail("decoder", "an activation must be a known one, got ", int(activation));
 }
 
+/// A block whose parameters are in memory as long as this is.
+class LoadedBlock {
+ public:
+  LoadedBlock(BlockSource* source, std::size_t layer) : source_(source), layer_(layer) {
+    if (source_) source_->load(layer_);
+  }
+  ~LoadedBlock() {
+    if (source_) source_->release(layer_);
+  }
+  LoadedBlock(const LoadedBlock&) = delete;
+  LoadedBlock& operator=(const LoadedBlock&) = delete;
+
+ private:
+  BlockSource* source_;
+  std::size_t layer_;
+};
+
 }  // namespace
 
 Decoder::Decoder(DecoderSpecification specification, const ParameterSource& source)
@@ -53,7 +72,11 @@ Decoder::Decoder(DecoderSpecification specification, const ParameterSource& sour
   if (s.position_embeddings > 0)
     position_embedding_ =
         build.matrix("model.embed_positions.weight", ParameterKind::kEmbedding, s.position_embeddings, s.hidden_size);
-  for (std::size_t layer = 0; layer < s.layers.size(); ++layer) blocks_.push_back(build.block(layer));
+  for (std::size_t layer = 0; layer < s.layers.size(); ++layer) {
+    block_begins_.push_back(parameters_.size());
+    blocks_.push_back(build.block(layer));
+  }
+  block_begins_.push_back(parameters_.size());
   if (s.norm_position != NormPosition::kAfterSum) final_norm_ = build.norm("model.norm", s.hidden_size);
   for (const RotarySpecification& rotary : s.rotaries) rotary_tables_.push_back(std::make_unique<RotaryTable>(rotary));
 }
@@ -91,25 +114,79 @@ at::Tensor Decoder::forward_trees(const TokenTrees& trees, std::vector<at::Tenso
              {.batch = 1, .positions = trees.positions, .length = trees.depth, .trees = &trees}, layers);
 }
 
+ParameterList Decoder::block_parameters(std::size_t layer) const {
+  return {parameters_.begin() + std::ptrdiff_t(block_begins_.at(layer)),
+          parameters_.begin() + std::ptrdiff_t(block_begins_.at(layer + 1))};
+}
+
+std::vector<Decoder::BatchFeatures> Decoder::forward_batches(const std::vector<at::Tensor>& batches,
+                                                             const BatchesOptions& options) const {
+  std::vector<Stream> streams;
+  for (const at::Tensor& tokens : batches) {
+    require(tokens.dim() == 2, "decoder", "tokens must be [B, T], got ", tokens.sizes());
+    streams.push_back({tokens, {.batch = tokens.size(0), .length = tokens.size(1)}});
+  }
+  const std::vector<std::int64_t>& kept = options.kept_layers;
+  require(options.layers_done <= blocks_.size() && (options.layers_done == 0 || kept.empty()) &&
+              (options.layers_done == 0 || options.features.size() == streams.size()),
+          "decoder", "a pass must go on with the features of each of its ", streams.size(), " batches, got ",
+          options.features.size());
+  for (std::size_t batch = 0; options.layers_done > 0 && batch < streams.size(); ++batch)
+    streams[batch].features = on_device(options.features[batch], device());
+  std::vector<BatchFeatures> all(streams.size(), {{}, std::vector<at::Tensor>(kept.size())});
+  const auto after = [&](std::size_t layer, std::size_t batch) {
+    for (std::size_t index = 0; index < kept.size(); ++index)
+      if (kept[index] == std::int64_t(layer)) all[batch].layers[index] = streams[batch].features;
+    if (options.after_batch) options.after_batch(layer, batch);
+    if (!options.after_layer || batch + 1 < streams.size()) return;
+    std::vector<at::Tensor> features;
+    for (const Stream& stream : streams) features.push_back(stream.features);
+    options.after_layer(layer + 1, features);
+  };
+  run(streams, after, options.layers_done);
+  for (std::size_t batch = 0; batch < all.size(); ++batch)
+    all[batch].hidden = normalise(final_norm_, std::exchange(streams[batch].features, {}), at::kFloat).to(at::kFloat);
+  return all;
+}
+
 at::Tensor Decoder::run(const at::Tensor& tokens, Pass pass, std::vector<at::Tensor>* layers) const {
-  pass.type = (blocks_.empty() ? embedding_ : blocks_[0].query_key_value.weight)->working.scalar_type();
-  for (const auto& table : rotary_tables_) {
-    const RotaryRows rows = table->rows(pass.length, embedding_->value.device());
-    pass.rotaries.push_back(pass.positions.defined() ? rows.select(pass.positions)
-                                                     : rows.narrow(pass.first, tokens.size(1)));
+  std::vector<Stream> streams = {{tokens, std::move(pass)}};
+  Stream& stream = streams[0];
+  run(streams, [&](std::size_t, std::size_t) {
+    if (layers) layers->push_back(stream.features);
+  });
+  return normalise(final_norm_, stream.features, stream.pass.type).to(stream.pass.type);
+}
+
+/// The features of every stream after the last block; where some are done, from those after them.
+void Decoder::run(std::vector<Stream>& streams, const AfterBlock& after, std::size_t first_layer) const {
+  for (Stream& stream : streams) {
+    Pass& pass = stream.pass;
+    for (const auto& table : rotary_tables_) {
+      const RotaryRows rows = table->rows(pass.length, device());
+      pass.rotaries.push_back(pass.positions.defined() ? rows.select(pass.positions)
+                                                       : rows.narrow(pass.first, stream.tokens.size(1)));
+    }
+    if (first_layer == 0) stream.features = embed(stream.tokens, pass);
   }
-  at::Tensor x = embed(tokens, pass);
-  for (std::size_t layer = 0; layer < blocks_.size(); ++layer) {
-    x = recomputes_blocks_ && !pass.cache && !pass.trees
-            ? recomputed([this, layer, pass](const at::Tensor& input) { return apply(layer, input, pass); }, x)
-            : apply(layer, x, pass);
-    if (layers) layers->push_back(x);
+  if (blocks_.empty())
+    for (Stream& stream : streams) stream.pass.type = embedding_->working.scalar_type();
+  for (std::size_t layer = first_layer; layer < blocks_.size(); ++layer) {
+    const LoadedBlock loaded(source_.get(), layer);
+    for (std::size_t index = 0; index < streams.size(); ++index) {
+      auto& [tokens, pass, x] = streams[index];
+      pass.type = blocks_[layer].query_key_value.weight->working.scalar_type();
+      x = recomputes_blocks_ && !pass.cache && !pass.trees
+              ? recomputed([this, layer, pass = pass](const at::Tensor& input) { return apply(layer, input, pass); }, x)
+              : apply(layer, x, pass);
+      after(layer, index);
+    }
   }
-  return normalise(final_norm_, x, pass.type).to(pass.type);
 }
 
 at::Tensor Decoder::embed(const at::Tensor& tokens, const Pass& pass) const {
-  at::Tensor x = at::embedding(embedding_->value, tokens);
+  at::Tensor x = source_ ? source_->embedding_rows(tokens) : at::Tensor();
+  if (!x.defined()) x = at::embedding(embedding_->value, tokens);
   if (x.scalar_type() == at::kBFloat16) x = x.to(at::kFloat);  // of what was read in that type
   if (specification_.embedding_scale != 1) x = x * specification_.embedding_scale;
   if (position_embedding_) {

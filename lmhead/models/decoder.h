@@ -4,11 +4,13 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "lmhead/base/module.h"
+#include "lmhead/models/block_source.h"
 #include "lmhead/models/decoder_options.h"
 #include "lmhead/models/decoder_specification.h"
 #include "lmhead/models/key_value_cache.h"
@@ -27,6 +29,28 @@ class Decoder {
   /// features [B T, D] after every block. Mixed precision: products in the parameters' working type, the
   /// residual stream in float32.
   at::Tensor forward(const at::Tensor& tokens, std::vector<at::Tensor>* layers = nullptr) const;
+
+  /// What `forward_batches` gives of a batch.
+  struct BatchFeatures {
+    at::Tensor hidden;               // [B T, D] float32
+    std::vector<at::Tensor> layers;  // [B T, D] after the blocks that were asked for
+  };
+  struct BatchesOptions {
+    std::vector<std::int64_t> kept_layers = {};  // blocks whose features are wanted
+    /// Called behind every block of every batch.
+    std::function<void(std::size_t layer, std::size_t batch)> after_batch = {};
+    /// Called when all batches have gone through `layers` blocks, with what they then have, float32. With that and
+    /// `layers` below, a later pass goes on from there; features before it are then not to be had.
+    std::function<void(std::size_t layers, const std::vector<at::Tensor>& features)> after_layer = {};
+    std::size_t layers_done = 0;
+    std::vector<at::Tensor> features = {};  // [B T, D] of each batch; of no account where no layer is done
+  };
+  /// The features of several batches [B, T], and those that were asked for: all batches go through a block
+  /// before the next is asked for, with the bits that each would have by itself. In mixed precision the features stay
+  /// float32. For inference. Memory: D float32 a token and kept layer, what a block takes of one batch, and the block
+  /// where it is read when it is asked for.
+  std::vector<BatchFeatures> forward_batches(const std::vector<at::Tensor>& batches,
+                                             const BatchesOptions& options) const;
 
   /// Features [B T, D] of `tokens` [B, T] that follow those which `cache` has seen, as `forward` over all of
   /// them would give; the cache then has seen these too. For inference: keys and values are kept without
@@ -47,7 +71,16 @@ class Decoder {
   /// decoder must then outlive that pass.
   void recompute_blocks(bool recomputes) { recomputes_blocks_ = recomputes; }
 
+  /// From now on every pass has `source` bring a block's parameters when it comes to the block.
+  void read_blocks_from(std::shared_ptr<BlockSource> source) { source_ = std::move(source); }
+  /// Null where all blocks are in memory.
+  const std::shared_ptr<BlockSource>& block_source() const { return source_; }
+  /// The parameters of one block.
+  ParameterList block_parameters(std::size_t layer) const;
+
   const ParameterList& parameters() const { return parameters_; }
+  /// Where passes compute.
+  c10::Device device() const { return source_ ? source_->device() : embedding_->value.device(); }
   const ParameterPtr& embedding() const { return embedding_; }
   const DecoderSpecification& specification() const { return specification_; }
 
@@ -77,6 +110,14 @@ class Decoder {
     const TokenTrees* trees = nullptr;
     std::vector<RotaryRows> rotaries = {};  // a row a token of a sequence
   };
+  /// One batch on its way through the blocks.
+  struct Stream {
+    at::Tensor tokens;
+    Pass pass;
+    at::Tensor features = {};
+  };
+  using AfterBlock = std::function<void(std::size_t layer, std::size_t stream)>;
+  void run(std::vector<Stream>& streams, const AfterBlock& after, std::size_t first_layer = 0) const;
   at::Tensor run(const at::Tensor& tokens, Pass pass, std::vector<at::Tensor>* layers) const;
   at::Tensor embed(const at::Tensor& tokens, const Pass& pass) const;
   at::Tensor apply(std::size_t layer, const at::Tensor& input, const Pass& pass) const;
@@ -90,9 +131,11 @@ class Decoder {
   DecoderSpecification specification_;
   ParameterPtr embedding_, position_embedding_;
   std::vector<Block> blocks_;
+  std::vector<std::size_t> block_begins_;  // in `parameters_`, and where the last one ends
   Norm final_norm_;
   ParameterList parameters_;
   std::vector<std::unique_ptr<RotaryTable>> rotary_tables_;
+  std::shared_ptr<BlockSource> source_;
   bool recomputes_blocks_ = false;
 };
 

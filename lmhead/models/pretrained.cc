@@ -1,6 +1,7 @@
 #include "lmhead/models/pretrained.h"
 
 #include "lmhead/heads/linear.h"
+#include "lmhead/models/checkpoint_blocks.h"
 #include "lmhead/models/checkpoint_tensors.h"
 
 namespace lmhead {
@@ -28,9 +29,9 @@ const char* to_string(ModelKind kind) {
   return kind == ModelKind::kPretrained ? "pretrained" : kind == ModelKind::kCheckpoint ? "checkpoint" : "features";
 }
 
-LoadedModel load_pretrained(const fs::path& folder, at::ScalarType type) {
-  const HfConfiguration configuration = HfConfiguration::read(folder / "config.json");
-  const FamilyModel model = describe_model(configuration);
+namespace {
+
+LoadedModel described(const fs::path& folder, const HfConfiguration& configuration) {
   LoadedModel loaded{.kind = ModelKind::kPretrained,
                      .name = folder.string(),
                      .family = configuration.text("model_type"),
@@ -42,15 +43,47 @@ LoadedModel load_pretrained(const fs::path& folder, at::ScalarType type) {
   }
   if (configuration.has("max_position_embeddings"))
     loaded.max_position_embeddings = configuration.size("max_position_embeddings");
+  return loaded;
+}
+
+std::shared_ptr<const LmHead> head_of(const FamilyModel& model, CheckpointTensors& checkpoint, const Decoder& decoder) {
+  return make_linear_head({.weight = checkpoint.head(decoder.embedding()->value),
+                           .transform = {.scale = model.logit_scale, .softcap = model.logit_softcap}});
+}
+
+}  // namespace
+
+LoadedModel load_pretrained(const fs::path& folder, at::ScalarType type) {
+  const HfConfiguration configuration = HfConfiguration::read(folder / "config.json");
+  const FamilyModel model = describe_model(configuration);
+  LoadedModel loaded = described(folder, configuration);
   const TensorFolder tensors = TensorFolder::open(folder);
-  CheckpointTensors checkpoint(tensors, model, type);
+  CheckpointTensors checkpoint(tensors, model, type, type);
+  checkpoint.require_memory_for_all();
   const ParameterSource source =
       [&](const std::string& name, ParameterKind kind, const std::vector<std::int64_t>& shape, const Initializer&,
           const std::vector<RowPart>& parts) { return checkpoint.parameter(name, kind, shape, parts); };
   loaded.decoder = std::make_shared<const Decoder>(model.decoder, source);
-  loaded.head = make_linear_head({.weight = checkpoint.head(loaded.decoder->embedding()->value),
-                                  .transform = {.scale = model.logit_scale, .softcap = model.logit_softcap}});
+  loaded.head = head_of(model, checkpoint, *loaded.decoder);
   checkpoint.check_all_used();
+  return loaded;
+}
+
+LoadedModel open_pretrained(const fs::path& folder, at::ScalarType type, c10::Device device,
+                            const BeforeReading& before_reading) {
+  const HfConfiguration configuration = HfConfiguration::read(folder / "config.json");
+  LoadedModel loaded = described(folder, configuration);
+  const auto blocks = std::make_shared<CheckpointBlocks>(folder, describe_model(configuration), type, device);
+  if (before_reading) {
+    loaded.decoder = std::make_shared<const Decoder>(blocks->model().decoder, shapes_alone());
+    blocks->tensors().keep_tables_in(before_reading(loaded));
+  }
+  const auto decoder = std::make_shared<Decoder>(blocks->model().decoder, blocks->parameters());
+  blocks->serve(*decoder);
+  decoder->read_blocks_from(blocks);
+  loaded.decoder = decoder;
+  loaded.head = head_of(blocks->model(), blocks->tensors(), *decoder);
+  blocks->tensors().check_all_used();
   return loaded;
 }
 

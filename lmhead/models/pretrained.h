@@ -2,6 +2,8 @@
 #pragma once
 
 #include <filesystem>
+#include <functional>
+#include <optional>
 
 #include "lmhead/models/hf_configuration.h"
 #include "lmhead/models/loaded_model.h"
@@ -18,6 +20,20 @@ namespace lmhead {
 ///
 /// In another `type` the matrices are that from the start, copies all of them; vectors stay float32.
 LoadedModel load_pretrained(const std::filesystem::path& folder, at::ScalarType type = at::kFloat);
+
+using BeforeReading = std::function<std::optional<std::filesystem::path>(const LoadedModel& described)>;
+
+/// The same model with no block in memory: each is read, as `type`, when a pass comes to it, and given back behind it
+/// (block_source.h). So is the embedding, row by row, where the head has a matrix of its own. Embedding and head are
+/// float32 in any `type`.
+///
+/// That every tensor is there and fits is checked here; that its numbers are finite, and that its file is still the one
+/// that was opened, when it is read. Passes compute on `device`; embedding and head are the caller's to move there.
+/// `before_reading` is called before the first of them is read, with a decoder of shapes alone and no head; it says in
+/// whose unnamed files embedding and head are to lie (scratch_tensor.h), if not in memory.
+LoadedModel open_pretrained(const std::filesystem::path& folder, at::ScalarType type = at::kFloat,
+                            c10::Device device = c10::Device(c10::DeviceType::CPU),
+                            const BeforeReading& before_reading = {});
 
 /// What is known of the text behind the ids of a folder's model, whose `configuration` is its config.json.
 ModelText read_model_text(const std::filesystem::path& folder, const HfConfiguration& configuration);

@@ -41,6 +41,7 @@ constexpr std::array<std::pair<std::string_view, at::ScalarType>, 19> kAtenTypes
 }};
 
 constexpr std::int64_t kConvertedBytes = 4 << 20;  // that are read at once where they become another type
+constexpr std::size_t kReadAheadBytes = 1 << 20;
 
 using NamedTensors = std::vector<std::pair<std::string, at::Tensor>>;
 
@@ -179,6 +180,22 @@ void SafetensorsFile::read_into(std::string_view name, const at::Tensor& into) c
     read_numbers(entry, first, numbers);
     flat.narrow(0, first, numbers.numel()).copy_(numbers);
   }
+}
+
+void SafetensorsFile::read_ahead(std::string_view name, const std::atomic<bool>& stopped) const noexcept {
+  try {
+    const SafetensorsEntry& entry = info(name);
+    std::vector<char> block(kReadAheadBytes);
+    for (std::uint64_t done = 0; done < entry.bytes() && !stopped; done += block.size())
+      file_->read_at(header_.data_start + entry.begin + done, block.data(),
+                     std::size_t(std::min<std::uint64_t>(block.size(), entry.bytes() - done)));
+  } catch (...) {  // whoever reads it in earnest says what is wrong
+  }
+}
+
+void SafetensorsFile::drop_cached(std::string_view name) const {
+  const SafetensorsEntry& entry = info(name);
+  file_->drop_cached(header_.data_start + entry.begin, entry.bytes());
 }
 
 std::string_view safetensors_dtype(at::ScalarType type) {

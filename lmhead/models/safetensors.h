@@ -3,6 +3,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <atomic>
 #include <filesystem>
 #include <map>
 #include <memory>
@@ -44,6 +45,13 @@ class SafetensorsFile {
   /// Reads it into a tensor of the same shape, of this type or another; the same errors. Memory, where that is
   /// contiguous and on the CPU: none, or 4 MiB for another type.
   void read_into(std::string_view name, const at::Tensor& into) const;
+  /// Reads the tensor and throws it away, so that the system has it at hand when it is read in earnest. Stops early
+  /// where `stopped` says so; says nothing of what is wrong with the file.
+  void read_ahead(std::string_view name, const std::atomic<bool>& stopped) const noexcept;
+  /// Tells the system that the tensor will not be read again soon.
+  void drop_cached(std::string_view name) const;
+  /// Throws where the file was replaced, removed or written to since it was opened.
+  void require_unchanged() const { file_->require_unchanged(); }
 
  private:
   SafetensorsFile(std::filesystem::path path, std::shared_ptr<const InputFile> file, SafetensorsHeader header)

@@ -47,7 +47,7 @@ TEST_P(DeviceModels, AreMeasured) {
     MeasurementOptions options{.sequence_length = 16, .max_tokens = 200};
     for (const DiagnosticKind& kind : diagnostic_kinds()) options.diagnostics.push_back(kind.name);
     options.diagnostic.local_retention.tokens = 5;
-    return measure_model(model, &tokens, options, [](std::int64_t, std::int64_t) {});
+    return measure_model(model, &tokens, options);
   };
   const Json want = measured(kHere);
   for (const c10::Device device : other_devices()) expect_figures_near(measured(device), want, 1e-6, 1e-3, GetParam());
@@ -86,8 +86,7 @@ TEST(DeviceFeatures, AreMeasured) {
                      {"bias", numbers.slice(0, 0, 30).contiguous()},
                      {"targets", at::arange(40, at::kLong).remainder(30)}});
   const auto measured = [&](c10::Device device) {
-    return measure_model(load_model(scratch / "features.safetensors", at::kFloat, device), nullptr, {},
-                         [](std::int64_t, std::int64_t) {});
+    return measure_model(load_model(scratch / "features.safetensors", at::kFloat, device), nullptr, {});
   };
   const Json want = measured(kHere);
   for (const c10::Device device : other_devices()) expect_figures_near(measured(device), want, 1e-6, 1e-3, "features");

@@ -308,6 +308,43 @@ Fractions fractions_of(const char* model_name, bool float64) {
   return fractions;
 }
 
+TEST_F(Measurement, GoesOnWhereItWasInterrupted) {
+  const fs::path folder = kShared / "models/TinyStories-656K";
+  if (!fs::exists(folder)) GTEST_SKIP() << "no shared data";
+  Ids ids(600);
+  for (std::int64_t at = 0; at < 600; ++at) ids[at] = at * at % 2000;
+  const fs::path file = write_ids<std::uint16_t>("ids.bin", ids), kept = folder_ / "kept";
+  const LoadedModel model = open_model(folder, at::kFloat, c10::Device(c10::DeviceType::CPU));
+  const MeasuredTokens tokens = open_measured_tokens(file, model.head->vocab_size(), {});
+  MeasurementOptions options{.diagnostics = {"quality", "gradient_retention"}};
+  const Json want = measure_model(model, &tokens, options);
+  EXPECT_EQ(measure_model(load_model(folder), &tokens, options), want);
+
+  const auto measured = [&](std::int64_t last_layer) {
+    std::vector<std::int64_t> layers;
+    options.kept = std::make_shared<KeptFeatures>(kept, folder, at::kFloat, 0);
+    const Json got = measure_model(model, &tokens, options, [&](const MeasurementState& state) {
+      if (!state.doing.empty()) return;
+      layers.push_back(state.layer);
+      if (state.layer > last_layer) throw Error("interrupted");
+    });
+    EXPECT_EQ(got, want);
+    return layers;
+  };
+  EXPECT_THROW(measured(1), Error);
+  EXPECT_FALSE(fs::is_empty(kept));
+  EXPECT_EQ(measured(2), (std::vector<std::int64_t>{2}));
+  EXPECT_FALSE(fs::exists(kept));
+  EXPECT_EQ(measured(2), (std::vector<std::int64_t>{1, 2}));
+
+  // Of other ids, and in another precision, nothing is found.
+  EXPECT_THROW(measured(1), Error);
+  KeptFeatures same(kept, folder, at::kFloat), other(kept, folder, at::kBFloat16);
+  const at::Tensor inputs = at::tensor(ids).narrow(0, 0, 599).view({1, 599});
+  EXPECT_FALSE(other.read({inputs.narrow(1, 0, 512), inputs.narrow(1, 512, 87)}));
+  EXPECT_FALSE(same.read({inputs + 1}));
+}
+
 TEST(PublishedFigures, OfEachTokenAreThoseOfTheFloat64Reference) {
   if (!fs::exists(kShared / "reference")) GTEST_SKIP() << "no shared data";
   for (const char* name : {"TinyStories-656K", "TinyStories-656K-bf16"})

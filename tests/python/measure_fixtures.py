@@ -1,7 +1,11 @@
 """What tests of lmhead measure share: the command as built, a tiny checkpoint, texts. Imported by name into each of them."""
 
+import json
+import math
 import os
 import pathlib
+import resource
+import struct
 import subprocess
 import sys
 import time
@@ -31,9 +35,11 @@ def command(tmp_path_factory):
                            f"from lmhead.__main__ import main\nsys.exit(main([{name!r}, *sys.argv[1:]]))\n")
         program.chmod(0o755)
 
-    def peak(*arguments):
-        """The most anonymous memory that the run held, in bytes: mapped files are not in it."""
-        process = subprocess.Popen([built, *map(str, arguments)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    def peak(*arguments, limit=None):
+        """The most anonymous memory that the run held, in bytes: mapped files are not in it. With a limit the system
+        gives the process no more than that of data: what is anonymous, and what it could write of its libraries."""
+        process = subprocess.Popen([built, *map(str, arguments)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                                   preexec_fn=limit and (lambda: resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))))
         most = 0
         while process.poll() is None:
             try:
@@ -95,3 +101,49 @@ def refused(command, *arguments, **environment):
     assert done.stderr.startswith("[") and len(done.stderr.strip().splitlines()) == 1, done.stderr
     assert not done.stdout
     return done.stderr
+
+
+def sparse_checkpoint(folder, *, layers, hidden_size, intermediate_size, heads, key_value_heads, vocab_size, seed=0):
+    """A Llama folder in bfloat16 of two shards that take next to nothing on disk: of each matrix only the first rows have
+    random numbers, the others are holes, which read as zeros."""
+    folder.mkdir(parents=True, exist_ok=True)
+    head_dim = hidden_size // heads
+    config = {"model_type": "llama", "vocab_size": vocab_size, "hidden_size": hidden_size,
+              "intermediate_size": intermediate_size, "num_hidden_layers": layers, "num_attention_heads": heads,
+              "num_key_value_heads": key_value_heads, "tie_word_embeddings": False, "max_position_embeddings": 2048}
+    (folder / "config.json").write_text(json.dumps(config))
+    shapes = {"model.embed_tokens.weight": (vocab_size, hidden_size), "model.norm.weight": (hidden_size,),
+              "lm_head.weight": (vocab_size, hidden_size)}
+    for layer in range(layers):
+        prefix = f"model.layers.{layer}."
+        keys = key_value_heads * head_dim
+        for name, rows, columns in (("self_attn.q_proj", hidden_size, hidden_size), ("self_attn.k_proj", keys, hidden_size),
+                                    ("self_attn.v_proj", keys, hidden_size), ("self_attn.o_proj", hidden_size, hidden_size),
+                                    ("mlp.gate_proj", intermediate_size, hidden_size),
+                                    ("mlp.up_proj", intermediate_size, hidden_size),
+                                    ("mlp.down_proj", hidden_size, intermediate_size)):
+            shapes[f"{prefix}{name}.weight"] = (rows, columns)
+        for name in ("input_layernorm", "post_attention_layernorm"):
+            shapes[f"{prefix}{name}.weight"] = (hidden_size,)
+    generator = torch.Generator().manual_seed(seed)
+    names, weight_map = list(shapes), {}
+    for number, part in enumerate((names[:len(names) // 2], names[len(names) // 2:]), 1):
+        shard, header, end = f"model-{number:05}-of-00002.safetensors", {}, 0
+        for name in part:
+            size = 2 * math.prod(shapes[name])
+            header[name] = {"dtype": "BF16", "shape": shapes[name], "data_offsets": [end, end + size]}
+            end += size
+            weight_map[name] = shard
+        text = json.dumps(header).encode()
+        text += b" " * (-len(text) % 8)
+        with open(folder / shard, "wb") as file:
+            file.write(struct.pack("<Q", len(text)) + text)
+            file.truncate(8 + len(text) + end)
+            for name in part:
+                shape = shapes[name]
+                written = torch.ones(shape) if len(shape) == 1 else torch.randn((min(shape[0], 64), shape[1]), generator=generator)
+                file.seek(8 + len(text) + header[name]["data_offsets"][0])
+                scale = 1 if len(shape) == 1 else shape[1] ** -0.5
+                file.write((written * scale).to(torch.bfloat16).view(torch.int16).numpy().tobytes())
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    return {"numbers": sum(math.prod(shape) for shape in shapes.values()), "shards": sorted(set(weight_map.values()))}
