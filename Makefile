@@ -13,7 +13,7 @@ LMHEAD := .venv/bin/lmhead
 export PYTHON
 export EXTRAS
 
-.PHONY: setup demo real-model docs wheel test study-smoke test-slow check-cuda study bench bench-head bench-heads bench-evaluate bench-small fuzz clean
+.PHONY: setup demo real-model docs wheel test study-smoke test-slow check-cuda study bench bench-head bench-heads bench-evaluate bench-measure bench-small fuzz clean
 
 setup:
 	@scripts/setup
@@ -73,6 +73,10 @@ bench-heads: setup
 # The scorer beside lm-evaluation-harness's own backend; needs EXTRAS=evaluate, BENCH as above.
 bench-evaluate: setup
 	@.venv/bin/python bench/evaluation.py $(BENCH)
+
+# `lmhead measure` of a checkpoint beside transformers and float64: time and memory. BENCH="--shape tiny" and so on.
+bench-measure: setup
+	@.venv/bin/python bench/measure_checkpoint.py $(BENCH)
 
 bench-small: setup
 	@.venv/bin/python bench/small_models.py
