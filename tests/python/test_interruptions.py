@@ -60,8 +60,8 @@ def interrupt_at_moments(folder, arguments, moments, said):
 @pytest.mark.parametrize("verb", VERBS)
 def test_a_python_verb_is_130_whenever_it_comes(folder, verb):
     said = {f"[{verb}] stopped\n"}
-    if verb == "tokenizer":  # ends with its input, and hears nothing before
-        process = start(folder, "tokenizer nowhere", stdin=subprocess.PIPE)
+    if verb in ("tokenizer", "ray"):  # end with their input, and hear nothing before
+        process = start(folder, "tokenizer nowhere" if verb == "tokenizer" else verb, stdin=subprocess.PIPE)
         time.sleep(0.1)
         os.killpg(process.pid, signal.SIGINT)
         assert process.communicate(timeout=60) == ("", "") and process.returncode in (0, 130)
