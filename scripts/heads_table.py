@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Writes the table of docs/heads.md from what every head says of itself, as `lmhead heads` prints it.
+"""Writes the tables of docs/heads.md: what every head says of itself, as `lmhead heads` prints it, and the newest rows of bench/heads.py.
 
-    scripts/heads_table.py            writes it
+    scripts/heads_table.py            writes them
     scripts/heads_table.py --check    says what is missing, exit 1: a stale table, a head without a paragraph, a paragraph without a head
 """
 import pathlib
@@ -11,8 +11,9 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs/heads.md"
 BEGIN, END = "<!-- by scripts/heads_table.py -->\n", "<!-- end -->\n"
+BEGIN_TIMES, END_TIMES = "<!-- times by scripts/heads_table.py -->\n", "<!-- end of times -->\n"
 FEWEST_WORDS = 30  # of a paragraph: what the head is for, what it costs, what is known
-sys.path.insert(0, str(ROOT / "python"))
+sys.path[:0] = [str(ROOT / "python"), str(ROOT / "bench")]
 
 
 def cell(text: str) -> str:
@@ -30,7 +31,14 @@ def table(descriptions: list[dict]) -> str:
 
 def with_table(page: str, descriptions: list[dict]) -> str:
     before, rest = page.split(BEGIN)
-    return before + BEGIN + table(descriptions) + END + rest.split(END)[1]
+    return with_times(before + BEGIN + table(descriptions) + END + rest.split(END)[1])
+
+
+def with_times(page: str) -> str:
+    import head_table
+
+    before, rest = page.split(BEGIN_TIMES)
+    return before + BEGIN_TIMES + head_table.summary(ROOT / "bench/results/heads.jsonl") + "\n" + END_TIMES + rest.split(END_TIMES)[1]
 
 
 def paragraphs(page: str) -> dict[str, str]:
@@ -47,7 +55,7 @@ def faults(page: str, descriptions: list[dict]) -> list[str]:
     found += [f"the paragraph on {name} must say what it is for, what it costs and what is known, got {len(text.split())} words"
               for name, text in written.items() if len(text.split()) < FEWEST_WORDS]
     if with_table(page, descriptions) != page:
-        found.append("the table of docs/heads.md must be the list of heads, got another; scripts/heads_table.py writes it")
+        found.append("the tables of docs/heads.md must be the list of heads and the rows of the benchmark, got others; scripts/heads_table.py writes it")
     return found
 
 

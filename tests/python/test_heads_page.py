@@ -27,7 +27,7 @@ def test_a_head_without_a_paragraph_is_a_fault():
     another = DESCRIPTIONS[1] | {"type": "newcomer"}
     assert heads_table.faults(page, [*DESCRIPTIONS, another]) == [
         "docs/heads.md must have a paragraph `### newcomer`, got none",
-        "the table of docs/heads.md must be the list of heads, got another; scripts/heads_table.py writes it",
+        "the tables of docs/heads.md must be the list of heads and the rows of the benchmark, got others; scripts/heads_table.py writes it",
     ]
     short = heads_table.with_table(page, [*DESCRIPTIONS, another]) + "\n### newcomer\nIt is new.\n"
     assert heads_table.faults(short, [*DESCRIPTIONS, another]) == [
