@@ -28,11 +28,12 @@ GradientExchange::GradientExchange(const ParameterList& parameters, const RowSha
     entries_[index].bucket = buckets_.size() - 1;
     entries_[index].member = bucket.rows.members.size();
     bucket.rows.add(parameters, index, shards_of(bucket));
-    std::vector<at::Tensor> leaves = {value};
-    if (!parameters[index]->working.is_same(value)) leaves.push_back(parameters[index]->working);
-    for (const at::Tensor& leaf : leaves)
+    const auto hear = [&](const at::Tensor& leaf) {
       hooks_.emplace_back(leaf,
                           leaf.register_hook([this, index](const at::Tensor& gradient) { receive(index, gradient); }));
+    };
+    hear(value);
+    if (const at::Tensor& working = parameters[index]->working; !working.is_same(value)) hear(working);
   }
   for (Bucket& bucket : buckets_) {
     const at::Tensor& like = parameters[bucket.rows.members.front()]->value;
