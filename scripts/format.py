@@ -3,6 +3,7 @@
 
 Comments are not reflowed, since some hold tables: one that is too long is named and left to be wrapped by hand.
 """
+import importlib.util
 import pathlib
 import re
 import shutil
@@ -14,11 +15,17 @@ ROOMS = ["lmhead", "tests", "fuzz"]
 COLUMNS = int(re.search(r"ColumnLimit: (\d+)", (ROOT / ".clang-format").read_text())[1])
 
 
+def find_clang_format() -> str | None:
+    """That of requirements.txt, which may be installed in an environment that this one stands on; else one on the path."""
+    package = importlib.util.find_spec("clang_format")
+    inside = pathlib.Path(package.origin).parent / "data/bin" if package is not None and package.origin else None
+    return (shutil.which("clang-format", path=inside) if inside else None) or shutil.which("clang-format")
+
+
 def main() -> int:
     sources = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*") if path.suffix in {".h", ".cc"})
     mode = ["--dry-run", "--Werror"] if "--check" in sys.argv[1:] else ["-i"]
-    beside = pathlib.Path(sys.executable).parent  # in the environment of requirements.txt
-    program = shutil.which("clang-format", path=beside) or shutil.which("clang-format")
+    program = find_clang_format()
     if program is None:
         print("clang-format must be installed, as requirements.txt has it, got none")
         return 2
