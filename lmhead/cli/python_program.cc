@@ -41,9 +41,13 @@ void clean_up() {
 
 }  // namespace
 
-fs::path python_program(const std::string& program) {
+std::optional<fs::path> find_python_program(const std::string& program) {
   std::error_code error;
-  const auto found = find_program(program, fs::read_symlink("/proc/self/exe", error).parent_path());
+  return find_program(program, fs::read_symlink("/proc/self/exe", error).parent_path());
+}
+
+fs::path python_program(const std::string& program) {
+  const auto found = find_python_program(program);
   require(found.has_value(), "lmhead", program,
           " must stand beside lmhead or on the path (scripts/setup writes it), got none");
   return *found;

@@ -2,12 +2,15 @@
 #pragma once
 
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <vector>
 
 namespace lmhead {
 
-/// `program` beside this executable or on the path. Throws where it is neither.
+/// `program` beside this executable or on the path.
+std::optional<std::filesystem::path> find_python_program(const std::string& program);
+/// The same; throws where it is neither.
 std::filesystem::path python_program(const std::string& program);
 
 /// Runs `program`, found beside this executable or on the path, without a shell, and returns what it wrote to its

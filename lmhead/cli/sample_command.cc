@@ -10,6 +10,7 @@
 #include "lmhead/cli/commands.h"
 #include "lmhead/cli/model_argument.h"
 #include "lmhead/cli/progress.h"
+#include "lmhead/cli/python_program.h"
 #include "lmhead/cli/signals.h"
 #include "lmhead/measure/load_model.h"
 #include "lmhead/models/generation.h"
@@ -72,9 +73,7 @@ class TokenizerCodec : public TextCodec {
 std::unique_ptr<TextCodec> make_codec(const LoadedModel& model) {
   if (model.text.is_bytes) return std::make_unique<ByteCodec>();
   if (!model.text.tokenizer) return nullptr;
-  std::error_code error;
-  const fs::path own = fs::read_symlink("/proc/self/exe", error).parent_path();
-  const auto program = find_program("lmhead-tokenizer", own);
+  const auto program = find_python_program("lmhead-tokenizer");
   if (!program) return nullptr;
   return std::make_unique<TokenizerCodec>(*program, *model.text.tokenizer, model.text.adds_special_tokens);
 }

@@ -54,7 +54,7 @@ fs::path KeptFeatures::file_of(const std::vector<at::Tensor>& tokens) const {
   return folder_ / ("features-" + hash.hex() + ".safetensors");
 }
 
-std::optional<ChunkFeatures> KeptFeatures::read(const std::vector<at::Tensor>& tokens) const {
+std::optional<ChunkFeatures> KeptFeatures::read(const std::vector<at::Tensor>& tokens) {
   const fs::path path = file_of(tokens);
   if (!fs::exists(path)) return std::nullopt;
   const SafetensorsFile file = SafetensorsFile::open(path);

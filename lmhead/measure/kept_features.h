@@ -30,7 +30,7 @@ class KeptFeatures {
                double seconds = 30);
 
   /// What is kept of the chunk of these batches [B, T] of ids. Throws where the file is damaged.
-  std::optional<ChunkFeatures> read(const std::vector<at::Tensor>& tokens) const;
+  std::optional<ChunkFeatures> read(const std::vector<at::Tensor>& tokens);
   /// Keeps `features` after `layers` blocks, if it is time or `is_whole`.
   void write(const std::vector<at::Tensor>& tokens, std::size_t layers, const std::vector<at::Tensor>& features,
              bool is_whole);
@@ -44,7 +44,7 @@ class KeptFeatures {
   std::string identity_;
   double seconds_, last_took_ = 0;
   std::chrono::steady_clock::time_point last_;
-  mutable std::vector<std::filesystem::path> files_;
+  std::vector<std::filesystem::path> files_;
 };
 
 }  // namespace lmhead

@@ -95,8 +95,7 @@ LoadedModel moved(LoadedModel model, c10::Device device) {
   LinearMap map = *model.head->linear_map();
   const bool is_tied = model.decoder && map.weight.is_alias_of(model.decoder->embedding()->value);
   if (model.decoder) {
-    ParameterList
-        there;  // those that are to be read have a shape alone, and are brought to the device by whoever reads
+    ParameterList there;  // others have a shape alone: whoever reads them brings them to the device
     for (const ParameterPtr& parameter : model.decoder->parameters())
       if (!parameter->value.is_meta()) there.push_back(parameter);
     move_parameters(there, device);

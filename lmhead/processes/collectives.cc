@@ -28,10 +28,6 @@ at::Tensor begin_gather(const at::Tensor& tensor, std::int64_t size, const std::
   return call("_c10d_functional::all_gather_into_tensor", {tensor, size, group});
 }
 
-void begin_broadcast(const at::Tensor& tensor, const std::string& group) {
-  call("_c10d_functional::broadcast_", {tensor, std::int64_t(0), group});
-}
-
 void wait(const at::Tensor& tensor) { call("_c10d_functional::wait_tensor", {tensor}); }
 
 }  // namespace lmhead::collectives

@@ -14,8 +14,6 @@ void begin_sum(const at::Tensor& tensor, const std::string& group);
 at::Tensor begin_scattered_sum(const at::Tensor& tensor, std::int64_t size, const std::string& group);
 /// Begins to gather: [P n, ...] of every process's [n, ...].
 at::Tensor begin_gather(const at::Tensor& tensor, std::int64_t size, const std::string& group);
-/// Begins to replace `tensor`, contiguous, by that of the first process.
-void begin_broadcast(const at::Tensor& tensor, const std::string& group);
 /// Throws what the backend throws.
 void wait(const at::Tensor& tensor);
 

@@ -59,6 +59,23 @@ std::vector<std::vector<at::Tensor>> buckets_of(const std::vector<at::Tensor>& t
   return buckets;
 }
 
+/// Every process's rows, of which each may have another number.
+std::vector<at::Tensor> rows_of_all(const Processes& processes, const at::Tensor& own) {
+  std::vector<std::int64_t> counts;
+  for (const auto& list : processes.gather(std::vector<double>{double(own.size(0))}))
+    counts.push_back(std::int64_t(list[0]));
+  std::vector<std::int64_t> shape = own.sizes().vec();
+  shape[0] = std::ranges::max(counts);
+  if (shape[0] == 0) return std::vector<at::Tensor>(counts.size(), own);  // nothing that could be sent
+  at::Tensor padded = at::zeros(shape, own.options());
+  padded.narrow(0, 0, own.size(0)).copy_(own.detach());
+  const at::Tensor all = processes.gather(padded);
+  std::vector<at::Tensor> parts;
+  for (std::size_t rank = 0; rank < counts.size(); ++rank)
+    parts.push_back(all[std::int64_t(rank)].narrow(0, 0, counts[rank]));
+  return parts;
+}
+
 }  // namespace
 
 Processes::Processes(std::string group, std::int64_t rank, std::int64_t size)
@@ -128,17 +145,8 @@ std::vector<std::vector<double>> Processes::gather(const std::vector<double>& ow
 
 at::Tensor Processes::gather_rows(const at::Tensor& own) const {
   if (alone() || !own.defined()) return own;
-  std::vector<std::int64_t> counts;
-  for (const auto& list : gather(std::vector<double>{double(own.size(0))})) counts.push_back(std::int64_t(list[0]));
-  std::vector<std::int64_t> shape = own.sizes().vec();
-  shape[0] = std::ranges::max(counts);
   const bool is_bool = own.scalar_type() == at::kBool;  // which backends do not send
-  at::Tensor padded = at::zeros(shape, own.options().dtype(is_bool ? at::kByte : own.scalar_type()));
-  padded.narrow(0, 0, own.size(0)).copy_(own.detach());
-  const at::Tensor all = gather(padded);
-  std::vector<at::Tensor> parts;
-  for (std::int64_t rank = 0; rank < size_; ++rank) parts.push_back(all[rank].narrow(0, 0, counts[std::size_t(rank)]));
-  return at::cat(parts).to(own.scalar_type());
+  return at::cat(rows_of_all(*this, is_bool ? own.to(at::kByte) : own)).to(own.scalar_type());
 }
 
 void Processes::begin_sum(const at::Tensor& tensor) const {
@@ -163,16 +171,10 @@ std::vector<std::string> Processes::gather_texts(const std::string& own) const {
   if (alone()) return {own};
   at::Tensor bytes = at::empty({std::int64_t(own.size())}, at::kByte);
   std::copy(own.begin(), own.end(), bytes.mutable_data_ptr<std::uint8_t>());
-  std::vector<std::int64_t> counts;
-  for (const auto& list : gather(std::vector<double>{double(own.size())})) counts.push_back(std::int64_t(list[0]));
-  if (std::ranges::max(counts) == 0) return std::vector<std::string>(std::size_t(size_));
-  at::Tensor padded = at::zeros({std::ranges::max(counts)}, at::kByte);
-  padded.narrow(0, 0, bytes.size(0)).copy_(bytes);
-  const at::Tensor all = gather(padded);
   std::vector<std::string> texts;
-  for (std::int64_t rank = 0; rank < size_; ++rank) {
-    const auto* begin = all.const_data_ptr<std::uint8_t>() + rank * padded.size(0);
-    texts.emplace_back(begin, begin + counts[std::size_t(rank)]);
+  for (const at::Tensor& text : rows_of_all(*this, bytes)) {
+    const auto* begin = text.const_data_ptr<std::uint8_t>();
+    texts.emplace_back(begin, begin + text.numel());
   }
   return texts;
 }

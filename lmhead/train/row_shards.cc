@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "lmhead/data/batches.h"
+
 namespace lmhead {
 namespace {
 
@@ -17,9 +19,8 @@ RowShards shard_rows(const ParameterList& parameters, const std::vector<bool>& i
     const std::int64_t rows = count_rows(value);
     const auto least = std::size_t(std::ranges::min_element(work) - work.begin());
     for (std::size_t process = 0; process < shards.size(); ++process) {
-      const std::int64_t first = std::int64_t(process) * rows / processes;
-      const std::int64_t end = std::int64_t(process + 1) * rows / processes;
-      shards[process].push_back(!is_whole[index]   ? Rows{first, end - first}
+      const Share share{std::int64_t(process), processes};
+      shards[process].push_back(!is_whole[index]   ? Rows{share.begin(rows), share.end(rows) - share.begin(rows)}
                                 : process == least ? Rows{0, rows}
                                                    : Rows{});
     }

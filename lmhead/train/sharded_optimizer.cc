@@ -18,14 +18,15 @@ class ShardedOptimizer : public Optimizer {
         processes_(processes),
         pieces_(pieces_of(parameters, own())),
         optimizer_(make_optimizer(options, pieces_)) {
+    std::int64_t sent_at_once = 0;
     for (std::size_t index = 0; index < parameters.size(); ++index) {
       if (parameters[index]->kind == ParameterKind::kConstant) continue;
       const std::int64_t numbers = parameters[index]->value.numel();
-      if (buckets_.empty() || numbers_ + numbers > kBucketNumbers) {
+      if (buckets_.empty() || sent_at_once + numbers > kBucketNumbers) {
         buckets_.emplace_back();
-        numbers_ = 0;
+        sent_at_once = 0;
       }
-      numbers_ += numbers;
+      sent_at_once += numbers;
       buckets_.back().add(parameters, index, shards);
     }
   }
@@ -116,7 +117,6 @@ class ShardedOptimizer : public Optimizer {
   ParameterList pieces_;
   std::unique_ptr<Optimizer> optimizer_;
   std::vector<RowBucket> buckets_;
-  std::int64_t numbers_ = 0;
 };
 
 }  // namespace

@@ -19,6 +19,7 @@
 #include "lmhead/base/error.h"
 #include "lmhead/train/memory_estimate.h"
 #include "lmhead/train/sharded_optimizer.h"
+#include "lmhead/train/shared_step.h"
 #include "lmhead/train/starting_files.h"
 
 namespace lmhead {
@@ -96,31 +97,6 @@ HeadInput detached(const HeadInput& input) {
   return result;
 }
 
-/// Of every process's view the one of all their tokens.
-void gather_view(const Processes& processes, StepView& view) {
-  std::vector<at::Tensor*> rows = {&view.input.hidden,
-                                   &view.input.tokens,
-                                   &view.input.documents,
-                                   &view.targets,
-                                   &view.statistics.log_probability,
-                                   &view.statistics.logsumexp,
-                                   &view.statistics.entropy,
-                                   &view.statistics.correct,
-                                   &view.statistics.logit_gradient_square,
-                                   &view.statistics.hidden_gradient};
-  for (at::Tensor& layer : view.input.layers) rows.push_back(&layer);
-  for (at::Tensor* tensor : rows) *tensor = processes.gather_rows(*tensor);
-}
-
-/// Throws where a process would have no sequence.
-Share share_of(const DataOptions& data, const Processes& processes) {
-  const std::int64_t sequences = data.batch_size / data.micro_batches;
-  require(processes.alone() || processes.size() <= sequences, "train",
-          "a micro-batch must have a sequence for each of the ", processes.size(), " processes, got ", sequences,
-          " (data.batch_size ", data.batch_size, ", data.micro_batches ", data.micro_batches, ")");
-  return {processes.rank(), processes.size()};
-}
-
 /// Sums figures by name, in the order of their first appearance.
 void add_figures(std::vector<std::pair<std::string, double>>& sums,
                  const std::vector<std::pair<std::string, double>>& figures, double share) {
@@ -176,9 +152,8 @@ Trainer::Trainer(const TrainConfiguration& configuration, const Json& complete, 
   restore(complete);
   set_working_type(parameters_, configuration_.training.precision == "bfloat16" ? at::kBFloat16 : at::kFloat);
   if (processes.alone()) return;
-  std::vector<bool> scattered;  // a rule on the head's own matrix sees all of its gradient
-  for (const ParameterPtr& parameter : parameters_)
-    scattered.push_back(is_sharded_ && !(head_gradient_ && parameter == model_.head->own_matrix()));
+  std::vector<bool> scattered;
+  for (const ParameterPtr& parameter : parameters_) scattered.push_back(is_sharded_ && !came_whole(parameter));
   exchange_ = std::make_unique<GradientExchange>(parameters_, shards_, scattered, processes);
 }
 
@@ -257,7 +232,8 @@ StepRecord Trainer::step() {
   std::optional<double> loss;
   std::vector<double> has = exchange_ ? exchange_->own(gradients) : std::vector<double>();
   if (device_.is_cpu() || is_watched || exchange_) {
-    loss = meet(read_numbers(losses), figures, has);
+    const std::vector<double> own = read_numbers(losses);
+    loss = processes_.alone() ? mean_of(own) : meet(processes_, configuration_.data, own, figures, has);
     require_finite("loss", *loss);
   }
   double seconds = seconds_since(start);
@@ -273,12 +249,9 @@ StepRecord Trainer::step() {
   if (exchange_) gradients = exchange_->finish(has);
   gradient_hook_(gradients);
   if (head_gradient_) head_gradient_->change_head(parameters_, gradients);
-  if (is_sharded_)
-    for (std::size_t index = 0; index < gradients.size(); ++index) {
-      const Rows& own = shards_[std::size_t(processes_.rank())][index];
-      if (gradients[index].defined() && head_gradient_ && parameters_[index] == model_.head->own_matrix())
-        gradients[index] = rows_of(gradients[index], own);
-    }
+  for (std::size_t index = 0; index < gradients.size(); ++index)
+    if (came_whole(parameters_[index]) && gradients[index].defined())
+      gradients[index] = rows_of(gradients[index], shards_[std::size_t(processes_.rank())][index]);
   std::vector<at::Tensor> unread = gradient_norms(gradients);
   const std::ptrdiff_t norms = std::ssize(unread);
   if (!loss) unread.insert(unread.end(), losses.begin(), losses.end());
@@ -384,39 +357,11 @@ std::vector<at::Tensor> Trainer::accumulate_gradients(std::vector<at::Tensor>& g
   return losses;
 }
 
-NamedTensors Trainer::head_gradient_state() const { return head_gradient_ ? head_gradient_->state() : NamedTensors{}; }
-
-double Trainer::meet(const std::vector<double>& losses, std::vector<std::pair<std::string, double>>& figures,
-                     std::vector<double>& has) const {
-  if (processes_.alone()) return mean_of(losses);
-  std::vector<double> own = losses;
-  for (const auto& figure : figures) own.push_back(figure.second);
-  own.insert(own.end(), has.begin(), has.end());
-  const std::vector<std::vector<double>> all = processes_.gather(own);
-  const auto total = [&](std::size_t place) {
-    double sum = 0;
-    for (const std::vector<double>& of_process : all) sum += of_process[place];
-    return sum;
-  };
-  std::size_t place = losses.size();
-  for (auto& figure : figures) figure.second = total(place++);
-  for (double& one : has) {
-    for (const std::vector<double>& of_process : all) one = std::max(one, of_process[place]);
-    ++place;
-  }
-
-  // In the order of one process whose micro-batches are the shares.
-  const std::int64_t sequences = configuration_.data.batch_size / configuration_.data.micro_batches;
-  double sum = 0;
-  for (std::size_t part = 0; part < losses.size(); ++part)
-    for (std::int64_t rank = 0; rank < processes_.size(); ++rank) {
-      const Share share{rank, processes_.size()};
-      const double loss = all[std::size_t(rank)][part];
-      sum += sequences % share.count == 0 ? loss : loss * double(share.end(sequences) - share.begin(sequences));
-    }
-  const bool is_even = sequences % share_.count == 0;
-  return sum / double(is_even ? std::int64_t(losses.size()) * share_.count : configuration_.data.batch_size);
+bool Trainer::came_whole(const ParameterPtr& parameter) const {
+  return is_sharded_ && head_gradient_ && parameter == model_.head->own_matrix();
 }
+
+NamedTensors Trainer::head_gradient_state() const { return head_gradient_ ? head_gradient_->state() : NamedTensors{}; }
 
 Json Trainer::observe(StepView& view) const {
   Json observations = Json::object();

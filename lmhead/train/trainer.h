@@ -83,10 +83,8 @@ class Trainer {
   void restore(const Json& complete);
   StepRecord step();
   void require_finite(const char* what, double value) const;
-  /// What the whole batch's loss is, of the losses of this process's parts; makes `figures` those of all processes.
-  /// `has`: what the exchange says of each gradient, which becomes the largest of all processes.
-  double meet(const std::vector<double>& losses, std::vector<std::pair<std::string, double>>& figures,
-              std::vector<double>& has) const;
+  /// Whether each process has all rows of its gradient although the optimiser is sharded: a rule sees all of them.
+  bool came_whole(const ParameterPtr& parameter) const;
   Json observe(StepView& view) const;
   StepContext context_of(std::int64_t step, std::int64_t part) const;
   /// The losses of the step's parts, 0-dim each.

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 
 from lmhead import process
-from lmhead.verbs import VERBS
+from lmhead.verbs import END_WITH_INPUT, VERBS
 
 # Native verbs that a process of Python can carry out, and as what.
 NATIVE = {"train": ("training", "train a model, under torchrun in several processes")}
@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
     """Carries out a request as a process of its own, whose signals and standard streams it takes over."""
     argv = sys.argv[1:] if argv is None else argv
     verb = argv[0] if argv and argv[0] in MODULES else "lmhead"
-    return process.run(verb, lambda: load(argv), ends_with_input=verb in ("tokenizer", "ray"))
+    return process.run(verb, lambda: load(argv), ends_with_input=verb in END_WITH_INPUT)
 
 
 def program() -> int:

@@ -23,6 +23,8 @@ VERBS = {  # module, and what the verb does; CMake reads the lines, so one has b
     "tokenizer": ("prepare.tokenizer", "encode and decode text for lmhead sample"),
 }
 
+END_WITH_INPUT = ("ray", "tokenizer")  # started by native verbs that hear signals for them
+
 # An interpreter takes longer to find its packages than to start; -S leaves that to the program, which can be interrupted
 # before. What comes earlier still is held back by `lmhead`, where that started it.
 PROGRAM = '''#!{python} -S

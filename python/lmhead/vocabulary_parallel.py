@@ -161,15 +161,14 @@ def _local_or_none(tensor: Tensor | None) -> Tensor | None:
     return None if tensor is None else _local(tensor)
 
 
-def _check_placement(tensor: Tensor | None, name: str) -> None:
+def _check_placement(tensor: Tensor | None, what: str) -> None:
     if isinstance(tensor, DTensor) and tensor.placements != (Shard(0),):
-        raise ValueError(f"{_WHO} {name} must be a DTensor sharded over its rows alone, got placements {tensor.placements}")
+        raise ValueError(f"{what} must be a DTensor sharded over its rows alone, got placements {tensor.placements}")
 
 
 def group_of_rows(weight: DTensor, what: str) -> dist.ProcessGroup:
     """Of a matrix that is sharded over its rows alone."""
-    if weight.placements != (Shard(0),):
-        raise ValueError(f"{what} must be a DTensor sharded over its rows alone, got placements {weight.placements}")
+    _check_placement(weight, what)
     return weight.device_mesh.get_group()
 
 
@@ -222,7 +221,7 @@ def _prepare(
     if reduction not in ("none", "mean", "sum"):
         raise ValueError(f"{_WHO} reduction must be 'none', 'mean' or 'sum', got {reduction!r}")
     for tensor, name in ((linear_weight, "linear_weight"), (linear_bias, "linear_bias"), (weight, "weight")):
-        _check_placement(tensor, name)
+        _check_placement(tensor, f"{_WHO} {name}")
     if isinstance(linear_weight, DTensor) and group is None:
         group = linear_weight.device_mesh.get_group()
     if isinstance(input, DTensor):

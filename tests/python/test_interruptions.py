@@ -12,7 +12,7 @@ import time
 
 import pytest
 from kill_trials import LMHEAD, environment_of, write_finished_run
-from lmhead.verbs import VERBS
+from lmhead.verbs import END_WITH_INPUT, VERBS
 from prepare_fixtures import SLEEP_A_MINUTE
 
 pytestmark = pytest.mark.skipif(not LMHEAD.exists(), reason="the release build is not there")
@@ -60,7 +60,7 @@ def interrupt_at_moments(folder, arguments, moments, said):
 @pytest.mark.parametrize("verb", VERBS)
 def test_a_python_verb_is_130_whenever_it_comes(folder, verb):
     said = {f"[{verb}] stopped\n"}
-    if verb in ("tokenizer", "ray"):  # end with their input, and hear nothing before
+    if verb in END_WITH_INPUT:  # end with their input, and hear nothing before
         process = start(folder, "tokenizer nowhere" if verb == "tokenizer" else verb, stdin=subprocess.PIPE)
         time.sleep(0.1)
         os.killpg(process.pid, signal.SIGINT)

@@ -20,6 +20,8 @@ from prepare_fixtures import (
     write_folder,
 )
 
+from lmhead import files
+
 
 def test_a_second_call_does_nothing_and_a_changed_input_or_result_is_made_again(tmp_path, capsys):
     folder = write_folder(tmp_path / "in", texts(40))
@@ -95,10 +97,10 @@ def test_an_interruption_between_the_two_renames_puts_the_old_dataset_back(tmp_p
 
     monkeypatch.setattr(Path, "rename", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        dataset.replace_folder(fresh, out, scratch)
+        files.replace_folder(fresh, out, scratch)
     assert os.listdir(out) == ["out"]
     monkeypatch.undo()
-    dataset.replace_folder(fresh, out, scratch)
+    files.replace_folder(fresh, out, scratch)
     assert os.listdir(out) == ["fresh"] and os.listdir(scratch / "old") == ["out"]
 
 

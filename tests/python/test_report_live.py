@@ -8,18 +8,12 @@ import subprocess
 import sys
 import time
 
+from conftest import wait_for
 from lmhead.report import command
 from report_fixtures import make_run
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 REFRESH = '<meta http-equiv="refresh" content="1">'
-
-
-def wait_for(condition, seconds=60):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 def start(folder):

@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from lmhead.command import Parser, RequestError, carry_out
+from lmhead.files import replace_folder
 from lmhead.prepare import encoders
 from lmhead.prepare.compression import describe
 from lmhead.prepare.corpus import LONE_FILE_BYTES, LONG_FILE_BYTES, Corpus
-from lmhead.prepare.dataset import is_intact, present_dataset, replace_folder, summary, write_dataset
+from lmhead.prepare.dataset import is_intact, present_dataset, summary, write_dataset
 from lmhead.prepare.files import PYTHON_STDLIB, recorded
 from lmhead.prepare.options import add_text_arguments, text_options
 from lmhead.prepare.progress import Progress

@@ -168,22 +168,6 @@ def is_intact(out: Path, sidecar: dict) -> bool:
         return False
 
 
-def replace_folder(fresh: Path, out: Path, scratch: Path) -> None:
-    """Puts `fresh` in the place of `out`; what stood there goes to `scratch`, which is on the same disk."""
-    mask = os.umask(0)
-    os.umask(mask)
-    fresh.chmod(0o777 & ~mask)
-    old = scratch / "old"
-    try:
-        if out.exists():
-            out.rename(old)
-        fresh.rename(out)
-    except BaseException:  # an interruption between the two must not lose the old one either
-        if old.exists() and not out.exists():
-            old.rename(out)
-        raise
-
-
 def summary(out: Path, sidecar: dict) -> str:
     train, validation = sidecar["splits"]["train"], sidecar["splits"]["validation"]
     bytes_per_token = (train["bytes"] + validation["bytes"]) / (train["tokens"] + validation["tokens"])

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from lmhead.command import RequestError, load
+from lmhead.files import replace_folder
 from lmhead.formats import one_line
 
 STEP_SECONDS = 0.5  # between two looks at how far a run is
@@ -118,13 +119,14 @@ def small_files(folder: Path) -> dict[str, bytes]:
 
 def write_files(folder: Path, files: dict[str, bytes]) -> None:
     """In one step: the folder is there with all of them, or as it was."""
-    fresh = folder.with_name(f".{folder.name}-{uuid.uuid4().hex}")
-    for name, content in files.items():
-        path = fresh / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(fresh, folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
+        fresh = Path(scratch) / "fresh"
+        for name, content in files.items():
+            path = fresh / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+        replace_folder(fresh, folder, Path(scratch))
 
 
 def knock(address: str) -> None:

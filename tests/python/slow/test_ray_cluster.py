@@ -5,12 +5,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from conftest import wait_for  # noqa: E402
 from test_study_ray import LMHEAD, STUDY, rows, study  # noqa: E402
 
 cluster_utils = pytest.importorskip("ray.cluster_utils")
@@ -37,13 +37,6 @@ def steps(folder):
     return [len(log.read_bytes().splitlines()) for log in logs]
 
 
-def wait_for(condition, seconds=90):
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until
-        time.sleep(0.1)
-
-
 def logs(folder):
     found = {}
     for file in sorted(folder.glob("runs/tiny/runs/*/seed-1/log.jsonl")):
@@ -64,7 +57,7 @@ def test_its_rows_are_those_of_this_machine(cluster, tmp_path):
 
 def test_runs_of_a_lost_node_go_on_elsewhere(cluster, tmp_path):
     process = start(tmp_path, cluster.address)
-    wait_for(lambda: len(steps(tmp_path)) == 2 and min(steps(tmp_path)) > 100)
+    wait_for(lambda: len(steps(tmp_path)) == 2 and min(steps(tmp_path)) > 100, seconds=90)
     cluster.remove_node(cluster.second, allow_graceful=False)
     _, said = process.communicate(timeout=400)
     assert process.returncode == 0, said
@@ -77,7 +70,7 @@ def test_runs_of_a_lost_node_go_on_elsewhere(cluster, tmp_path):
 
 def test_a_stop_saves_and_goes_on(cluster, tmp_path):
     process = start(tmp_path, cluster.address)
-    wait_for(lambda: len(steps(tmp_path)) == 2)
+    wait_for(lambda: len(steps(tmp_path)) == 2, seconds=90)
     os.kill(process.pid, signal.SIGINT)
     _, said = process.communicate(timeout=120)
     assert process.returncode == 130 and "stopped and saved" in said, said
