@@ -44,8 +44,10 @@ at::Tensor context_products(const HeadInput& input, const at::Tensor& queries, c
   const at::Tensor of_sequence = keys.view({sequences, length, width});
   if (!input.rows.defined())
     return at::bmm(queries.view({sequences, length, width}), of_sequence.transpose(1, 2)).view({-1, length});
-  const at::Tensor sequence = sequence_of(input), order = sequence.argsort(/*stable=*/true);
-  const at::Tensor sorted = queries.index_select(0, order), counts = sequence.bincount({}, sequences).cpu();
+  const at::Tensor sequence = sequence_of(input), counts = sequence.bincount({}, sequences).cpu();
+  for (std::int64_t index = 0; index < sequences; ++index)
+    if (counts.const_data_ptr<std::int64_t>()[index] == queries.size(0)) return at::mm(queries, of_sequence[index].t());
+  const at::Tensor order = sequence.argsort(/*stable=*/true), sorted = queries.index_select(0, order);
   std::vector<at::Tensor> products;
   std::int64_t first = 0;
   for (std::int64_t index = 0; index < sequences; ++index) {
@@ -53,7 +55,6 @@ at::Tensor context_products(const HeadInput& input, const at::Tensor& queries, c
     if (count > 0) products.push_back(at::mm(sorted.narrow(0, first, count), of_sequence[index].t()));
     first += count;
   }
-  if (products.empty()) return at::mm(queries, of_sequence[0].t());
   return at::cat(products).index_select(0, order.argsort());
 }
 
@@ -64,24 +65,27 @@ ContextWords context_words(const HeadInput& input) {
   const auto *ids = tokens.const_data_ptr<std::int64_t>(), *of_document = documents.const_data_ptr<std::int64_t>();
   ContextWords context{.repeats = at::zeros({sequences, length}, at::kBool)};
   bool* repeats = context.repeats.mutable_data_ptr<bool>();
-  // The words of every row in turn; those of a row that is not asked for are dropped again.
-  std::vector<std::vector<std::int64_t>> of_row(std::size_t(sequences * length));
+  // The words of every row in turn: as they come where all are asked for, else set aside until the rows are known.
+  const bool all = !input.rows.defined();
+  std::vector<std::vector<std::int64_t>> of_row(all ? 0 : std::size_t(sequences * length));
   std::vector<bool> is_asked(of_row.size());
-  for (std::int64_t index = 0; index < rows.numel(); ++index)
+  for (std::int64_t index = 0; !all && index < rows.numel(); ++index)
     is_asked[rows.const_data_ptr<std::int64_t>()[index]] = true;
+  const auto add = [&context](const std::vector<std::int64_t>& words) {
+    context.words.insert(context.words.end(), words.begin(), words.end());
+    context.begin.push_back(std::int64_t(context.words.size()));
+  };
   std::vector<std::int64_t> seen;
   for (std::int64_t row = 0; row < sequences * length; ++row) {
     if (row % length == 0 || of_document[row] != of_document[row - 1]) seen.clear();
     const auto place = std::ranges::lower_bound(seen, ids[row]);
     repeats[row] = place != seen.end() && *place == ids[row];
     if (!repeats[row]) seen.insert(place, ids[row]);
-    if (is_asked[row]) of_row[row] = seen;
+    if (all) add(seen);
+    else if (is_asked[row]) of_row[row] = seen;
   }
-  for (std::int64_t index = 0; index < rows.numel(); ++index) {
-    const auto& words = of_row[rows.const_data_ptr<std::int64_t>()[index]];
-    context.words.insert(context.words.end(), words.begin(), words.end());
-    context.begin.push_back(std::int64_t(context.words.size()));
-  }
+  for (std::int64_t index = 0; !all && index < rows.numel(); ++index)
+    add(of_row[rows.const_data_ptr<std::int64_t>()[index]]);
   context.repeats = on_device(context.repeats, input.tokens.device());
   return context;
 }

@@ -78,11 +78,7 @@ class DepthTappedHead : public LmHead {
     for (const Bend& bend : bends_) numbers += double(bend.down->value.numel() + bend.up->value.numel());
     return 6 * numbers;
   }
-  double memory_per_token(std::int64_t) const override {
-    const double blocks = double(count_), inner = bends_.empty() ? 0 : double(bends_[0].down->value.size(0));
-    return double(hidden_size()) * (2 + 5 * blocks + 2 * blocks * double(layers_.size())) + 4 * blocks * inner +
-           16 * blocks;
-  }
+  double memory_per_token(std::int64_t) const override { return double(hidden_size()) * (1 + double(layers_.size())); }
 
  private:
   struct Bend {
@@ -100,48 +96,72 @@ class DepthTappedHead : public LmHead {
     return {own(constants.order), own(constants.sizes)};
   }
 
-  /// f_c [M, D] for every block.
-  std::vector<at::Tensor> features_of(const HeadInput& input) const {
-    const at::Tensor& hidden = input.hidden;
+  /// What features are made of, beside those of tokens: mix, the gain of a layer's norm, A and B of every block.
+  MadeRows::Tensors maps() const {
+    MadeRows::Tensors tensors = {mix_->working, at::ones({hidden_size()}, mix_->value.options().requires_grad(false))};
+    for (const Bend& bend : bends_) tensors.insert(tensors.end(), {bend.down->working, bend.up->working});
+    return tensors;
+  }
+  /// f_c [M, D] for every block, from the features of tokens and `maps()`.
+  static std::vector<at::Tensor> features_of(const MadeRows::Tensors& of_tokens, const MadeRows::Tensors& maps,
+                                             const Phi& phi) {
+    constexpr std::size_t kBends = 2;
+    const at::Tensor &hidden = of_tokens[0], &mix = maps[0];
     const at::ScalarType type = hidden.scalar_type();
-    const at::Tensor ones = at::ones({hidden_size()}, mix_->value.options().requires_grad(false));
-    std::vector<at::Tensor> depths = {hidden};
-    for (const at::Tensor& layer : input.layers) depths.push_back(normed_layer(layer, ones, type));
+    MadeRows::Tensors depths = {hidden};
+    for (std::size_t depth = 1; depth < of_tokens.size(); ++depth)
+      depths.push_back(normed_layer(of_tokens[depth], maps[1], type));
     std::vector<at::Tensor> features;
-    for (std::int64_t index = 0; index < count_; ++index) {
+    for (std::int64_t index = 0; index < mix.size(0); ++index) {
       at::Tensor sum;
       for (std::size_t depth = 0; depth < depths.size(); ++depth) {
-        const at::Tensor part = depths[depth] * mix_->working[index][std::int64_t(depth)].to(type);
+        const at::Tensor part = depths[depth] * mix[index][std::int64_t(depth)].to(type);
         sum = sum.defined() ? sum + part : part;
       }
-      if (!bends_.empty()) {
-        const Bend& bend = bends_[std::size_t(index)];
-        sum = sum + at::linear(phi_.apply(at::linear(hidden, bend.down->working)), bend.up->working);
+      if (maps.size() > kBends) {
+        const std::size_t down = kBends + 2 * std::size_t(index);
+        sum = sum + at::linear(phi.apply(at::linear(hidden, maps[down])), maps[down + 1]);
       }
       features.push_back(sum);
     }
     return features;
   }
+  static MadeRows::Tensors tokens_of(const HeadInput& input) {
+    MadeRows::Tensors tensors = {input.hidden};
+    tensors.insert(tensors.end(), input.layers.begin(), input.layers.end());
+    return tensors;
+  }
   at::Tensor compute_logits(const HeadInput& input) const override {
     const auto layout = classes_.layout();
-    const std::vector<at::Tensor> features = features_of(input);
+    const std::vector<at::Tensor> features = features_of(tokens_of(input), maps(), phi_);
     const auto weights = weight_->working.split_with_sizes(layout->sizes);
     std::vector<at::Tensor> sorted;
     for (std::size_t index = 0; index < features.size(); ++index)
       sorted.push_back(linear_logits(features[index], {weights[index]}));
     return at::cat(sorted, 1).index_select(1, layout->rows);
   }
-  /// Losses of every token, or their mean.
+  /// Losses of every token, or their mean. Features are made for a block of tokens at a time: those of all blocks of
+  /// words would be C N D numbers, and their gradients as many.
   at::Tensor losses(const HeadInput& input, const at::Tensor& targets, const LossOptions& options,
                     Reduction reduction) const {
     const auto layout = classes_.layout();
-    const at::Tensor features = at::cat(features_of(input));
-    const TokenLossProblem problem{.hidden = features,
-                                   .map = {weight_->working},
+    // Outlives the head where the backward pass comes late.
+    const auto make = [phi = &phi_, size = vocab_size()](std::int64_t, std::int64_t, const MadeRows::Tensors& of_tokens,
+                                                         const MadeRows::Tensors& shared) {
+      const MadeRows::Tensors maps(shared.begin(), shared.end() - 1);
+      const MadeRows::Tensors features = features_of(of_tokens, maps, *phi);
+      return MadeRows::Block{features, mean_logit_by_sums(features, shared.back(), size)};
+    };
+    MadeRows made{.by_token = tokens_of(input),
+                  .shared = maps(),
+                  .make = make,
+                  .further_count = options.label_smoothing == 0 ? 0 : 1};
+    made.shared.push_back(sums_of_words(weight_->working, options, layout->sizes));
+    const TokenLossProblem problem{.map = {weight_->working},
                                    .targets = layout->rows.index_select(0, targets),
-                                   .further = mean_logit(features, weight_->working, options, layout->sizes),
                                    .loss = smoothed_loss(options),
-                                   .feature_ends = {layout->begins.begin() + 1, layout->begins.end()}};
+                                   .feature_ends = {layout->begins.begin() + 1, layout->begins.end()},
+                                   .made = made};
     if (linear_token_loss_takes(problem)) return linear_token_loss(problem, reduction);
     const at::Tensor all = plain_smoothed_losses(widened(compute_logits(input)), targets, options);
     return reduction == Reduction::kNone ? all : all.mean();
@@ -168,7 +188,8 @@ HeadKind depth_tapped_head() {
   return describe_head<DepthTappedHead, DepthTappedOptions>(
       "depth_tapped",
       "z_x = w_x . f_c(x), f_c = a_c h + sum_l a_cl norm(h^(l)) + B_c phi(A_c h), c: a block of words by frequency",
-      "1 + 2 C k / V: 6 (V D + 2 C k D) operations a token", "(5 C + 2 C taps) D + 4 C k numbers a token", "ours");
+      "1 + 2 C k / V: 6 (V D + 2 C k D) operations a token",
+      "(1 + taps) D numbers a token; those of C features stand together for 512 tokens", "ours");
 }
 
 }  // namespace lmhead

@@ -7,6 +7,7 @@
 #include <ATen/ops/stack.h>
 
 #include <cmath>
+#include <utility>
 
 #include "lmhead/heads/context.h"
 #include "lmhead/heads/head_list.h"
@@ -58,45 +59,56 @@ class MultiFacetHead : public TokenLossHead {
     return 6 * width * (double(vocab_size()) + 2 * inner + double(sequence_length));
   }
   double memory_per_token(std::int64_t sequence_length) const override {
-    return 6 * double(sequence_length) + 5 * double(hidden_size()) + 3 * double(up_->value.size(0));
+    return 3 * double(sequence_length) + 3 * double(hidden_size());
   }
   void check_loss(const LossOptions& options) const override { require_no_logit_terms(options, "multi_facet"); }
 
  private:
-  /// The logits [M, T] of the words at each position of a row's sequence, by the facet of the context.
-  at::Tensor facet_logits(const HeadInput& input) const {
-    const at::Tensor hidden = input.select(input.hidden);
-    const at::Tensor facet = hidden + at::linear(at::gelu(at::linear(hidden, up_->working)), down_->working);
-    return widened(context_products(input, facet, at::embedding(weight_->working, input.tokens.reshape({-1}))));
+  /// What facets are scored with: words of the input [N, D], A and B.
+  MadeRows::Tensors maps(const HeadInput& input) const {
+    return {at::embedding(weight_->working, input.tokens.reshape({-1})), up_->working, down_->working};
+  }
+  /// The logits [M, T] of the words at each position of a row's sequence, by the facet of the context; `hidden` is that
+  /// of the rows asked for.
+  static at::Tensor facet_logits(const HeadInput& input, const at::Tensor& hidden, const MadeRows::Tensors& maps) {
+    const at::Tensor facet = hidden + at::linear(at::gelu(at::linear(hidden, maps[1])), maps[2]);
+    return widened(context_products(input, facet, maps[0]));
   }
   /// Positions [M, T] that add no word to what a row sees.
-  static at::Tensor unused_positions(const HeadInput& input, const ContextWords& context) {
+  static at::Tensor unused_positions(const HeadInput& input, const at::Tensor& repeats) {
     const at::Tensor sequence = input.rows.defined() ? input.rows.floor_divide(input.tokens.size(1)) : at::Tensor();
-    const at::Tensor repeats = sequence.defined() ? context.repeats.index_select(0, sequence)
-                                                  : context.repeats.repeat_interleave(input.tokens.size(1), 0);
-    return unseen_positions(input).logical_or_(repeats);
+    return unseen_positions(input).logical_or_(sequence.defined() ? repeats.index_select(0, sequence)
+                                                                  : repeats.repeat_interleave(input.tokens.size(1), 0));
   }
 
   at::Tensor compute_logits(const HeadInput& input) const override {
-    const at::Tensor logits = widened(at::linear(input.select(input.hidden), weight_->working));
+    const at::Tensor hidden = input.select(input.hidden), logits = widened(at::linear(hidden, weight_->working));
     const at::Tensor tokens = tokens_of_rows(input);
-    const at::Tensor change =
-        (facet_logits(input) - logits.gather(1, tokens)).masked_fill(unused_positions(input, context_words(input)), 0);
+    const at::Tensor change = (facet_logits(input, hidden, maps(input)) - logits.gather(1, tokens))
+                                  .masked_fill(unused_positions(input, context_words(input).repeats), 0);
     return logits.scatter_add(1, tokens, change);
   }
   TokenLossProblem token_loss_problem(const HeadInput& input, const at::Tensor& targets) const override {
-    const ContextWords context = context_words(input);
-    const at::Tensor unused = unused_positions(input, context), logits = facet_logits(input);
-    const at::Tensor of_words = at::logsumexp(logits.masked_fill(unused, kNothing), 1);
-    const at::Tensor is_other = tokens_of_rows(input).ne(targets.unsqueeze(1)).logical_or_(unused);
-    const at::Tensor of_target = logits.masked_fill(is_other, 0).sum(1).masked_fill(is_other.all(1), NAN);
-    return {.hidden = input.select(input.hidden),
-            .map = {weight_->working},
-            .targets = targets,
-            .further = at::stack({of_words, of_target}, 1),
-            .loss = [](std::int64_t, const TokenTerms& terms, const TokenSlopes& by) { return facet_loss(terms, by); },
-            .absent_begin = context.begin,
-            .absent = context.words};
+    ContextWords context = context_words(input);
+    // N x T numbers stand together for a block of tokens alone.
+    const auto make = [input, repeats = context.repeats, targets](std::int64_t first, std::int64_t count,
+                                                                  const MadeRows::Tensors& of_tokens,
+                                                                  const MadeRows::Tensors& maps) {
+      const HeadInput part = input.narrow(first, count);
+      const at::Tensor unused = unused_positions(part, repeats), logits = facet_logits(part, of_tokens[0], maps);
+      const at::Tensor of_words = at::logsumexp(logits.masked_fill(unused, kNothing), 1);
+      const at::Tensor is_other =
+          tokens_of_rows(part).ne(targets.narrow(0, first, count).unsqueeze(1)).logical_or_(unused);
+      const at::Tensor of_target = logits.masked_fill(is_other, 0).sum(1).masked_fill(is_other.all(1), NAN);
+      return MadeRows::Block{{of_tokens[0]}, at::stack({of_words, of_target}, 1)};
+    };
+    return {
+        .map = {weight_->working},
+        .targets = targets,
+        .loss = [](std::int64_t, const TokenTerms& terms, const TokenSlopes& by) { return facet_loss(terms, by); },
+        .absent_begin = std::move(context.begin),
+        .absent = std::move(context.words),
+        .made = {.by_token = {input.select(input.hidden)}, .shared = maps(input), .make = make, .further_count = 2}};
   }
 
   ParameterPtr weight_, up_, down_;
@@ -108,7 +120,8 @@ HeadKind multi_facet_head() {
   return describe_head<MultiFacetHead, MultiFacetOptions>(
       "multi_facet",
       "z_x = w_x . (h + B gelu(A h)) for words of the context, w_x . h for the others; W: V x D, A: E x D, B: D x E",
-      "1 + (2 E + T) / V: 6 D (V + 2 E + T) operations a token", "6 T + 5 D + 3 E numbers a token",
+      "1 + (2 E + T) / V: 6 D (V + 2 E + T) operations a token",
+      "3 T + 3 D numbers a token; products with the context stand together for 512 tokens",
       "Chang & McCallum 2022; Chang et al. 2023 (context partition), arXiv 2305.12289");
 }
 

@@ -3,9 +3,8 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/logsumexp.h>
 #include <ATen/ops/mv.h>
+#include <ATen/ops/stack.h>
 #include <ATen/ops/zeros.h>
-
-#include <algorithm>
 
 #include "lmhead/kernels/plain_logits.h"
 
@@ -24,20 +23,29 @@ TokenLoss smoothed_loss(const LossOptions& options) {
   };
 }
 
-at::Tensor mean_logit(const at::Tensor& hidden, const at::Tensor& weight, const LossOptions& options,
-                      const std::vector<std::int64_t>& sizes) {
-  const at::ScalarType wide = loss_type(hidden.scalar_type());
-  const auto features = std::max<std::int64_t>(1, std::int64_t(sizes.size()));
-  const std::int64_t tokens = hidden.size(0) / features;
-  if (options.label_smoothing == 0) return at::zeros({tokens, 0}, hidden.options().dtype(wide));
-  const auto parts = sizes.empty() ? std::vector<at::Tensor>{weight} : weight.split_with_sizes(sizes);
+at::Tensor sums_of_words(const at::Tensor& weight, const LossOptions& options, const std::vector<std::int64_t>& sizes) {
+  const at::ScalarType wide = loss_type(weight.scalar_type());
+  if (options.label_smoothing == 0)
+    return at::zeros({std::int64_t(sizes.size()), 0}, weight.options().dtype(wide).requires_grad(false));
+  std::vector<at::Tensor> sums;
+  for (const at::Tensor& part : weight.split_with_sizes(sizes)) sums.push_back(part.sum(0, /*keepdim=*/false, wide));
+  return at::stack(sums);
+}
+
+at::Tensor mean_logit_by_sums(const std::vector<at::Tensor>& features, const at::Tensor& sums,
+                              std::int64_t vocab_size) {
+  if (sums.size(1) == 0) return at::zeros({features[0].size(0), 0}, sums.options().requires_grad(false));
   at::Tensor sum;
-  for (std::int64_t index = 0; index < features; ++index) {
-    const at::Tensor part = at::mv(hidden.narrow(0, index * tokens, tokens).to(wide),
-                                   parts[std::size_t(index)].sum(0, /*keepdim=*/false, wide));
+  for (std::size_t index = 0; index < features.size(); ++index) {
+    const at::Tensor part = at::mv(features[index].to(sums.scalar_type()), sums[std::int64_t(index)]);
     sum = sum.defined() ? sum + part : part;
   }
-  return (sum / double(weight.size(0))).unsqueeze(1);
+  return (sum / double(vocab_size)).unsqueeze(1);
+}
+
+at::Tensor mean_logit(const at::Tensor& hidden, const at::Tensor& weight, const LossOptions& options) {
+  const std::int64_t vocab_size = weight.size(0);
+  return mean_logit_by_sums({hidden}, sums_of_words(weight, options, {vocab_size}), vocab_size);
 }
 
 at::Tensor plain_smoothed_losses(const at::Tensor& logits, const at::Tensor& targets, const LossOptions& options) {

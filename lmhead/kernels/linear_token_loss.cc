@@ -8,8 +8,9 @@
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <algorithm>
-#include <array>
 #include <cmath>
+#include <optional>
+#include <utility>
 
 #include "lmhead/base/error.h"
 #include "lmhead/kernels/cross_entropy_function.h"
@@ -35,13 +36,18 @@ void check(const TokenLossProblem& problem) {
           targets.scalar_type(), " ", targets.sizes());
   const std::int64_t tokens = targets.size(0);
   const std::int64_t rows = tokens * features_of(problem);
-  require(hidden.dim() == 2 && (tokens == 0 ? hidden.size(0) == 0 : hidden.size(0) > 0 && hidden.size(0) % rows == 0),
-          kWho, "hidden must be [N K, D] for N = ", rows, ", got ", hidden.sizes());
-  require(weight.dim() == 2 && weight.size(1) == hidden.size(1) && weight.scalar_type() == hidden.scalar_type(), kWho,
-          "weight must be ", hidden.scalar_type(), " [V, ", hidden.size(1), "], got ", weight.scalar_type(), " ",
-          weight.sizes());
-  require(problem.further.dim() == 2 && problem.further.size(0) == tokens, kWho, "further must be [", tokens,
-          ", S], got ", problem.further.sizes());
+  require(hidden.defined() != bool(problem.made.make), kWho,
+          "hidden must be defined where no rows are made, and only there");
+  if (hidden.defined()) {
+    require(hidden.dim() == 2 && (tokens == 0 ? hidden.size(0) == 0 : hidden.size(0) > 0 && hidden.size(0) % rows == 0),
+            kWho, "hidden must be [N K, D] for N = ", rows, ", got ", hidden.sizes());
+    require(weight.dim() == 2 && weight.size(1) == hidden.size(1) && weight.scalar_type() == hidden.scalar_type(), kWho,
+            "weight must be ", hidden.scalar_type(), " [V, ", hidden.size(1), "], got ", weight.scalar_type(), " ",
+            weight.sizes());
+  }
+  require(problem.made.make || (problem.further.dim() == 2 && problem.further.size(0) == tokens), kWho,
+          "further must be [", tokens, ", S], got ",
+          problem.further.defined() ? problem.further.sizes() : at::IntArrayRef());
   const at::Tensor& slopes = problem.slopes;
   require(problem.absent_begin.empty() || !(bends_logits(problem.map.transform) || slopes.defined()), kWho,
           "logits must be linear where words are absent");
@@ -63,13 +69,17 @@ void check(const TokenLossProblem& problem) {
   check_logit_transform(problem.map.transform, kWho);
 }
 
-/// For hidden, weight, bias and slopes.
-using Wanted = std::array<bool, 4>;
+struct Wanted {
+  bool hidden, weight, bias, slopes;
+  std::vector<bool> made;  // of what rows are made of
+
+  bool any_made() const { return std::ranges::find(made, true) != made.end(); }
+};
 
 /// A pass over the rows, and what it reads.
 struct Rows {
   explicit Rows(const TokenLossProblem& problem) : tokens(problem.targets.size(0)) {
-    group = tokens == 0 ? 1 : problem.hidden.size(0) / tokens / features_of(problem);
+    if (problem.hidden.defined() && tokens > 0) group = problem.hidden.size(0) / tokens / features_of(problem);
     const at::Tensor ids = problem.targets.contiguous();
     targets.reserve(tokens * group);
     for (std::int64_t token = 0; token < tokens; ++token) {
@@ -78,7 +88,8 @@ struct Rows {
               "), got ", id);
       targets.insert(targets.end(), group, id);
     }
-    pass.hidden = problem.hidden.detach().contiguous();
+    if (problem.hidden.defined()) pass.hidden = problem.hidden.detach().contiguous();
+    pass.made_rows = tokens;
     pass.map = problem.map;
     pass.map.weight = problem.map.weight.detach().contiguous();
     pass.targets = targets.data();
@@ -106,8 +117,8 @@ struct Rows {
       }
   }
   void want(const Wanted& wanted) {
-    pass.wants_hidden = wanted[0], pass.wants_weight = wanted[1], pass.wants_bias = wanted[2];
-    pass.wants_slopes = wanted[3];
+    pass.wants_hidden = pass.hidden.defined() ? wanted.hidden : wanted.any_made();
+    pass.wants_weight = wanted.weight, pass.wants_bias = wanted.bias, pass.wants_slopes = wanted.slopes;
   }
   RowFactors factors(double max, double logsumexp, double of_logsumexp, double of_target) const {
     if (std::isinf(logsumexp) && logsumexp < 0) return {};  // no word stands there
@@ -122,7 +133,7 @@ struct Rows {
   /// Those of hidden, weight, bias and slopes in the types of these.
   variable_list gradients(const TokenLossProblem& problem) const {
     variable_list found(4);
-    if (pass.wants_hidden) found[0] = pass.d_hidden.to(problem.hidden.scalar_type());
+    if (pass.d_hidden.defined()) found[0] = pass.d_hidden.to(problem.hidden.scalar_type());
     if (pass.wants_weight) found[1] = pass.d_weight.to(problem.map.weight.scalar_type());
     if (pass.wants_bias) found[2] = pass.d_bias.to(problem.map.bias.scalar_type());
     if (pass.wants_slopes) {
@@ -133,7 +144,7 @@ struct Rows {
     return found;
   }
 
-  std::int64_t tokens, group;
+  std::int64_t tokens, group = 1;
   std::vector<std::int64_t> targets;  // of every row
   LogitPass pass;
 };
@@ -145,16 +156,23 @@ struct Outcome {
   at::Tensor sums;    // [N K, 2 + R]: largest logit, logsumexp, those of ranges
 };
 
-/// Runs `rows.pass`, whose gradients are those of `upstream` times the sum of losses.
-Outcome run_forward(const TokenLossProblem& problem, Rows& rows, double upstream) {
-  const std::int64_t group = rows.group, ranges = rows.pass.ranges_per_row, more = problem.further.size(1),
+/// Those of further numbers, the last `more`.
+at::Tensor further_slopes(const at::Tensor& slopes, std::int64_t more) {
+  return slopes.narrow(1, slopes.size(1) - more, more);
+}
+
+/// Runs `rows.pass`, whose gradients are those of `upstream` times the sum of losses. `further` [N, S] float64 may be
+/// filled by the pass; where `made` is given, it takes its gradients back.
+Outcome run_forward(const TokenLossProblem& problem, const at::Tensor& further, Rows& rows, MadeRowsPass* made,
+                    double upstream) {
+  const std::int64_t group = rows.group, ranges = rows.pass.ranges_per_row, more = further.size(1),
                      before = (2 + ranges) * group, width = before + more, sums_width = 2 + ranges;
-  const at::Tensor further = problem.further.detach().to(at::kDouble).contiguous();
   const double* given = further.const_data_ptr<double>();
   Outcome outcome{at::empty({rows.tokens}, at::kDouble), at::zeros({rows.tokens, width}, at::kDouble),
                   at::empty({rows.tokens * group, sums_width}, at::kDouble)};
   double *losses = outcome.losses.mutable_data_ptr<double>(), *slopes = outcome.slopes.mutable_data_ptr<double>(),
          *sums = outcome.sums.mutable_data_ptr<double>();
+  if (made) made->take_gradients_of(rows.pass, further_slopes(outcome.slopes, more), upstream);
   rows.pass.on_group = [&](std::int64_t first, const RowOutcome* outcomes, RowFactors* factors) {
     const std::int64_t token = first / group;
     std::vector<double> terms(before);
@@ -179,27 +197,43 @@ Outcome run_forward(const TokenLossProblem& problem, Rows& rows, double upstream
   return outcome;
 }
 
+/// Kept for the backward pass.
+struct HeldMake : torch::CustomClassHolder {
+  explicit HeldMake(decltype(MadeRows::make) given) : make(std::move(given)) {}
+  decltype(MadeRows::make) make;
+};
+
 struct LinearTokenLossFunction : torch::autograd::Function<LinearTokenLossFunction> {
-  static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& hidden,
+  static constexpr std::size_t kTensors = 5, kArguments = 8;  // the last before those that rows are made of
+
+  static at::Tensor forward(torch::autograd::AutogradContext* context, const OptionalTensor& hidden,
                             const at::Tensor& weight, const OptionalTensor& bias, const OptionalTensor& slopes,
-                            const at::Tensor& further, const TokenLossProblem& problem, Reduction reduction,
-                            Wanted wanted) {
-    at::AutoDispatchBelowADInplaceOrView guard;
-    const bool fast = choose_linear_cross_entropy_mode(weight.size(0), hidden.scalar_type(),
+                            const OptionalTensor& given_further, const TokenLossProblem& problem, Reduction reduction,
+                            const Wanted& wanted, at::TensorList made_of) {
+    const bool fast = choose_linear_cross_entropy_mode(weight.size(0), weight.scalar_type(),
                                                        {.reduction = reduction}) == LinearCrossEntropyMode::kFast;
     Rows rows(problem);
+    const at::Tensor further = given_further ? given_further->detach().to(at::kDouble).contiguous()
+                                             : at::zeros({rows.tokens, problem.made.further_count}, at::kDouble);
+    std::optional<MadeRowsPass> made;
+    if (problem.made.make) made.emplace(problem.made, wanted.made, further).make_rows_of(rows.pass);
+    at::AutoDispatchBelowADInplaceOrView guard;
     if (fast) rows.want(wanted);
+    const bool takes_back = fast && wanted.any_made();
     const double share = reduction == Reduction::kMean ? 1 / double(rows.tokens) : 1;
-    const Outcome outcome = run_forward(problem, rows, share);
+    const Outcome outcome = run_forward(problem, further, rows, takes_back ? &*made : nullptr, share);
     const std::int64_t more = further.size(1);
-    variable_list saved{hidden, weight, problem.map.bias, problem.slopes};
+    const at::ScalarType further_type = given_further ? given_further->scalar_type() : at::kDouble;
+    variable_list saved;
     if (fast) {
-      const variable_list found = rows.gradients(problem);
-      saved.insert(saved.end(), found.begin(), found.end());
-      saved.push_back(
-          (outcome.slopes.narrow(1, outcome.slopes.size(1) - more, more) * share).to(further.scalar_type()));
+      saved = rows.gradients(problem);
+      saved.push_back(given_further ? (further_slopes(outcome.slopes, more) * share).to(further_type) : at::Tensor());
+      const variable_list of_made = takes_back ? made->gradients() : variable_list(made_of.size());
+      saved.insert(saved.end(), of_made.begin(), of_made.end());
     } else {
-      saved.insert(saved.end(), {problem.targets, problem.ranges, outcome.slopes, outcome.sums});
+      saved = {problem.hidden,  weight,         problem.map.bias, problem.slopes,
+               problem.targets, problem.ranges, outcome.slopes,   outcome.sums};
+      saved.insert(saved.end(), made_of.begin(), made_of.end());
     }
     context->save_for_backward(saved);
     const TransformNumbers numbers = numbers_of(problem.map.transform);
@@ -208,32 +242,41 @@ struct LinearTokenLossFunction : torch::autograd::Function<LinearTokenLossFuncti
     context->saved_data["fast"] = fast;
     context->saved_data["share"] = share;
     context->saved_data["more"] = more;
-    context->saved_data["further type"] = static_cast<std::int64_t>(further.scalar_type());
-    context->saved_data["wanted"] = std::vector<bool>(wanted.begin(), wanted.end());
+    context->saved_data["further type"] = static_cast<std::int64_t>(further_type);
+    context->saved_data["wanted"] = std::vector<bool>{wanted.hidden, wanted.weight, wanted.bias, wanted.slopes};
+    context->saved_data["wanted made"] = wanted.made;
     if (!fast) {
       context->saved_data["absent begin"] = problem.absent_begin;
       context->saved_data["absent"] = problem.absent;
       context->saved_data["feature ends"] = problem.feature_ends;
       context->saved_data["unit rows"] = problem.unit_rows;
+      context->saved_data["by token"] = static_cast<std::int64_t>(problem.made.by_token.size());
+      context->saved_data["make"] = c10::IValue::make_capsule(c10::make_intrusive<HeldMake>(problem.made.make));
     }
-    const at::ScalarType type = loss_type(hidden.scalar_type());
+    const at::ScalarType type = loss_type(weight.scalar_type());
     if (reduction == Reduction::kNone) return outcome.losses.to(type);
     return (outcome.losses.sum() * share).to(type);
   }
 
   static variable_list backward(torch::autograd::AutogradContext* context, const variable_list& upstreams) {
-    variable_list results(8);
+    const c10::List<bool> wanted_made = context->saved_data["wanted made"].toBoolList();
+    variable_list results(kArguments + wanted_made.size());
     const at::Tensor& upstream = upstreams[0];
     if (!upstream.defined()) return results;
     require(!at::GradMode::is_enabled(), kWho,
             "create_graph must be false: second derivatives are those of log_probabilities");
-    at::AutoDispatchBelowADInplaceOrView guard;
     const variable_list saved = context->get_saved_variables();
     if (context->saved_data["fast"].toBool()) {
-      for (int which = 0; which < 5; ++which)
-        if (saved[4 + which].defined()) results[which] = scaled_gradient(saved[4 + which], upstream);
+      at::AutoDispatchBelowADInplaceOrView guard;
+      for (std::size_t which = 0; which < saved.size(); ++which)
+        if (saved[which].defined())
+          results[which < kTensors ? which : which - kTensors + kArguments] = scaled_gradient(saved[which], upstream);
       return results;
     }
+    constexpr std::ptrdiff_t kSaved = 8;
+    const auto middle = saved.begin() + kSaved + context->saved_data["by token"].toInt();
+    const auto held = context->saved_data["make"].toCapsule();
+    const std::int64_t more = context->saved_data["more"].toInt();
     const TokenLossProblem problem{
         .hidden = saved[0],
         .map = {saved[1], saved[2], transform_of(context->saved_data["numbers"].toDoubleVector())},
@@ -246,14 +289,26 @@ struct LinearTokenLossFunction : torch::autograd::Function<LinearTokenLossFuncti
         .knot_step = context->saved_data["knot step"].toDouble(),
         .unit_rows = context->saved_data["unit rows"].toBool(),
         .feature_ends = context->saved_data["feature ends"].toIntVector(),
-        .ranges = saved[5]};
+        .ranges = saved[5],
+        .made = {.by_token = {saved.begin() + kSaved, middle},
+                 .shared = {middle, saved.end()},
+                 .make = static_cast<const HeldMake&>(*held).make,
+                 .further_count = more}};
     Rows rows(problem);
-    const auto wanted = context->saved_data["wanted"].toBoolList();
-    rows.want({wanted[0], wanted[1], wanted[2], wanted[3]});
+    const auto tensors = context->saved_data["wanted"].toBoolList();
+    const Wanted wanted{tensors[0], tensors[1], tensors[2], tensors[3], {wanted_made.begin(), wanted_made.end()}};
+    rows.want(wanted);
+    std::optional<MadeRowsPass> made;
+    if (problem.made.make) {
+      made.emplace(problem.made, wanted.made, at::empty({rows.tokens, more}, at::kDouble));
+      made->make_rows_of(rows.pass);
+    }
+    at::AutoDispatchBelowADInplaceOrView guard;
     const at::Tensor above = (upstream.detach().to(at::kDouble) * context->saved_data["share"].toDouble())
                                  .expand({rows.tokens})
                                  .contiguous();
     const at::Tensor slopes = saved[6] * above.unsqueeze(1), &sums = saved[7];
+    if (wanted.any_made()) made->take_gradients_of(rows.pass, further_slopes(slopes, more), 1);
     const double *slope = slopes.const_data_ptr<double>(), *sum = sums.const_data_ptr<double>();
     const std::int64_t group = rows.group, ranges = rows.pass.ranges_per_row;
     rows.pass.range_factors.resize(rows.tokens * group * ranges);
@@ -266,9 +321,10 @@ struct LinearTokenLossFunction : torch::autograd::Function<LinearTokenLossFuncti
     rows.pass.run();
     const variable_list found = rows.gradients(problem);
     std::copy(found.begin(), found.end(), results.begin());
-    const std::int64_t more = context->saved_data["more"].toInt();
-    results[4] = slopes.narrow(1, slopes.size(1) - more, more)
-                     .to(static_cast<at::ScalarType>(context->saved_data["further type"].toInt()));
+    if (!made)
+      results[kTensors - 1] =
+          further_slopes(slopes, more).to(static_cast<at::ScalarType>(context->saved_data["further type"].toInt()));
+    if (wanted.any_made()) std::ranges::copy(made->gradients(), results.begin() + kArguments);
     return results;
   }
 };
@@ -276,18 +332,21 @@ struct LinearTokenLossFunction : torch::autograd::Function<LinearTokenLossFuncti
 }  // namespace
 
 bool linear_token_loss_takes(const TokenLossProblem& problem) {
-  return is_readable(problem.hidden) && has_kernel_type(problem.hidden) &&
+  return is_readable(problem.map.weight) && has_kernel_type(problem.map.weight) &&
          !needs_plain_derivatives(
-             {problem.hidden, problem.map.weight, problem.map.bias, problem.further, problem.slopes});
+             {problem.hidden, problem.map.weight, problem.map.bias, problem.further, problem.slopes}) &&
+         !needs_plain_derivatives(problem.made.inputs());
 }
 
 at::Tensor linear_token_loss(const TokenLossProblem& problem, Reduction reduction) {
   check(problem);
   const auto needs = [](const at::Tensor& tensor) { return needs_derivatives({tensor}); };
-  return LinearTokenLossFunction::apply(
-      problem.hidden, problem.map.weight, optional_of(problem.map.bias), optional_of(problem.slopes), problem.further,
-      problem, reduction,
-      Wanted{needs(problem.hidden), needs(problem.map.weight), needs(problem.map.bias), needs(problem.slopes)});
+  Wanted wanted{needs(problem.hidden), needs(problem.map.weight), needs(problem.map.bias), needs(problem.slopes), {}};
+  const std::vector<at::Tensor> made_of = problem.made.inputs();
+  for (const at::Tensor& tensor : made_of) wanted.made.push_back(needs(tensor));
+  return LinearTokenLossFunction::apply(optional_of(problem.hidden), problem.map.weight, optional_of(problem.map.bias),
+                                        optional_of(problem.slopes), optional_of(problem.further), problem, reduction,
+                                        wanted, at::TensorList(made_of));
 }
 
 }  // namespace lmhead

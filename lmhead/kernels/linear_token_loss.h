@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "lmhead/kernels/linear_cross_entropy.h"
+#include "lmhead/kernels/made_rows.h"
 
 namespace lmhead {
 
@@ -27,10 +28,11 @@ struct TokenSlopes {
 using TokenLoss = std::function<double(std::int64_t token, const TokenTerms& terms, const TokenSlopes& slopes)>;
 
 struct TokenLossProblem {
-  at::Tensor hidden;   // [N K, D], the rows of a token one behind another; with feature_ends [C N K, D]
+  at::Tensor
+      hidden;  // [N K, D], the rows of a token one behind another; with feature_ends [C N K, D]; undefined where `made` makes it
   LinearMap map;       // weight [V, D]
   at::Tensor targets;  // [N], each in [0, V)
-  at::Tensor further;  // [N, S], of any floating type
+  at::Tensor further;  // [N, S], of any floating type; undefined where `made` makes it
   TokenLoss loss;
   /// As in LogitPass: words that do not stand in a row's distribution. A target that is absent has the logit minus
   /// infinity, and so has the logsumexp of a row without words; the slopes there must be 0.
@@ -45,6 +47,9 @@ struct TokenLossProblem {
   /// Where given, runs of words [N, R, 2] int64, from the first to the one behind the last, whose logsumexps the loss
   /// may read; of a run without words it is minus infinity, and its slope must be 0.
   at::Tensor ranges = {};
+  /// Where it can make rows, features and further numbers come from it, a block of tokens at a time. `hidden` and
+  /// `further` are undefined then, and a token has one row of each of the C features.
+  MadeRows made = {};
 };
 
 /// Whether these features can be computed with: on the CPU, in float32, float64 or bfloat16, and not to be
@@ -52,7 +57,7 @@ struct TokenLossProblem {
 bool linear_token_loss_takes(const TokenLossProblem& problem);
 
 /// The losses [N] for reduction none, else their mean or sum, 0-dim; float32, or float64 for float64 features.
-/// Gradients: hidden, weight, bias, further, slopes (summed over tokens in float64). A mean or sum costs three
+/// Gradients: hidden, weight, bias, further, slopes (summed over tokens in float64), and of what rows are made of. A mean or sum costs three
 /// products, its gradients being formed in the forward pass, and [N] losses four. No derivatives of gradients: those
 /// throw. Memory: a block of logits of at most 128 MiB, or for reduction none a tile a thread; no N x V numbers. Throws
 /// where shapes, types or targets do not fit.

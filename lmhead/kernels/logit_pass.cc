@@ -63,6 +63,8 @@ class Runner {
   }
   void scale_line(Wide* line, std::int64_t tile) const;
   void leave_out_absent(Wide* line, std::int64_t row, std::int64_t tile) const;
+  void begin_block(const Block& block);
+  void finish_block(const Block& block, std::int64_t first_worker);
   void sum_tile(const Block& block, std::int64_t tile, std::int64_t worker);
   void combine_rows(const Block& block, std::int64_t begin, std::int64_t end);
   void form_tile(const Block& block, std::int64_t tile, std::int64_t worker);
@@ -77,7 +79,7 @@ class Runner {
 
   LogitPass& pass_;
   const vector::LogitKernels<T, Wide>& kernels_ = logit_kernels<T>();
-  bool sums_, gradients_, keeps_, needs_finish_;
+  bool makes_, sums_, gradients_, keeps_, needs_finish_;
   LogitTiling tiling_;
   std::unique_ptr<TileProducts<T>> products_;
   at::Tensor unit_scale_, bias_, class_weight_, class_probabilities_;
@@ -96,8 +98,10 @@ class Runner {
 template <class T>
 Runner<T>::Runner(LogitPass& pass)
     : pass_(pass),
+      makes_(!pass.hidden.defined()),
       sums_(pass.on_row || pass.on_group),
-      gradients_(pass.wants_hidden || pass.wants_weight || pass.wants_bias || pass.wants_squares || pass.wants_slopes),
+      gradients_(pass.wants_hidden || pass.wants_weight || pass.wants_bias || pass.wants_squares || pass.wants_slopes ||
+                 pass.take_gradients),
       keeps_(sums_ && gradients_),
       needs_finish_(pass.map.bias.defined() || changes_logits(pass.map.transform) ||
                     !pass.inverse_temperature.empty() || pass.pieces.count > 0),
@@ -116,12 +120,12 @@ Runner<T>::Runner(LogitPass& pass)
   outcomes_.weigh_tiles(class_weight_.defined() ? class_weight_.template const_data_ptr<Wide>() : nullptr);
 
   logits_ = at::empty({(keeps_ ? tiling_.slots * tiling_.tiles : tiling_.workers) * tiling_.rows * tiling_.columns},
-                      pass.hidden.scalar_type());
+                      pass.type());
   if (!kSameType) lines_ = at::empty({tiling_.workers, tiling_.columns}, wide);
   if (pass.wants_squares)
     squares_.resize(tiling_.slots * tiling_.tiles * tiling_.rows),
         pass.squares = at::zeros({tiling_.size}, at::kDouble);
-  if (pass.wants_hidden) pass.d_hidden = at::empty({tiling_.features * tiling_.size, tiling_.width}, wide);
+  if (pass.wants_hidden && !makes_) pass.d_hidden = at::empty({tiling_.features * tiling_.size, tiling_.width}, wide);
   if (pass.wants_bias) bias_sums_ = at::zeros({tiling_.slots, tiling_.vocab_size}, at::kDouble);
   if (pass.wants_slopes) slope_sums_.assign(tiling_.workers, std::vector<double>(pass.pieces.count));
   skipped_.resize(tiling_.workers), skipped_squares_.resize(tiling_.workers), scratch_.resize(tiling_.workers);
@@ -179,6 +183,21 @@ const WideOf<T>* Runner<T>::weights_of(std::int64_t row, std::int64_t tile, std:
   for (std::int64_t column = 0; column < columns; ++column)
     line[column] = (share * given[column] + rest) * (weights ? weights[column] : Wide(1));
   return line;
+}
+
+template <class T>
+void Runner<T>::begin_block(const Block& block) {
+  products_->begin_block(block,
+                         makes_ ? pass_.make_features(block.slot, block.begin, block.rows) : std::vector<at::Tensor>());
+}
+
+template <class T>
+void Runner<T>::finish_block(const Block& block, std::int64_t first_worker) {
+  if (!pass_.take_gradients) return;
+  std::vector<at::Tensor> gradients;
+  for (std::int64_t feature = 0; feature < tiling_.features; ++feature)
+    gradients.push_back(products_->hidden_sum_of(first_worker, feature, block.rows));
+  pass_.take_gradients(block.slot, block.begin, block.rows, gradients);
 }
 
 template <class T>
@@ -300,15 +319,17 @@ void Runner<T>::finish_rows(const Block& block, std::int64_t first_worker, std::
   }
   const std::int64_t count = (end - begin) * tiling_.width;
   for (std::int64_t feature = 0; pass_.wants_hidden && feature < tiling_.features; ++feature) {
-    const std::int64_t place = feature * tiling_.size + block.begin + begin;
-    Wide* result = pass_.d_hidden.template mutable_data_ptr<Wide>() + place * tiling_.width;
+    // Those of made features stay where the first worker has them.
+    Wide* result = makes_ ? products_->hidden_sum(first_worker, feature) + begin * tiling_.width
+                          : pass_.d_hidden.template mutable_data_ptr<Wide>() +
+                                (feature * tiling_.size + block.begin + begin) * tiling_.width;
     bool first = true;
     for (std::int64_t worker = first_worker; worker < last_worker; ++worker) {
       if (!products_->has_hidden(worker, feature)) continue;
       const Wide* part = products_->hidden_sum(worker, feature) + begin * tiling_.width;
-      if (first) std::copy_n(part, count, result);
-      else
+      if (!first)
         for (std::int64_t i = 0; i < count; ++i) result[i] += part[i];
+      else if (part != result) std::copy_n(part, count, result);
       first = false;
     }
     if (first) std::fill_n(result, count, Wide(0));
@@ -322,7 +343,7 @@ void Runner<T>::run_sharing_rows() {
     const std::int64_t worker = at::get_thread_num();
     for (std::int64_t index = begin; index < end; ++index) {
       const Block block = block_at(index, worker, index == begin);
-      products_->begin_block(block);
+      begin_block(block);
       if (sums_) {
         for (std::int64_t tile = 0; tile < tiling_.tiles; ++tile) sum_tile(block, tile, worker);
         combine_rows(block, 0, block.rows);
@@ -331,6 +352,7 @@ void Runner<T>::run_sharing_rows() {
       if (pass_.wants_hidden) products_->forget_hidden(worker);
       for (std::int64_t tile = 0; tile < tiling_.tiles; ++tile) form_tile(block, tile, worker);
       finish_rows(block, worker, worker + 1, 0, block.rows);
+      finish_block(block, worker);
     }
   });
 }
@@ -348,7 +370,7 @@ void Runner<T>::run_sharing_vocabulary() {
   };
   for (std::int64_t index = 0; index < tiling_.blocks; ++index) {
     const Block block = block_at(index, 0, index == 0);
-    products_->begin_block(block);
+    begin_block(block);
     if (sums_) {
       each_tile([&](std::int64_t tile, std::int64_t worker) { sum_tile(block, tile, worker); });
       const std::int64_t group = pass_.group;
@@ -360,6 +382,7 @@ void Runner<T>::run_sharing_vocabulary() {
     each_tile([&](std::int64_t tile, std::int64_t worker) { form_tile(block, tile, worker); });
     at::parallel_for(0, block.rows, 16,
                      [&](std::int64_t begin, std::int64_t end) { finish_rows(block, 0, workers, begin, end); });
+    finish_block(block, 0);
   }
 }
 
@@ -387,8 +410,8 @@ void Runner<T>::run() {
 
 void LogitPass::run() {
   const auto run_as = [&](auto zero) { Runner<decltype(zero)>(*this).run(); };
-  if (hidden.scalar_type() == at::kDouble) run_as(double{});
-  else if (hidden.scalar_type() == at::kBFloat16) run_as(Bfloat16{});
+  if (type() == at::kDouble) run_as(double{});
+  else if (type() == at::kBFloat16) run_as(Bfloat16{});
   else run_as(float{});
 }
 

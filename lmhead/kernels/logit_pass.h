@@ -44,9 +44,10 @@ struct RowFactors {
 };
 
 struct LogitPass {
-  at::Tensor hidden;    // [n, D] contiguous, on the CPU: float32, float64 or bfloat16; with feature_ends [C n, D]
-  LinearMap map;        // weight [V, D] contiguous, of the type of `hidden`; bias [V] of any floating type
-  LinearPieces pieces;  // where there are any: in place of the transform's map
+  at::Tensor hidden;  // [n, D] contiguous, on the CPU: float32, float64 or bfloat16; with feature_ends [C n, D]
+  std::int64_t made_rows = 0;  // n where `hidden` is undefined, because make_features does
+  LinearMap map;               // weight [V, D] contiguous, of the type of `hidden`; bias [V] of any floating type
+  LinearPieces pieces;         // where there are any: in place of the transform's map
   /// Whether rows of the weight count at length 1 (unit_rows.h); only where logits have no bias and no bend. d_weight
   /// is by the rows as they are.
   bool unit_rows = false;
@@ -65,6 +66,14 @@ struct LogitPass {
   std::int64_t ranges_per_row = 0;
   std::vector<WordRange> ranges;           // [n, ranges_per_row]
   std::vector<RangeFactor> range_factors;  // [n, ranges_per_row]
+
+  /// Where `hidden` is undefined, called before each block of rows, from any thread, for the block's C features: [rows, D]
+  /// each, contiguous, of the weight's type. Blocks of one slot are worked at one after another.
+  std::function<std::vector<at::Tensor>(std::int64_t slot, std::int64_t begin, std::int64_t rows)> make_features;
+  /// Called with their gradients, in place of d_hidden, when they are formed; these are gone when it returns.
+  std::function<void(std::int64_t slot, std::int64_t begin, std::int64_t rows,
+                     const std::vector<at::Tensor>& gradients)>
+      take_gradients;
 
   /// Called once a row, from any thread, and gives the row's factors; where this and the next are empty, `factors` are
   /// known already.
@@ -87,6 +96,13 @@ struct LogitPass {
   /// Tiles seen, tiles whose products the filter left out, and the sum of squares of what nothing stands for in those.
   std::int64_t tiles_seen = 0, tiles_skipped = 0;
   double skipped_square_sum = 0;
+
+  /// What features and weight have in common.
+  at::ScalarType type() const { return map.weight.scalar_type(); }
+  std::int64_t rows() const {
+    const std::int64_t all = hidden.defined() ? hidden.size(0) : made_rows;
+    return hidden.defined() && !feature_ends.empty() ? all / std::int64_t(feature_ends.size()) : all;
+  }
 
   /// Sums are formed in an order that depends only on shapes and on the number of threads. Memory beyond the results:
   /// rows_per_kept_block x V logits where both sums and gradients are wanted, else 512 x 1,024 a thread; and 512 x D a

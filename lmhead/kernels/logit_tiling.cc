@@ -30,11 +30,10 @@ void cut_into_tiles(LogitTiling& tiling, const std::vector<std::int64_t>& featur
 
 LogitTiling tiling_of(const LogitPass& pass, bool keeps_logits) {
   const auto features = std::max<std::int64_t>(1, std::int64_t(pass.feature_ends.size()));
-  LogitTiling tiling{
-      .size = pass.hidden.size(0) / features, .width = pass.hidden.size(1), .vocab_size = pass.map.weight.size(0)};
+  LogitTiling tiling{.size = pass.rows(), .width = pass.map.weight.size(1), .vocab_size = pass.map.weight.size(0)};
   tiling.features = features;
   tiling.workers = at::in_parallel_region() ? 1 : at::get_num_threads();
-  const at::ScalarType type = pass.hidden.scalar_type();
+  const at::ScalarType type = pass.type();
   tiling.rows = keeps_logits ? rows_per_kept_block(tiling.vocab_size, type) : tile_sizes::kRowsPerBlock;
   const bool packs = type == at::kBFloat16;
   // A block of all rows has narrower tiles where tiles are all that is kept of it.

@@ -26,9 +26,8 @@ class AtenProducts final : public TileProducts<T> {
 
  public:
   AtenProducts(const LogitPass& pass, const LogitTiling& tiling, bool adds_up)
-      : Base(pass, tiling, kSameType || adds_up ? c10::CppTypeToScalarType<Wide>::value : pass.hidden.scalar_type()),
-        adds_up_(adds_up),
-        features_(tiling.slots * tiling.features) {
+      : Base(pass, tiling, kSameType || adds_up ? c10::CppTypeToScalarType<Wide>::value : pass.type()),
+        adds_up_(adds_up) {
     for (std::int64_t tile = 0; tile < tiling.tiles; ++tile) {
       weight_.push_back(pass.map.weight.narrow(0, tiling.tile_begin(tile), tiling.tile_columns(tile)));
       weight_turned_.push_back(weight_.back().t());
@@ -36,18 +35,12 @@ class AtenProducts final : public TileProducts<T> {
     if (pass.wants_hidden || (pass.wants_weight && !kSameType && adds_up))
       products_ =
           at::empty({tiling.workers, (kSameType ? tiling.rows : std::max(tiling.rows, tiling.columns)) * tiling.width},
-                    pass.hidden.scalar_type());
+                    pass.type());
   }
 
-  void begin_block(const LogitBlock& block) override {
-    Base::begin_block(block);
-    for (std::int64_t feature = 0; feature < this->tiling_.features; ++feature)
-      features_[block.slot * this->tiling_.features + feature] =
-          this->pass_.hidden.narrow(0, this->features_begin(block, feature), block.rows);
-  }
   void form_logits(const LogitBlock& block, std::int64_t tile, std::int64_t, const at::Tensor& logits) override {
     at::Tensor result = logits;
-    at::mm_out(result, features_of(block, tile), weight_turned_[tile]);
+    at::mm_out(result, this->features_of(block, tile), weight_turned_[tile]);
   }
   void add_to_hidden(const LogitBlock& block, std::int64_t tile, std::int64_t worker,
                      const at::Tensor& gradient) override {
@@ -61,18 +54,16 @@ class AtenProducts final : public TileProducts<T> {
     at::Tensor total =
         view_of(this->weight_sums_, this->weight_offset(block, tile), gradient.size(1), this->tiling_.width);
     if constexpr (kSameType) {
-      at::addmm_out(total, total, gradient.t(), features_of(block, tile), block.first ? 0 : 1, 1);
+      at::addmm_out(total, total, gradient.t(), this->features_of(block, tile), block.first ? 0 : 1, 1);
     } else if (adds_up_) {
-      add_product(gradient.t(), features_of(block, tile), worker, total.template mutable_data_ptr<Wide>(), block.first);
+      add_product(gradient.t(), this->features_of(block, tile), worker, total.template mutable_data_ptr<Wide>(),
+                  block.first);
     } else {
-      at::mm_out(total, gradient.t(), features_of(block, tile));
+      at::mm_out(total, gradient.t(), this->features_of(block, tile));
     }
   }
 
  private:
-  const at::Tensor& features_of(const LogitBlock& block, std::int64_t tile) const {
-    return features_[block.slot * this->tiling_.features + this->tiling_.feature_of[tile]];
-  }
   void add_product(const at::Tensor& left, const at::Tensor& right, std::int64_t worker, Wide* total, bool first) {
     at::Tensor product = view_of(products_, worker * products_.size(1), left.size(0), right.size(1));
     at::mm_out(product, left, right);
@@ -80,7 +71,7 @@ class AtenProducts final : public TileProducts<T> {
   }
 
   bool adds_up_;
-  std::vector<at::Tensor> features_, weight_, weight_turned_;  // [slots, features], tiles, tiles
+  std::vector<at::Tensor> weight_, weight_turned_;  // tiles
   at::Tensor products_;
 };
 
@@ -102,21 +93,19 @@ class RowMajorProducts final : public TileProducts<float> {
       turned_hidden_ = at::empty({tiling.slots * tiling.features, tiling.width * turned_hidden_stride_}, at::kFloat);
   }
 
-  void begin_block(const LogitBlock& block) override {
-    TileProducts::begin_block(block);
+  void begin_block(const LogitBlock& block, const std::vector<at::Tensor>& made) override {
+    TileProducts::begin_block(block, made);
     if (!turned_hidden_.defined()) return;
     for (std::int64_t feature = 0; feature < tiling_.features; ++feature)
       turned_hidden_.select(0, block.slot * tiling_.features + feature)
           .as_strided({tiling_.width, block.rows}, {turned_hidden_stride_, 1})
-          .copy_(pass_.hidden.narrow(0, features_begin(block, feature), block.rows).t());
+          .copy_(features_[block.slot * tiling_.features + feature].t());
   }
   void form_logits(const LogitBlock& block, std::int64_t tile, std::int64_t worker, const at::Tensor& logits) override {
     const std::int64_t columns = tiling_.tile_columns(tile), width = tiling_.width;
     scratch(worker, width, columns, turned_weight_stride_).copy_(weight_tile(tile).t());
-    const float* features =
-        pass_.hidden.const_data_ptr<float>() + features_begin(block, tiling_.feature_of[tile]) * width;
-    row_major_product(block.rows, columns, width, features, width, scratch_data(worker), turned_weight_stride_,
-                      logits.mutable_data_ptr<float>(), columns, false);
+    row_major_product(block.rows, columns, width, features_of(block, tile).const_data_ptr<float>(), width,
+                      scratch_data(worker), turned_weight_stride_, logits.mutable_data_ptr<float>(), columns, false);
   }
   void add_to_hidden(const LogitBlock& block, std::int64_t tile, std::int64_t worker,
                      const at::Tensor& gradient) override {
@@ -186,7 +175,7 @@ at::Tensor view_of(const at::Tensor& storage, std::int64_t offset, std::int64_t 
 
 template <class T>
 TileProducts<T>::TileProducts(const LogitPass& pass, const LogitTiling& tiling, at::ScalarType weight_sum_type)
-    : pass_(pass), tiling_(tiling) {
+    : pass_(pass), tiling_(tiling), features_(tiling.slots * tiling.features) {
   if (pass.wants_hidden) {
     hidden_sums_ =
         at::empty({tiling.workers, tiling.features, tiling.rows, tiling.width}, c10::CppTypeToScalarType<Wide>::value);
@@ -199,7 +188,10 @@ TileProducts<T>::TileProducts(const LogitPass& pass, const LogitTiling& tiling, 
 }
 
 template <class T>
-void TileProducts<T>::begin_block(const LogitBlock& block) {
+void TileProducts<T>::begin_block(const LogitBlock& block, const std::vector<at::Tensor>& made) {
+  for (std::int64_t feature = 0; feature < tiling_.features; ++feature)
+    features_[block.slot * tiling_.features + feature] =
+        !made.empty() ? made[feature] : pass_.hidden.narrow(0, feature * tiling_.size + block.begin, block.rows);
   if (!weight_touched_.empty()) weight_touched_[block.slot] = 1;
 }
 

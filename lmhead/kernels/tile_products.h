@@ -37,7 +37,8 @@ class TileProducts {
   TileProducts(const LogitPass& pass, const LogitTiling& tiling, at::ScalarType weight_sum_type);
   virtual ~TileProducts() = default;
 
-  virtual void begin_block(const LogitBlock& block);
+  /// `made`, C times [rows, D], are the block's features where the pass itself has none.
+  virtual void begin_block(const LogitBlock& block, const std::vector<at::Tensor>& made);
   /// `logits` [rows, columns] = features times the tile's weight, transposed.
   virtual void form_logits(const LogitBlock& block, std::int64_t tile, std::int64_t worker,
                            const at::Tensor& logits) = 0;
@@ -55,6 +56,9 @@ class TileProducts {
   Wide* hidden_sum(std::int64_t worker, std::int64_t feature) {
     return hidden_sums_.template mutable_data_ptr<Wide>() +
            (worker * tiling_.features + feature) * tiling_.rows * tiling_.width;
+  }
+  at::Tensor hidden_sum_of(std::int64_t worker, std::int64_t feature, std::int64_t rows) const {
+    return hidden_sums_.select(0, worker).select(0, feature).narrow(0, 0, rows);
   }
   bool has_hidden(std::int64_t worker, std::int64_t feature) const {
     return hidden_touched_[worker * tiling_.features + feature] != 0;
@@ -80,9 +84,9 @@ class TileProducts {
     holds = std::exchange(hidden_touched_[worker * tiling_.features + feature], 1) != 0;
     return hidden_sum(worker, feature);
   }
-  /// Where the block's rows begin in the features that the tile's words see.
-  std::int64_t features_begin(const LogitBlock& block, std::int64_t feature) const {
-    return feature * tiling_.size + block.begin;
+  /// The block's rows [rows, D] of the features that the tile's words see.
+  const at::Tensor& features_of(const LogitBlock& block, std::int64_t tile) const {
+    return features_[block.slot * tiling_.features + tiling_.feature_of[tile]];
   }
   /// Tiles of the weight's sum as the caller wants them.
   virtual void turn_weight_back() {}
@@ -91,6 +95,7 @@ class TileProducts {
   const LogitTiling& tiling_;
   const vector::LogitKernels<T, Wide>& kernels_ = logit_kernels<T>();
   at::Tensor hidden_sums_, weight_sums_;  // [workers, features, rows, D], [slots, V, D]
+  std::vector<at::Tensor> features_;      // [slots, features], of the blocks at work
   std::vector<char> hidden_touched_;      // [workers, features]: whether there is anything to add up
   std::vector<char> weight_touched_;      // [slots]
 };

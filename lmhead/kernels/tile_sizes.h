@@ -27,6 +27,9 @@ constexpr std::int64_t rows_per_chunk(std::int64_t vocab_size) {
 }
 /// Where not even this many rows would fit into the block, logits are recomputed instead.
 constexpr std::int64_t kFewestRowsPerBlock = 64;
+/// Numbers [rows, D] of features that are made at once (made_rows.h): what their making leaves on the way to the gradient
+/// is several times that.
+constexpr std::int64_t kMadeElements = std::int64_t{1} << 16;
 /// Up to these sizes threads share out rows, each with a weight gradient of its own; beyond, they share out the
 /// vocabulary.
 constexpr std::int64_t kSharedRowsVocabularyLimit = 8192;

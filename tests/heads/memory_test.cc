@@ -48,6 +48,29 @@ TEST(HeadMemory, OfATrainingStepIsThatOfTheLinearHeadAndWhatTheHeadSays) {
   }
 }
 
+/// Bytes at the peak beyond the gradients of parameters and inputs.
+double peak_beyond_gradients(const char* type, const Json& options, const Shape& shape) {
+  Case one;
+  one.options = options;
+  Bench bench(type, one, shape);
+  std::int64_t of_inputs = bench.hidden.numel();
+  for (const at::Tensor& layer : bench.layers) of_inputs += layer.numel();
+  return double(training_peak(bench) - bytes_of(bench.all) - 4 * of_inputs);
+}
+
+TEST(HeadMemory, WhatIsMadeForEveryTokenIsMadeForABlockOfTokens) {
+  at::set_num_threads(1);
+  constexpr Shape kMany = {8192, 8192, 128};
+  const double features = 4.0 * 16 * kMany.rows * kMany.hidden_size;  // of 16 blocks of words
+  EXPECT_LT(peak_beyond_gradients("depth_tapped", Json{{"blocks", 16}}, kMany),
+            peak_beyond_gradients("linear", Json::object(), kMany) + 0.75 * features);
+  constexpr Shape kLong = {4096, 8192, 32};
+  const double products = 4.0 * kLong.rows * kLong.rows / 2;  // of two sequences
+  EXPECT_LT(peak_beyond_gradients("multi_facet", Json::object(), kLong),
+            peak_beyond_gradients("linear", Json::object(), kLong) + 2 * products);
+  at::set_num_threads(2);
+}
+
 TEST(HeadMemory, TokenLossesKeepNoLogits) {
   constexpr Shape kShape = {512, 32768, 8};
   for (const HeadKind& kind : head_kinds()) {

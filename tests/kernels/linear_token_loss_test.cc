@@ -83,6 +83,14 @@ at::Tensor bent(const at::Tensor& logits, const at::Tensor& slopes, double step)
   return sum;
 }
 
+/// Rows that are made of `source` [n, D] and `gains` [C + 1, D]: features tanh(source gain_c) of C runs of words, and
+/// the further number source . gain_C.
+MadeRows::Block some_rows(const at::Tensor& source, const at::Tensor& gains) {
+  std::vector<at::Tensor> features;
+  for (std::int64_t index = 0; index + 1 < gains.size(0); ++index) features.push_back((source * gains[index]).tanh());
+  return {features, (source * gains[gains.size(0) - 1]).sum(1, /*keepdim=*/true)};
+}
+
 struct TokenLossCase {
   at::ScalarType type;
   std::int64_t tokens, rows, vocab_size, width;
@@ -92,6 +100,7 @@ struct TokenLossCase {
   std::vector<std::int64_t> feature_ends = {};
   std::int64_t ranges = 0;
   bool unit_rows = false;
+  bool made = false;  // by some_rows, from what is otherwise hidden and further
 };
 
 void compare(const TokenLossCase& one) {
@@ -109,6 +118,16 @@ void compare(const TokenLossCase& one) {
                            .loss = [&one](std::int64_t, const TokenTerms& terms,
                                           const TokenSlopes& by) { return some_loss(one.rows, one.ranges, terms, by); },
                            .feature_ends = one.feature_ends};
+  std::vector<at::Tensor> inputs = {problem.hidden, problem.map.weight, problem.further};
+  if (one.made) {
+    inputs[0] = drawn({one.tokens, one.width}, one.type), inputs[2] = drawn({features + 1, one.width}, one.type);
+    problem.hidden = problem.further = at::Tensor();
+    problem.made = {.by_token = {inputs[0]},
+                    .shared = {inputs[2]},
+                    .make = [](std::int64_t, std::int64_t, const MadeRows::Tensors& tokens,
+                               const MadeRows::Tensors& shared) { return some_rows(tokens[0], shared[0]); },
+                    .further_count = 1};
+  }
   const at::Tensor ranges = at::zeros({one.tokens, one.ranges, 2}, at::kLong);
   for (std::int64_t index = 0; index < one.tokens * one.ranges; ++index) {
     std::int64_t* words = ranges.mutable_data_ptr<std::int64_t>() + 2 * index;
@@ -142,13 +161,14 @@ void compare(const TokenLossCase& one) {
   }
 
   // In float64 from the same numbers.
-  std::vector<at::Tensor> inputs = {problem.hidden, problem.map.weight, problem.further}, exact;
+  std::vector<at::Tensor> exact;
   if (one.bias) inputs.push_back(problem.map.bias);
   if (one.pieces > 0) inputs.push_back(problem.slopes);
   for (const at::Tensor& input : inputs) exact.push_back(input.detach().to(at::kDouble).requires_grad_());
   const at::Tensor lengths = (exact[1].square().sum(1, /*keepdim=*/true) + 1e-12 * double(one.width)).sqrt();
   const LinearMap map{one.unit_rows ? exact[1] / lengths : exact[1], one.bias ? exact[3] : at::Tensor(), one.transform};
-  at::Tensor straight = linear_logits(exact[0], map);
+  const MadeRows::Block given = one.made ? some_rows(exact[0], exact[2]) : MadeRows::Block{{exact[0]}, exact[2]};
+  at::Tensor straight = linear_logits(at::cat(given.features), map);
   if (features > 1) {
     std::vector<at::Tensor> parts;
     for (std::int64_t index = 0, begin = 0; index < features; begin = one.feature_ends[index++])
@@ -157,7 +177,7 @@ void compare(const TokenLossCase& one) {
   }
   const at::Tensor logits =
       (one.pieces > 0 ? bent(straight, exact.back(), problem.knot_step) : straight).masked_fill(absent, -INFINITY);
-  const at::Tensor want = plain_loss(logits, problem.targets, exact[2], ranges);
+  const at::Tensor want = plain_loss(logits, problem.targets, given.further, ranges);
 
   // A logit's rounding is multiplied by the slope of its piece, and is a relative error of its probability.
   const double steepest = one.pieces > 0 ? std::max(1.0, problem.slopes.max().item<double>()) : 1;
@@ -236,6 +256,52 @@ TEST(LinearTokenLoss, RowsCountAtLengthOne) {
   }
 }
 
+TEST(LinearTokenLoss, RowsMayBeMadeBlockByBlock) {
+  for (const at::ScalarType type : {at::kFloat, at::kDouble, at::kBFloat16}) {
+    compare({.type = type, .tokens = 7, .rows = 1, .vocab_size = 13, .width = 5, .bias = true, .made = true});
+    compare(
+        {type, 1100, 1, 900, 9, true, true, {.scale = 0.5}, 0, {1, 577, 900}, 3, false, true});  // threads share rows
+    compare(
+        {type, 520, 1, 8200, 5, false, false, {.softcap = 3}, 0, {100, 8200}, 0, false, true});  // and the vocabulary
+  }
+  at::set_num_threads(1);
+  compare({at::kFloat, 1100, 1, 900, 9, true, true, {.scale = 0.5}, 0, {1, 577, 900}, 3, false, true});
+  at::set_num_threads(2);
+}
+
+TEST(LinearTokenLoss, WhatRowsAreMadeOfNeedNoGradient) {
+  // One input of each kind alone has a gradient, or the weight has.
+  const at::Tensor targets = at::arange(6);
+  for (int which = 0; which < 3; ++which) {
+    std::vector<at::Tensor> inputs = {at::ones({6, 4}) * 0.3, at::ones({2, 4}) * 0.5,
+                                      at::arange(28).view({7, 4}) * 0.1};
+    inputs[std::size_t(which)].requires_grad_();
+    TokenLossProblem problem{.map = {inputs[2]},
+                             .targets = targets,
+                             .loss = [](std::int64_t, const TokenTerms& terms, const TokenSlopes& by) {
+                               *by.logsumexp = 1, *by.target_logit = -1, by.further[0] = 2;
+                               return *terms.logsumexp - *terms.target_logit + 2 * terms.further[0];
+                             }};
+    problem.made = {.by_token = {inputs[0]},
+                    .shared = {inputs[1]},
+                    .make = [](std::int64_t, std::int64_t, const MadeRows::Tensors& tokens,
+                               const MadeRows::Tensors& shared) { return some_rows(tokens[0], shared[0]); },
+                    .further_count = 1};
+    for (const Reduction reduction : {Reduction::kNone, Reduction::kSum}) {
+      inputs[std::size_t(which)].mutable_grad() = at::Tensor();
+      linear_token_loss(problem, reduction).sum().backward();
+      const at::Tensor got = inputs[std::size_t(which)].grad().clone();
+      inputs[std::size_t(which)].mutable_grad() = at::Tensor();
+      const MadeRows::Block rows = some_rows(inputs[0], inputs[1]);
+      const at::Tensor logits = rows.features[0].matmul(inputs[2].t());
+      (at::logsumexp(logits, 1) - logits.gather(1, targets.unsqueeze(1)).squeeze(1) + 2 * rows.further.squeeze(1))
+          .sum()
+          .backward();
+      EXPECT_TRUE(at::allclose(got, inputs[std::size_t(which)].grad(), 1e-5, 1e-6)) << which << "\n" << got;
+    }
+  }
+}
+
 TEST(LinearTokenLoss, RangesHaveLogsumexpsOfTheirOwn) {
   for (const at::ScalarType type : {at::kFloat, at::kDouble, at::kBFloat16}) {
     compare({type, 7, 1, 13, 5, true, false, {}, 0, {}, 2});
@@ -279,6 +345,8 @@ TEST(LinearTokenLoss, RefusesWhatDoesNotFit) {
   EXPECT_ERROR(run(ids + 5, {weight}, further), "targets must lie in [0, 5), got 5");
   EXPECT_ERROR(run(ids, {at::zeros({5, 3})}, further), "weight must be Float [V, 4]");
   EXPECT_ERROR(run(ids, {weight}, at::zeros({2, 1})), "further must be [3, S], got [2, 1]");
+  EXPECT_ERROR(linear_token_loss({.map = {weight}, .targets = ids, .further = further, .loss = loss}, Reduction::kMean),
+               "hidden must be defined where no rows are made, and only there");
   TokenLossProblem wrong{hidden, {weight}, ids, further, loss};
   wrong.feature_ends = {3, 4};
   EXPECT_ERROR(linear_token_loss(wrong, Reduction::kMean), "feature_ends must ascend to V = 5, got [3, 4]");
