@@ -118,6 +118,19 @@ void GradientRetention::add_sums(const at::Tensor& sums) {
   step_square_ += sums[4].item<double>();
 }
 
+namespace {
+
+/// Of tokens with a target so many, evenly spaced; 0: all.
+at::Tensor chosen_rows(const at::Tensor& hidden, const at::Tensor& targets, const HeadSpace& space,
+                       std::int64_t tokens) {
+  const at::Tensor rows = rows_with_target(hidden, targets, space.hidden_size(), space.vocab_size(), kWho);
+  const std::int64_t count = rows.size(0);
+  if (tokens == 0 || tokens >= count) return rows;
+  return rows.index_select(0, at::arange(tokens, rows.options()).mul(count).floor_divide(tokens));
+}
+
+}  // namespace
+
 GradientRetentionResult measure_gradient_retention(const LinearMap& map, const at::Tensor& hidden,
                                                    const at::Tensor& targets, const GradientRetentionOptions& options,
                                                    const TokenStatistics* statistics) {
@@ -126,12 +139,22 @@ GradientRetentionResult measure_gradient_retention(const LinearMap& map, const a
   if (statistics) how.amplified_rounding = kRoundingOfTrainingPass;
   GradientRetention retention(map, how);
   const HeadSpace& space = retention.head_space();
-  at::Tensor rows = rows_with_target(hidden, targets, space.hidden_size(), space.vocab_size(), kWho);
-  const std::int64_t count = rows.size(0);
-  if (options.tokens > 0 && options.tokens < count)
-    rows = rows.index_select(0, at::arange(options.tokens, rows.options()).mul(count).floor_divide(options.tokens));
+  const at::Tensor rows = chosen_rows(hidden, targets, space, options.tokens);
   if (statistics && !space.through_basis()) retention.add(space.energies(select_rows(*statistics, rows)));
   else retention.update(select_rows(hidden, rows), select_rows(targets, rows));
+  return retention.compute();
+}
+
+GradientRetentionResult measure_gradient_retention(const SharedWords& words, const at::Tensor& hidden,
+                                                   const at::Tensor& targets, const GradientRetentionOptions& options) {
+  at::NoGradGuard no_grad;
+  GradientRetention retention(words.map, options.head_space, words.processes);
+  const HeadSpace& space = retention.head_space();
+  const at::Tensor rows = chosen_rows(hidden, targets, space, options.tokens);
+  const SharedWords differentiated{space.differentiated_map(), words.vocab_size, words.processes};
+  retention.add(space.energies_of_features(shared_words_statistics(space.features(select_rows(hidden, rows)),
+                                                                   differentiated, select_rows(targets, rows),
+                                                                   TokensOf::kAllProcesses, /*with_gradient=*/true)));
   return retention.compute();
 }
 

@@ -8,6 +8,7 @@
 
 #include "lmhead/base/options.h"
 #include "lmhead/diagnose/head_space.h"
+#include "lmhead/heads/shared_words.h"
 
 namespace lmhead {
 
@@ -76,5 +77,10 @@ GradientRetentionResult measure_gradient_retention(const LinearMap& map, const a
                                                    const at::Tensor& targets,
                                                    const GradientRetentionOptions& options = {},
                                                    const TokenStatistics* statistics = nullptr);
+
+/// The same of a map of which each of several processes has the rows of its words: all call it with the same tokens. W
+/// is not gathered: what travels is D x D and N x D.
+GradientRetentionResult measure_gradient_retention(const SharedWords& words, const at::Tensor& hidden,
+                                                   const at::Tensor& targets, const GradientRetentionOptions& options);
 
 }  // namespace lmhead

@@ -9,7 +9,6 @@
 #include "lmhead/base/error.h"
 #include "lmhead/heads/head_list.h"
 #include "lmhead/heads/mapped_head.h"
-#include "lmhead/kernels/linear_cross_entropy.h"
 
 namespace lmhead {
 namespace {
@@ -79,6 +78,7 @@ class LinearHead : public MappedHead {
         transform_(transform_of(options, context.hidden_size)),
         mean_row_penalty_(options.mean_row_penalty),
         center_rows_(options.center_rows) {
+    word_processes_ = context.word_processes;
     const bool is_tied = bool(context.tied_embedding);
     require(!is_tied || !options.initializer_range, "head",
             "head.initializer_range must be null where model.tie_word_embeddings is true: the embedding has its own");
@@ -115,6 +115,10 @@ class LinearHead : public MappedHead {
     return LinearMap{weight_->value.detach(), bias_ ? bias_->value.detach() : at::Tensor(), transform_};
   }
   ParameterPtr own_matrix() const override { return embedding_ ? nullptr : if_own(weight_); }
+  ParameterList word_rows() const override {
+    if (!own_matrix() || mean_row_penalty_ > 0 || center_rows_) return {};
+    return bias_ ? ParameterList{weight_, bias_} : ParameterList{weight_};
+  }
   double flops_per_token(std::int64_t) const override { return 6 * double(vocab_size()) * double(hidden_size()); }
   void after_update(const StepContext& step) override {
     at::NoGradGuard no_grad;
@@ -146,13 +150,9 @@ class LinearHead : public MappedHead {
   }
   TrainingLoss compute_training_loss(const HeadInput& input, const at::Tensor& targets, const LossOptions& options,
                                      TokenStatistics* statistics) const override {
-    const LinearCrossEntropyOptions terms{.label_smoothing = options.label_smoothing, .z_loss = options.z_loss};
     LinearMap map = working_map();
     map.weight = trained_weight(input.step);
-    if (!statistics) return with_penalty(linear_cross_entropy(input.hidden, map, targets, terms), input.step);
-    auto result = linear_cross_entropy_with_statistics(input.hidden, map, targets, terms);
-    *statistics = std::move(result.statistics);
-    return with_penalty(result.loss, input.step);
+    return with_penalty(cross_entropy(input.hidden, map, targets, options, statistics), input.step);
   }
   TrainingLoss with_penalty(const at::Tensor& loss, const StepContext& step) const {
     if (mean_row_penalty_ == 0) return {loss, {}};

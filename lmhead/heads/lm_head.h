@@ -14,6 +14,7 @@
 #include "lmhead/base/options.h"
 #include "lmhead/heads/head_input.h"
 #include "lmhead/kernels/linear_map.h"
+#include "lmhead/processes/processes.h"
 
 namespace lmhead {
 
@@ -72,6 +73,12 @@ class LmHead {
   virtual std::optional<LinearMap> linear_map() const { return std::nullopt; }
   /// The matrix of that map where it is a parameter of this head alone, else null.
   virtual ParameterPtr own_matrix() const { return nullptr; }
+  /// Parameters with a row a word of the vocabulary, where several processes may each have the rows of their words
+  /// alone (HeadContext::word_processes); else none.
+  virtual ParameterList word_rows() const { return {}; }
+  /// Whether all of it is here. Of a head whose words are shared out only training losses and scores of tokens can be
+  /// asked for, by all processes together.
+  virtual bool is_whole() const { return true; }
   /// Floating-point operations of training on one token of a sequence so long, forward and backward: 6 for every number
   /// of a matrix that features are multiplied by (2 forward, 4 backward); elementwise work is left out.
   virtual double flops_per_token(std::int64_t sequence_length) const;
@@ -133,7 +140,8 @@ struct HeadContext {
   std::function<std::vector<std::string>()> token_bytes =
       {};  // the bytes of text that each id stands for, fewer than V where the rest stand for none; may be empty
   std::function<at::Tensor(const std::string& path)> read_trained_matrix =
-      {};  // [V, D] the head's matrix of a model.safetensors of a checkpoint; may be empty
+      {};                         // [V, D] the head's matrix of a model.safetensors of a checkpoint; may be empty
+  Processes word_processes = {};  // that each have the rows of their words of `word_rows`, which `source` then gives
 
   ParameterPtr parameter(const std::string& name, const std::vector<std::int64_t>& shape,
                          const Initializer& initializer, ParameterKind kind = ParameterKind::kHead) const {

@@ -27,6 +27,7 @@ class LowRankHead : public MappedHead {
             "low_rank must have model.tie_word_embeddings = false, got true: A and B are not the embedding");
     require(options.rank <= context.hidden_size, "head", "head.rank must be at most hidden_size ", context.hidden_size,
             ", got ", options.rank);
+    word_processes_ = context.word_processes;
     const double range = context.initializer_range;
     // B keeps the scale of its input, A has the dense head's scale times sqrt(D / k): initial logits are then
     // distributed as the dense head's are, whatever the rank.
@@ -41,6 +42,7 @@ class LowRankHead : public MappedHead {
     at::NoGradGuard no_grad;
     return LinearMap{at::mm(up_->value, down_->value)};
   }
+  ParameterList word_rows() const override { return {up_}; }
   double memory_per_token(std::int64_t) const override { return 2 * double(down_->value.size(0)); }
 
  private:

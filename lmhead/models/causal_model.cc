@@ -8,7 +8,7 @@
 namespace lmhead {
 CausalModel::CausalModel(const DecoderOptions& options, const HeadSpecification& specification, std::int64_t vocab_size,
                          const ParameterSource& source, const std::function<at::Tensor()>& token_counts,
-                         const std::function<std::vector<std::string>()>& token_bytes)
+                         const std::function<std::vector<std::string>()>& token_bytes, const Processes& word_processes)
     : decoder(options.specification(vocab_size), source),
       head(specification.make({.hidden_size = options.hidden_size,
                                .vocab_size = vocab_size,
@@ -18,7 +18,8 @@ CausalModel::CausalModel(const DecoderOptions& options, const HeadSpecification&
                                .num_hidden_layers = options.num_hidden_layers,
                                .token_counts = token_counts,
                                .token_bytes = token_bytes,
-                               .read_trained_matrix = read_trained_matrix})) {}
+                               .read_trained_matrix = read_trained_matrix,
+                               .word_processes = word_processes})) {}
 
 CausalModel::CausalModel(const DecoderOptions& options, const HeadSpecification& specification, std::int64_t vocab_size,
                          std::uint64_t seed)

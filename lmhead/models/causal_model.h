@@ -19,10 +19,11 @@ class CausalModel {
   CausalModel(const DecoderOptions& options, const HeadSpecification& head, std::int64_t vocab_size,
               std::uint64_t seed);
   /// With the parameters of `source`. `token_counts` and `token_bytes`, which may be empty, say how often an id occurs
-  /// in the training data and what text it stands for; they are called where a head asks.
+  /// in the training data and what text it stands for; they are called where a head asks. Of several `word_processes`
+  /// each has the rows of its words of the head's `word_rows`, and `source` gives these.
   CausalModel(const DecoderOptions& options, const HeadSpecification& head, std::int64_t vocab_size,
               const ParameterSource& source, const std::function<at::Tensor()>& token_counts = {},
-              const std::function<std::vector<std::string>()>& token_bytes = {});
+              const std::function<std::vector<std::string>()>& token_bytes = {}, const Processes& word_processes = {});
 
   Decoder decoder;
   std::unique_ptr<LmHead> head;

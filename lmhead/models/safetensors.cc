@@ -46,16 +46,22 @@ constexpr std::size_t kReadAheadBytes = 1 << 20;
 using NamedTensors = std::vector<std::pair<std::string, at::Tensor>>;
 
 /// Indices of the tensors, wider element types first, otherwise in the order given.
-std::vector<std::size_t> order_by_width(const NamedTensors& tensors) {
+std::vector<std::size_t> order_by_width(const std::vector<TensorPieces>& tensors) {
   std::vector<std::size_t> order(tensors.size());
   std::iota(order.begin(), order.end(), 0);
-  std::stable_sort(order.begin(), order.end(),
-                   [&](auto a, auto b) { return tensors[a].second.element_size() > tensors[b].second.element_size(); });
+  std::ranges::stable_sort(order, std::ranges::greater(),
+                           [&](std::size_t index) { return c10::elementSize(tensors[index].type); });
   return order;
 }
 
+std::uint64_t bytes_of(const TensorPieces& tensor) {
+  std::uint64_t bytes = c10::elementSize(tensor.type);
+  for (const std::int64_t size : tensor.shape) bytes *= std::uint64_t(size);
+  return bytes;
+}
+
 /// The header's JSON text, padded with spaces so that the data begins at a multiple of 8.
-std::string header_text(const NamedTensors& tensors, const std::vector<std::size_t>& order,
+std::string header_text(const std::vector<TensorPieces>& tensors, const std::vector<std::size_t>& order,
                         const std::map<std::string, std::string>& metadata, const std::string& file) {
   std::string text = "{";
   const auto quote = [&](const std::string& value) {
@@ -77,13 +83,13 @@ std::string header_text(const NamedTensors& tensors, const std::vector<std::size
   std::uint64_t begin = 0;
   const char* comma = "";
   for (const std::size_t index : order) {
-    const auto& [name, tensor] = tensors[index];
+    const TensorPieces& tensor = tensors[index];
+    const std::string& name = tensor.name;
     require(name != "__metadata__", "safetensors", file, ": a tensor must have another name than __metadata__, got it");
-    add({std::exchange(comma, ","), quote(name), ":{\"dtype\":\"", safetensors_dtype(tensor.scalar_type()),
-         "\",\"shape\":["});
+    add({std::exchange(comma, ","), quote(name), ":{\"dtype\":\"", safetensors_dtype(tensor.type), "\",\"shape\":["});
     const char* between = "";
-    for (const std::int64_t size : tensor.sizes()) add({std::exchange(between, ","), std::to_string(size)});
-    const std::uint64_t end = begin + tensor.nbytes();
+    for (const std::int64_t size : tensor.shape) add({std::exchange(between, ","), std::to_string(size)});
+    const std::uint64_t end = begin + bytes_of(tensor);
     add({"],\"data_offsets\":[", std::to_string(begin), ",", std::to_string(end), "]}"});
     begin = end;
   }
@@ -210,6 +216,11 @@ std::string write_safetensors(const std::filesystem::path& path, const NamedTens
   for (const auto& [name, tensor] : tensors) {
     require(tensor.defined(), "safetensors", path.string(), ": tensor \"", name, "\" must be defined, got nothing");
   }
+  return write_pieces(path, in_one_piece(tensors), metadata);
+}
+
+std::string write_pieces(const std::filesystem::path& path, const std::vector<TensorPieces>& tensors,
+                         const std::map<std::string, std::string>& metadata) {
   const std::vector<std::size_t> order = order_by_width(tensors);
   const std::string header = header_text(tensors, order, metadata, path.string());
   return replace_file_atomic(path, [&](const auto& write) {
@@ -217,10 +228,29 @@ std::string write_safetensors(const std::filesystem::path& path, const NamedTens
     write(&length, sizeof length);
     write(header.data(), header.size());
     for (const std::size_t index : order) {
-      const at::Tensor plain = tensors[index].second.detach().cpu().contiguous();
-      if (plain.nbytes() > 0) write(plain.const_data_ptr(), plain.nbytes());
+      std::uint64_t left = bytes_of(tensors[index]);
+      tensors[index].give([&](const at::Tensor& piece) {
+        const at::Tensor plain = piece.detach().cpu().contiguous();
+        require(plain.nbytes() <= left, "safetensors", path.string(), ": the pieces of \"", tensors[index].name,
+                "\" must be the tensor together, got ", plain.nbytes() - left, " bytes more");
+        left -= plain.nbytes();
+        if (plain.nbytes() > 0) write(plain.const_data_ptr(), plain.nbytes());
+      });
+      require(left == 0, "safetensors", path.string(), ": the pieces of \"", tensors[index].name,
+              "\" must be the tensor together, got ", left, " bytes less");
     }
   });
+}
+
+std::vector<TensorPieces> in_one_piece(const NamedTensors& tensors) {
+  std::vector<TensorPieces> pieces;
+  for (const auto& [name, tensor] : tensors)
+    pieces.push_back({name, tensor.scalar_type(), tensor.sizes().vec(), [tensor](const auto& use) { use(tensor); }});
+  return pieces;
+}
+
+void give_in_file_order(const std::vector<TensorPieces>& tensors) {
+  for (const std::size_t index : order_by_width(tensors)) tensors[index].give([](const at::Tensor&) {});
 }
 
 }  // namespace lmhead

@@ -15,6 +15,7 @@
 #include "lmhead/base/files.h"
 #include "lmhead/base/input_file.h"
 #include "lmhead/models/safetensors_header.h"
+#include "lmhead/models/tensor_pieces.h"
 
 namespace lmhead {
 
@@ -75,5 +76,8 @@ std::string_view safetensors_dtype(at::ScalarType type);
 std::string write_safetensors(const std::filesystem::path& path,
                               const std::vector<std::pair<std::string, at::Tensor>>& tensors,
                               const std::map<std::string, std::string>& metadata = {});
+/// The same of tensors that come in pieces. Memory: a piece.
+std::string write_pieces(const std::filesystem::path& path, const std::vector<TensorPieces>& tensors,
+                         const std::map<std::string, std::string>& metadata = {});
 
 }  // namespace lmhead

@@ -16,8 +16,8 @@ at::Tensor call(const char* name, torch::jit::Stack arguments) {
 
 }  // namespace
 
-void begin_sum(const at::Tensor& tensor, const std::string& group) {
-  call("_c10d_functional::all_reduce_", {tensor, std::string("sum"), group});
+void begin_reduction(const at::Tensor& tensor, const std::string& what, const std::string& group) {
+  call("_c10d_functional::all_reduce_", {tensor, what, group});
 }
 
 at::Tensor begin_scattered_sum(const at::Tensor& tensor, std::int64_t size, const std::string& group) {
@@ -26,6 +26,10 @@ at::Tensor begin_scattered_sum(const at::Tensor& tensor, std::int64_t size, cons
 
 at::Tensor begin_gather(const at::Tensor& tensor, std::int64_t size, const std::string& group) {
   return call("_c10d_functional::all_gather_into_tensor", {tensor, size, group});
+}
+
+at::Tensor begin_broadcast(const at::Tensor& tensor, std::int64_t rank, const std::string& group) {
+  return call("_c10d_functional::broadcast", {tensor, rank, group});
 }
 
 void wait(const at::Tensor& tensor) { call("_c10d_functional::wait_tensor", {tensor}); }

@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "lmhead/processes/collectives.h"
+#include "lmhead/processes/ring.h"
 
 namespace lmhead {
 namespace {
@@ -79,8 +80,23 @@ std::vector<at::Tensor> rows_of_all(const Processes& processes, const at::Tensor
 }  // namespace
 
 Processes::Processes(std::string group, std::int64_t rank, std::int64_t size)
-    : group_(std::move(group)), rank_(rank), size_(size), seconds_(std::make_shared<double>(0)) {
+    : group_(std::move(group)), rank_(rank), size_(size), spent_(std::make_shared<Spent>()) {
   require(size >= 1 && rank >= 0 && rank < size, kWho, "a rank must be from 0 to ", size - 1, ", got ", rank);
+}
+
+void Processes::send_sum(const at::Tensor& tensor, const char* what) const {
+  spent_->bytes += ring_bytes(RingRounds::kSum, double(tensor.nbytes()), size_);
+  timed(spent_->seconds, [&] { collectives::begin_reduction(tensor, what, group_); });
+}
+
+at::Tensor Processes::send_lines(const at::Tensor& lines) const {
+  spent_->bytes += ring_bytes(RingRounds::kScatteredSum, double(lines.nbytes()), size_);
+  return timed(spent_->seconds, [&] { return collectives::begin_scattered_sum(lines, size_, group_); });
+}
+
+at::Tensor Processes::send_own(const at::Tensor& own) const {
+  spent_->bytes += ring_bytes(RingRounds::kGather, double(own.nbytes()) * double(size_), size_);
+  return timed(spent_->seconds, [&] { return collectives::begin_gather(own, size_, group_); });
 }
 
 void Processes::sum(const std::vector<at::Tensor>& tensors) const {
@@ -91,11 +107,11 @@ void Processes::sum(const std::vector<at::Tensor>& tensors) const {
     std::vector<at::Tensor> flat;
     for (const at::Tensor& tensor : bucket) flat.push_back(tensor.reshape({-1}));
     const at::Tensor buffer = at::cat(flat);
-    timed(*seconds_, [&] { collectives::begin_sum(buffer, group_); });
+    send_sum(buffer, "sum");
     sent.emplace_back(std::move(bucket), buffer);
   }
   for (const auto& [bucket, buffer] : sent) {
-    timed(*seconds_, [&] { collectives::wait(buffer); });
+    wait(buffer);
     std::int64_t first = 0;
     for (const at::Tensor& tensor : bucket) {
       at::Tensor into = tensor;
@@ -109,11 +125,28 @@ at::Tensor Processes::sum(const at::Tensor& tensor) const {
   if (alone()) return tensor;
   at::NoGradGuard no_grad;
   const at::Tensor result = tensor.detach().clone(at::MemoryFormat::Contiguous);
-  timed(*seconds_, [&] {
-    collectives::begin_sum(result, group_);
-    collectives::wait(result);
-  });
+  send_sum(result, "sum");
+  wait(result);
   return result;
+}
+
+at::Tensor Processes::max(const at::Tensor& tensor) const {
+  if (alone()) return tensor;
+  at::NoGradGuard no_grad;
+  const at::Tensor result = tensor.detach().clone(at::MemoryFormat::Contiguous);
+  send_sum(result, "max");
+  wait(result);
+  return result;
+}
+
+at::Tensor Processes::from(std::int64_t rank, const at::Tensor& tensor) const {
+  if (alone()) return tensor;
+  at::NoGradGuard no_grad;
+  spent_->bytes += ring_bytes(RingRounds::kBroadcast, double(tensor.nbytes()), size_);
+  const at::Tensor all =
+      timed(spent_->seconds, [&] { return collectives::begin_broadcast(tensor.detach().contiguous(), rank, group_); });
+  wait(all);
+  return all;
 }
 
 double Processes::sum(double value) const { return alone() ? value : sum(tensor_of({value})).item<double>(); }
@@ -124,11 +157,9 @@ at::Tensor Processes::gather(const at::Tensor& own) const {
   if (alone()) return own.unsqueeze(0);
   at::NoGradGuard no_grad;
   const at::Tensor sent = own.detach().contiguous().unsqueeze(0);
-  return timed(*seconds_, [&] {
-    const at::Tensor all = collectives::begin_gather(sent, size_, group_);
-    collectives::wait(all);
-    return all;
-  });
+  const at::Tensor all = send_own(sent);
+  wait(all);
+  return all;
 }
 
 std::vector<std::vector<double>> Processes::gather(const std::vector<double>& own) const {
@@ -150,21 +181,21 @@ at::Tensor Processes::gather_rows(const at::Tensor& own) const {
 }
 
 void Processes::begin_sum(const at::Tensor& tensor) const {
-  if (!alone()) timed(*seconds_, [&] { collectives::begin_sum(tensor, group_); });
+  if (!alone()) send_sum(tensor, "sum");
 }
 
 at::Tensor Processes::begin_sum_of_lines(const at::Tensor& lines) const {
   if (alone()) return lines[0];
-  return timed(*seconds_, [&] { return collectives::begin_scattered_sum(lines, size_, group_); }).squeeze(0);
+  return send_lines(lines).squeeze(0);
 }
 
 at::Tensor Processes::begin_gather(const at::Tensor& own) const {
   if (alone()) return own.unsqueeze(0);
-  return timed(*seconds_, [&] { return collectives::begin_gather(own.unsqueeze(0), size_, group_); });
+  return send_own(own.unsqueeze(0));
 }
 
 void Processes::wait(const at::Tensor& sent) const {
-  if (!alone()) timed(*seconds_, [&] { collectives::wait(sent); });
+  if (!alone()) timed(spent_->seconds, [&] { collectives::wait(sent); });
 }
 
 std::vector<std::string> Processes::gather_texts(const std::string& own) const {

@@ -44,6 +44,10 @@ class Processes {
   at::Tensor sum(const at::Tensor& tensor) const;
   double sum(double value) const;
   bool any(bool value) const;
+  /// The largest over processes of each number of `tensor`, which is left as it is.
+  at::Tensor max(const at::Tensor& tensor) const;
+  /// What the process `rank` has, in all of them; `tensor` is of its shape and type in each.
+  at::Tensor from(std::int64_t rank, const at::Tensor& tensor) const;
 
   /// [P, ...]: every process's, which are of one shape and type.
   at::Tensor gather(const at::Tensor& own) const;
@@ -71,14 +75,22 @@ class Processes {
   void wait(const at::Tensor& sent) const;
 
   /// Seconds that this process has spent sending, and waiting for others, so far.
-  double seconds() const { return seconds_ ? *seconds_ : 0; }
+  double seconds() const { return spent_ ? spent_->seconds : 0; }
+  /// Bytes that it has sent so far, if everything goes round in a ring (ring.h).
+  double sent_bytes() const { return spent_ ? spent_->bytes : 0; }
 
  private:
+  struct Spent {
+    double seconds = 0, bytes = 0;
+  };
   std::vector<std::string> gather_texts(const std::string& own) const;
+  void send_sum(const at::Tensor& tensor, const char* what) const;
+  at::Tensor send_lines(const at::Tensor& lines) const;
+  at::Tensor send_own(const at::Tensor& own) const;
 
   std::string group_;
   std::int64_t rank_ = 0, size_ = 1;
-  std::shared_ptr<double> seconds_;
+  std::shared_ptr<Spent> spent_;
 };
 
 }  // namespace lmhead

@@ -20,12 +20,18 @@ namespace {
 /// Measures gradient retention every so many steps of a run, from the training pass itself where that is float32.
 class RetentionObserver : public Observer {
  public:
-  RetentionObserver(const GradientRetentionOptions& options, bool is_float32)
-      : options_(options), is_float32_(is_float32) {}
+  /// `words`: those that each have rows of the head.
+  RetentionObserver(const GradientRetentionOptions& options, bool is_float32, const Processes& words)
+      : options_(options), is_float32_(is_float32), words_(words) {}
   std::string name() const override { return "gradient_retention"; }
   bool wants(std::int64_t step) const override { return step % options_.every == 0; }
-  bool wants_statistics() const override { return is_float32_; }
+  bool wants_statistics() const override { return is_float32_ && words_.alone(); }
+  bool is_of_all_processes() const override { return !words_.alone(); }
   Json observe(const StepView& view) override {
+    if (!words_.alone()) {
+      const SharedWords words{*view.head.linear_map(), view.head.vocab_size(), words_};
+      return to_json(measure_gradient_retention(words, view.input.hidden, view.targets, options_));
+    }
     const bool is_known = view.statistics.hidden_gradient.defined();
     return to_json(measure_gradient_retention(*view.head.linear_map(), view.input.hidden, view.targets, options_,
                                               is_known ? &view.statistics : nullptr));
@@ -34,6 +40,7 @@ class RetentionObserver : public Observer {
  private:
   GradientRetentionOptions options_;
   bool is_float32_;
+  Processes words_;
 };
 
 /// Diagnostics on a batch whose sequences stand for documents.
@@ -73,8 +80,8 @@ void add_observers(Trainer& trainer, const RunConfiguration& configuration) {
   const bool is_linear = trainer.model().head->linear_map().has_value();
   if (options.gradient_retention.every > 0) {
     require(is_linear, "config", "observe.gradient_retention.every must be 0 for a head that is no linear map");
-    trainer.add_observer(std::make_unique<RetentionObserver>(options.gradient_retention,
-                                                             configuration.train.training.precision == "float32"));
+    trainer.add_observer(std::make_unique<RetentionObserver>(
+        options.gradient_retention, configuration.train.training.precision == "float32", trainer.word_processes()));
   }
   if (options.diagnostics.every > 0 || options.diagnostics.powers_of_two) {
     const auto& chosen = options.diagnostics.chosen;
@@ -87,10 +94,11 @@ void add_observers(Trainer& trainer, const RunConfiguration& configuration) {
     trainer.add_observer(make_downstream_observer(options.downstream, configuration.train, trainer));
 }
 
-Json head_singular_values(const LmHead& head) {
+/// Computed by all of `words` together.
+Json head_singular_values(const LmHead& head, const Processes& words) {
   const auto map = head.linear_map();
   if (!map) return nullptr;
-  const at::Tensor values = HeadSpace(*map).singular_values().cpu().contiguous();
+  const at::Tensor values = HeadSpace(*map, {}, words).singular_values().cpu().contiguous();
   return std::vector<double>(values.const_data_ptr<double>(), values.const_data_ptr<double>() + values.numel());
 }
 
@@ -186,6 +194,15 @@ bool is_finished(const std::filesystem::path& folder, const Json& complete) {
   }
 }
 
+std::optional<std::string> against_sharing_words(const ObserveOptions& observe) {
+  if (observe.diagnostics.every > 0 || observe.diagnostics.powers_of_two)
+    return "observe.diagnostics must be off with parallel.vocabulary on, got some, which look at the whole head";
+  if (observe.downstream.every > 0)
+    return "observe.downstream.every must be 0 with parallel.vocabulary on, got " +
+           std::to_string(observe.downstream.every) + ", where the whole head is asked";
+  return std::nullopt;
+}
+
 RunInputs inputs_of_run(const std::filesystem::path& folder) {
   const Json summary = read_summary(folder).value_or(Json::object());
   const auto text = [](const Json& json) {
@@ -206,6 +223,10 @@ bool run_training(const Json& json, const std::filesystem::path& folder, const R
   processes.together([&] {
     configuration = read_options<RunConfiguration>(json);
     complete = write_options(*configuration);
+    std::string& vocabulary = configuration->train.parallel.vocabulary;
+    const auto against = processes.alone() ? std::nullopt : against_sharing_words(configuration->observe);
+    require(vocabulary != "on" || !against, "train", against.value_or(""));
+    if (against) vocabulary = "off";
   });
   require_one_configuration(processes, complete);
   std::unique_ptr<Trainer> trainer;
@@ -229,11 +250,14 @@ bool run_training(const Json& json, const std::filesystem::path& folder, const R
     if (processes.is_first()) record_failure(*trainer, error.what());
     throw;
   }
+  const Processes words = trainer->word_processes();
+  Json values;
+  if (!words.alone()) values = head_singular_values(*trainer->model().head, words);
   processes.together([&] {
     if (!processes.is_first()) return;
     Json summary = trainer->summary(finished ? "finished" : "stopped");
     summary["requests"] = requests;
-    const Json values = head_singular_values(*trainer->model().head);
+    if (words.alone()) values = head_singular_values(*trainer->model().head, words);
     if (!values.is_null()) summary["head_singular_values"] = values;
     trainer->folder().write_summary(summary);
   });

@@ -61,6 +61,9 @@ bool run_training(const Json& json, const std::filesystem::path& folder, const R
 /// The configuration with every default written out, checked.
 Json complete_configuration(const Json& json);
 
+/// Which observer stands against processes that each have rows of the head (parallel_layout.h), where one does.
+std::optional<std::string> against_sharing_words(const ObserveOptions& observe);
+
 /// True where the folder holds this very configuration, finished.
 bool is_finished(const std::filesystem::path& folder, const Json& complete);
 

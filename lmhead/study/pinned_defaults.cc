@@ -68,7 +68,7 @@ constexpr const char* kPinned = R"({
     "threads": null, "device": "cpu",
     "validate_every": 100, "checkpoint_every": 100, "keep_last": 2, "initial_weights": ""
   },
-  "parallel": {"optimizer": "replicated"},
+  "parallel": {"optimizer": "replicated", "vocabulary": "off"},
   "observe": {
     "downstream": {"every": 0, "requests": ""},
     "gradient_retention": {"every": 0, "tokens": 0, "rank_cutoff": null, "center_weight": false},

@@ -62,23 +62,34 @@ void require_undamaged(const fs::path& file) {
   fail("checkpoint", file.string(), " ", *damage, way_out);
 }
 
-/// Copies every tensor of a file into the tensor of the same name, or none where any does not fit.
-void read_into(const fs::path& path, const NamedTensors& tensors) {
+/// Reads what is wanted of every tensor of a file, or nothing where any does not fit.
+void read_into(const fs::path& path, const std::vector<StoredRows>& tensors) {
   at::NoGradGuard no_grad;
   require_undamaged(path);
   const SafetensorsFile file = SafetensorsFile::open(path);
   std::set<std::string> left;
   for (const std::string& name : file.names()) left.insert(name);
-  for (const auto& [name, into] : tensors) {
+  for (const auto& [name, into, shape, first_row] : tensors) {
     require(left.erase(name) == 1, "checkpoint", path.string(), " must hold a tensor ", name, ", got none");
     const SafetensorsEntry& from = file.info(name);
-    require(at::IntArrayRef(from.shape) == into.sizes() && from.dtype == safetensors_dtype(into.scalar_type()),
-            "checkpoint", path.string(), ": ", name, " must be ", safetensors_dtype(into.scalar_type()), " ",
-            into.sizes(), ", got ", from.dtype, " ", at::IntArrayRef(from.shape));
+    const auto type = safetensors_dtype(into.defined() ? into.scalar_type() : at::kFloat);
+    require(from.shape == shape && from.dtype == type, "checkpoint", path.string(), ": ", name, " must be ", type, " ",
+            at::IntArrayRef(shape), ", got ", from.dtype, " ", at::IntArrayRef(from.shape));
   }
   require(left.empty(), "checkpoint", path.string(), " must hold nothing but this model's tensors, got ",
           left.empty() ? "" : *left.begin());
-  for (const auto& [name, into] : tensors) file.read_into(name, into);
+  for (const auto& [name, into, shape, first_row] : tensors) {
+    if (!into.defined()) continue;
+    if (shape.empty() ? into.numel() == 1 : into.size(0) == shape[0]) file.read_into(name, into.view(shape));
+    else if (shape.empty()) continue;  // another process has it
+    else at::Tensor(into).copy_(file.rows(name, first_row, into.size(0)));
+  }
+}
+
+std::vector<StoredRows> all_rows_of(const NamedTensors& tensors) {
+  std::vector<StoredRows> all;
+  for (const auto& [name, tensor] : tensors) all.push_back({name, tensor, tensor.sizes().vec()});
+  return all;
 }
 
 }  // namespace
@@ -111,18 +122,23 @@ fs::path CheckpointFolder::path_of(std::int64_t step) const {
   return folder_ / name;
 }
 
-void CheckpointFolder::save(const TrainingState& state, const ParameterList& parameters, const NamedTensors& optimizer,
+void CheckpointFolder::save(const TrainingState& state, const NamedTensors& parameters, const NamedTensors& optimizer,
                             const NamedTensors& head_gradient) const {
+  save(state, in_one_piece(parameters), in_one_piece(optimizer), head_gradient);
+}
+
+void CheckpointFolder::save(const TrainingState& state, const std::vector<TensorPieces>& parameters,
+                            const std::vector<TensorPieces>& optimizer, const NamedTensors& head_gradient) const {
   make_directory(folder_);
   replace_directory_atomic(path_of(state.step), [&](const fs::path& folder) {
     std::map<std::string, std::string> hash_of;
-    const auto write = [&](const char* name, const NamedTensors& tensors,
+    const auto write = [&](const char* name, const std::vector<TensorPieces>& tensors,
                            const std::map<std::string, std::string>& metadata = {}) {
-      hash_of[name] = write_safetensors(folder / name, tensors, metadata);
+      hash_of[name] = write_pieces(folder / name, tensors, metadata);
     };
-    write(kModel, named_tensors(parameters), {{"format", "pt"}});
+    write(kModel, parameters, {{"format", "pt"}});
     write(kOptimizer, optimizer);
-    if (!head_gradient.empty()) write(kHeadGradient, head_gradient);
+    if (!head_gradient.empty()) write(kHeadGradient, in_one_piece(head_gradient));
     hash_of[kState] = write_file_atomic(folder / kState, write_options(state).dump(2) + "\n");
     write_checksums(folder, hash_of);
   });
@@ -147,13 +163,13 @@ void CheckpointFolder::settle(const TrainingState& state) const {
   if (!fs::exists(folder_ / kBest) || read_file(folder_ / kBest) != best) write_file_atomic(folder_ / kBest, best);
 }
 
-TrainingState CheckpointFolder::load(std::int64_t step, const ParameterList& parameters, Optimizer& optimizer,
+TrainingState CheckpointFolder::load(std::int64_t step, const std::vector<StoredRows>& parameters, Optimizer& optimizer,
                                      const NamedTensors& head_gradient) const {
   const fs::path folder = path_of(step);
   const TrainingState state = read_training_state(folder);
   load_parameters(folder / kModel, parameters);
-  optimizer.load([&](const NamedTensors& state) { read_into(folder / kOptimizer, state); });
-  if (!head_gradient.empty()) read_into(folder / kHeadGradient, head_gradient);
+  read_into(folder / kOptimizer, optimizer.stored_state());
+  if (!head_gradient.empty()) read_into(folder / kHeadGradient, all_rows_of(head_gradient));
   return state;
 }
 
@@ -171,7 +187,13 @@ TrainingState read_training_state(const fs::path& checkpoint) {
 }
 
 void load_parameters(const fs::path& file, const ParameterList& parameters) {
-  read_into(file, named_tensors(parameters));
+  read_into(file, stored_parameters(parameters));
+}
+
+void load_parameters(const fs::path& file, const std::vector<StoredRows>& parameters) { read_into(file, parameters); }
+
+std::vector<StoredRows> stored_parameters(const ParameterList& parameters) {
+  return all_rows_of(named_tensors(parameters));
 }
 
 }  // namespace lmhead

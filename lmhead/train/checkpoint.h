@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "lmhead/models/causal_model.h"
+#include "lmhead/models/tensor_pieces.h"
 #include "lmhead/train/optimizer.h"
 #include "lmhead/train/trained_by.h"
 
@@ -39,15 +40,16 @@ class CheckpointFolder {
 
   /// Writes a checkpoint for `state.step`, with the hash of every file, and removes those that need not stay. On an
   /// error the earlier ones are untouched. `head_gradient`: the state of rules on the head's gradients, where there is
-  /// one.
-  /// `optimizer`: the whole of its state.
-  void save(const TrainingState& state, const ParameterList& parameters, const NamedTensors& optimizer,
+  /// one. `parameters` and `optimizer`: the whole of them, in pieces or `named_tensors`.
+  void save(const TrainingState& state, const std::vector<TensorPieces>& parameters,
+            const std::vector<TensorPieces>& optimizer, const NamedTensors& head_gradient = {}) const;
+  void save(const TrainingState& state, const NamedTensors& parameters, const NamedTensors& optimizer,
             const NamedTensors& head_gradient = {}) const;
   /// The newest whole checkpoint's step.
   std::optional<std::int64_t> newest() const;
   /// Reads a checkpoint into parameters, optimiser and rules; throws where names or shapes differ, and where a file has
   /// not the hash that it was written with: the error names the file and the newest earlier checkpoint that is whole.
-  TrainingState load(std::int64_t step, const ParameterList& parameters, Optimizer& optimizer,
+  TrainingState load(std::int64_t step, const std::vector<StoredRows>& parameters, Optimizer& optimizer,
                      const NamedTensors& head_gradient = {}) const;
 
   /// Brings everything beside the checkpoints in line with the newest, whose state this is: best.json is its best, no
@@ -70,5 +72,9 @@ TrainingState read_training_state(const std::filesystem::path& checkpoint);
 /// Reads the tensors of a safetensors file into the model's parameters; throws, naming the tensor, on any that is
 /// missing, misshapen or not float32, and on any that is left over, and where a checkpoint's file is damaged.
 void load_parameters(const std::filesystem::path& file, const ParameterList& parameters);
+void load_parameters(const std::filesystem::path& file, const std::vector<StoredRows>& parameters);
+
+/// All rows of parameters, under the names that files know.
+std::vector<StoredRows> stored_parameters(const ParameterList& parameters);
 
 }  // namespace lmhead

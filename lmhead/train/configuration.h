@@ -28,6 +28,7 @@ struct TrainingOptions {
 /// How the processes of a run share the work; one alone has no use for it.
 struct ParallelOptions {
   std::string optimizer = "replicated";
+  std::string vocabulary = "off";
   void visit_fields(FieldVisitor& visitor);
 };
 

@@ -7,37 +7,27 @@
 
 namespace lmhead {
 
-GradientExchange::GradientExchange(const ParameterList& parameters, const RowShards& shards,
+GradientExchange::GradientExchange(const ParameterList& parameters, const Layout& layout,
                                    const std::vector<bool>& scattered, const Processes& processes)
-    : processes_(processes),
-      shards_(shards),
-      whole_(shard_rows(parameters, std::vector<bool>(parameters.size(), false), 1)),
-      entries_(parameters.size()) {
-  for (const ParameterPtr& parameter : parameters) shapes_.push_back(parameter->value.sizes().vec());
-  std::int64_t numbers = 0;
-  for (std::size_t index = parameters.size(); index-- > 0;) {
-    const at::Tensor& value = parameters[index]->value;
-    if (!value.requires_grad()) continue;
-    if (buckets_.empty() || numbers + value.numel() > kBucketNumbers ||
-        buckets_.back().is_scattered != scattered[index]) {
-      buckets_.push_back({.is_scattered = scattered[index]});
-      numbers = 0;
+    : processes_(processes), shards_(layout.shards), whole_(1), entries_(parameters.size()), shapes_(layout.shapes) {
+  for (const auto& shape : shapes_) whole_[0].push_back({0, shape.empty() ? 1 : shape[0]});
+  for (RowBucket& rows : gradient_buckets(parameters, layout, scattered)) {
+    const at::Tensor& like = parameters[rows.members.front()]->value;
+    for (std::size_t member = 0; member < rows.members.size(); ++member) {
+      const std::size_t index = rows.members[member];
+      entries_[index].bucket = buckets_.size();
+      entries_[index].member = member;
+      const auto hear = [&](const at::Tensor& leaf) {
+        hooks_.emplace_back(
+            leaf, leaf.register_hook([this, index](const at::Tensor& gradient) { receive(index, gradient); }));
+      };
+      hear(parameters[index]->value);
+      if (const at::Tensor& working = parameters[index]->working; !working.is_same(parameters[index]->value))
+        hear(working);
     }
-    numbers += value.numel();
-    Bucket& bucket = buckets_.back();
-    entries_[index].bucket = buckets_.size() - 1;
-    entries_[index].member = bucket.rows.members.size();
-    bucket.rows.add(parameters, index, shards_of(bucket));
-    const auto hear = [&](const at::Tensor& leaf) {
-      hooks_.emplace_back(leaf,
-                          leaf.register_hook([this, index](const at::Tensor& gradient) { receive(index, gradient); }));
-    };
-    hear(value);
-    if (const at::Tensor& working = parameters[index]->working; !working.is_same(value)) hear(working);
-  }
-  for (Bucket& bucket : buckets_) {
-    const at::Tensor& like = parameters[bucket.rows.members.front()]->value;
-    bucket.buffer = at::zeros({std::int64_t(shards_of(bucket).size()), bucket.rows.chunk}, like.detach().options());
+    const std::int64_t lines = rows.is_scattered ? processes.size() : 1;
+    const at::Tensor buffer = at::zeros({lines, rows.chunk}, like.detach().options());
+    buckets_.push_back({std::move(rows), buffer, {}});
   }
 }
 
@@ -98,7 +88,7 @@ void GradientExchange::send(Bucket& bucket) {
       else place.zero_();
     });
   }
-  if (bucket.is_scattered) {
+  if (bucket.rows.is_scattered) {
     bucket.received = processes_.begin_sum_of_lines(bucket.buffer);
   } else {
     processes_.begin_sum(bucket.buffer);
@@ -124,12 +114,13 @@ std::vector<at::Tensor> GradientExchange::finish(const std::vector<double>& larg
   at::NoGradGuard no_grad;
   std::vector<at::Tensor> gradients(entries_.size());
   for (Bucket& bucket : buckets_) {
-    processes_.wait(bucket.is_scattered ? bucket.received : bucket.buffer);
-    const std::size_t own = bucket.is_scattered ? std::size_t(processes_.rank()) : 0;
+    processes_.wait(bucket.rows.is_scattered ? bucket.received : bucket.buffer);
+    const std::size_t own = bucket.rows.is_scattered ? std::size_t(processes_.rank()) : 0;
     for (std::size_t member = 0; member < bucket.rows.members.size(); ++member)
       if (const std::size_t index = bucket.rows.members[member]; largest[index] > 0)
-        gradients[index] = bucket.is_scattered ? bucket.rows.place(bucket.received, member, own)
-                                               : bucket.rows.place(bucket.received, member, own).view(shapes_[index]);
+        gradients[index] = bucket.rows.is_scattered
+                               ? bucket.rows.place(bucket.received, member, own)
+                               : bucket.rows.place(bucket.received, member, own).view(shapes_[index]);
   }
   // What nobody expected, which costs a message of its own.
   for (std::size_t index = 0; index < entries_.size(); ++index) {
@@ -138,7 +129,8 @@ std::vector<at::Tensor> GradientExchange::finish(const std::vector<double>& larg
     at::Tensor& part = entries_[index].late;
     if (!part.defined()) part = at::zeros(shapes_[index], bucket.buffer.options());
     const at::Tensor all = processes_.sum(part);
-    gradients[index].add_(bucket.is_scattered ? rows_of(all, shards_[std::size_t(processes_.rank())][index]) : all);
+    gradients[index].add_(bucket.rows.is_scattered ? rows_of(all, shards_[std::size_t(processes_.rank())][index])
+                                                   : all);
   }
   for (Entry& entry : entries_) {
     entry.so_far.reset();

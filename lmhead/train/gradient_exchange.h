@@ -20,15 +20,16 @@ namespace lmhead {
 /// What comes all the same is sent behind the rest. Memory: one copy of the gradients, and of scattered ones the rows.
 class GradientExchange {
  public:
-  /// Each process receives all of a gradient, or where it is `scattered` the rows that are its own by `shards`.
-  GradientExchange(const ParameterList& parameters, const RowShards& shards, const std::vector<bool>& scattered,
+  /// Each process receives all of a gradient, or where it is `scattered` the rows that it updates. Of parameters whose
+  /// rows lie here alone nothing is sent, and nothing is said by `finish`.
+  GradientExchange(const ParameterList& parameters, const Layout& layout, const std::vector<bool>& scattered,
                    const Processes& processes);
   ~GradientExchange();
   GradientExchange(const GradientExchange&) = delete;
   GradientExchange& operator=(const GradientExchange&) = delete;
 
-  /// From here to `own` gradients are taken as they come, and what was had before, `so_far`, is added. Nothing else
-  /// may be sent meanwhile.
+  /// From here to `own` gradients are taken as they come, and what was had before, `so_far`, is added. Else no more may
+  /// be sent meanwhile than by the backward pass of the head, which comes first in all processes.
   void watch(const std::vector<at::Tensor>& so_far);
   /// Sends what is left. A number a parameter: 0 no gradient, 1 one, 2 one that came late. `gradients`: those of this
   /// process where nothing was watched.
@@ -40,7 +41,6 @@ class GradientExchange {
  private:
   struct Bucket {
     RowBucket rows;
-    bool is_scattered = false;
     at::Tensor buffer;    // [processes, chunk], or [1, chunk]
     at::Tensor received;  // [chunk] once it is there
   };
@@ -52,7 +52,7 @@ class GradientExchange {
     int expected = -1;  // of the one before; not known yet
     bool is_filled = false;
   };
-  const RowShards& shards_of(const Bucket& bucket) const { return bucket.is_scattered ? shards_ : whole_; }
+  const RowShards& shards_of(const Bucket& bucket) const { return bucket.rows.is_scattered ? shards_ : whole_; }
   /// Calls `use(place in the buffer, rows of tensor)` for all rows of the entry.
   template <class Use>
   void with_places(std::size_t index, const at::Tensor& tensor, const Use& use);
@@ -62,8 +62,8 @@ class GradientExchange {
 
   Processes processes_;
   RowShards shards_, whole_;
-  std::vector<Entry> entries_;  // in the order of the parameters
-  std::vector<std::vector<std::int64_t>> shapes_;
+  std::vector<Entry> entries_;                     // in the order of the parameters
+  std::vector<std::vector<std::int64_t>> shapes_;  // of the whole parameters
   std::vector<Bucket> buckets_;
   std::vector<std::pair<at::Tensor, unsigned>> hooks_;
   std::size_t sent_ = 0;  // buckets on their way

@@ -1,58 +1,160 @@
 #include "lmhead/train/memory_estimate.h"
 
+#include <algorithm>
 #include <string>
 
 #include "lmhead/base/memory.h"
-#include "lmhead/models/causal_model.h"
+#include "lmhead/kernels/tile_sizes.h"
+#include "lmhead/train/parallel_layout.h"
 
 namespace lmhead {
 
 namespace {
 
 constexpr double kMostNumbers = 0x1p61;  // of a tensor: its bytes are counted in 64 bits
+constexpr double kNumber = sizeof(float);
 
-double count_parameters(const TrainConfiguration& configuration, std::int64_t vocab_size) {
-  try {
-    const CausalModel shapes(configuration.model, configuration.head, vocab_size, shapes_alone());
-    double numbers = 0;  // in float64: together they may leave 64 bits
-    for (const ParameterPtr& parameter : shapes.parameters()) numbers += double(count_trained({parameter}));
-    return numbers;
-  } catch (const std::exception& error) {
-    if (!is_memory_failure(error)) throw;
-    return kMostNumbers;
-  }
+double working_bytes(const TrainConfiguration& configuration) {
+  return configuration.training.precision == "bfloat16" ? 2 : kNumber;
 }
 
-}  // namespace
+/// What is there of the parameters in one process, in numbers, and what travels of them.
+struct Numbers {
+  double trained = 0;                // of the whole model
+  double here = 0, cast = 0;         // of this process; of these, those that have a working copy
+  double head = 0;                   // of the head's own
+  double optimizer = 0;              // of its state, in the process that has most
+  double buffers = 0, received = 0;  // that gradients travel in, and that come out of it
+  double scattered = 0;              // of the buffers, those of which each process receives its rows
+  double lines = 0, gathered = 0;    // of new values
+};
 
-MemoryEstimate estimate_memory(const TrainConfiguration& configuration, std::int64_t vocab_size,
-                               std::int64_t processes) {
-  MemoryEstimate estimate;
-  estimate.parameters = count_parameters(configuration, vocab_size);
-  const double averages = configuration.optimizer.type == "adamw" ? 2 : 0;
-  const bool is_sharded = configuration.parallel.optimizer == "sharded";
-  const double exchanged = processes > 1 ? 1 : 0;  // gradients on their way
-  const double copies = 2 + exchanged + averages / (is_sharded ? double(processes) : 1);
-  estimate.state = estimate.parameters * copies * sizeof(float);
+double bytes_of_states(const TrainConfiguration& configuration, const ParameterList& parameters, const Layout& layout,
+                       std::int64_t processes) {
+  const auto plain = make_optimizer(configuration.optimizer, parameters);
+  std::vector<double> of_process(std::size_t(processes), 0);
+  for (const auto& [name, tensor] : plain->state()) {
+    const std::string of = name.substr(0, name.rfind('.'));
+    const auto owner = std::size_t(
+        std::ranges::find(parameters, of, [](const ParameterPtr& one) { return one->name; }) - parameters.begin());
+    const auto& shape = layout.shapes[owner];
+    const double rows = shape.empty() ? 1 : double(std::max<std::int64_t>(shape[0], 1));
+    for (std::size_t process = 0; process < of_process.size(); ++process)
+      of_process[process] += double(tensor.numel()) * double(layout.shards[process][owner].count) / rows;
+  }
+  return std::ranges::max(of_process);
+}
 
+Numbers count_numbers(const TrainConfiguration& configuration, const CausalModel& shapes, bool shares_words,
+                      std::int64_t processes) {
+  Numbers numbers;
+  const ParameterList parameters = shapes.parameters();
+  const Layout layout = layout_of(configuration, shapes, shares_words, processes);
+  const bool is_narrow = configuration.training.precision == "bfloat16";
+  for (std::size_t index = 0; index < parameters.size(); ++index) {
+    const Parameter& parameter = *parameters[index];
+    const auto whole = double(parameter.value.numel());
+    if (parameter.kind != ParameterKind::kConstant) numbers.trained += whole;
+    double here = whole;
+    if (layout.is(Placement::kHere, index))
+      here *= double((layout.shapes[index][0] + processes - 1) / processes) / double(layout.shapes[index][0]);
+    numbers.here += here;
+    if (is_narrow && parameter.kind != ParameterKind::kVector && parameter.kind != ParameterKind::kConstant)
+      numbers.cast += here;
+    if (std::ranges::find(shapes.head->parameters(), parameters[index]) != shapes.head->parameters().end())
+      numbers.head += here;
+  }
+  numbers.optimizer = bytes_of_states(configuration, parameters, layout, processes);
+  if (processes == 1) return numbers;
+  for (const RowBucket& bucket :
+       gradient_buckets(parameters, layout, scattered_gradients(configuration, shapes, layout))) {
+    numbers.buffers += double(bucket.chunk) * double(bucket.is_scattered ? processes : 1);
+    if (!bucket.is_scattered) continue;
+    numbers.received += double(bucket.chunk);
+    numbers.scattered += double(bucket.chunk) * double(processes);
+  }
+  for (const RowBucket& bucket : value_buckets(parameters, layout)) {
+    numbers.lines += double(bucket.chunk);
+    numbers.gathered += double(bucket.chunk) * double(processes);
+  }
+  return numbers;
+}
+
+/// What a token of a sequence keeps for the backward pass up to the head.
+double bytes_of_token(const TrainConfiguration& configuration, std::int64_t vocab_size) {
   // In float64 throughout: products of these sizes leave 64 bits long before they leave its range.
   const DecoderSpecification s = configuration.model.specification(vocab_size);
   const auto width = double(s.hidden_size), inner = double(s.intermediate_size), layers = double(s.layers.size());
   const double queries = double(s.num_attention_heads) * double(s.head_dim);
   const double keys_and_values = 2 * double(s.num_key_value_heads) * double(s.head_dim);
   const double branches = s.gated ? 2 : 1;
-  const DataOptions& data = configuration.data;
   const double ids = 2 * sizeof(std::int64_t);  // inputs and targets
-  const double working = configuration.training.precision == "bfloat16" ? 2 : sizeof(float);
-  // Of a block: the residual stream before each of its halves, queries, keys and values, what attention mixed, and both
-  // branches of the MLP.
-  const double of_block = 2 * width * sizeof(float) + (2 * queries + keys_and_values + branches * inner) * working;
+  const double working = working_bytes(configuration);
+  // Of a block: the residual stream before each of its halves and what its norm makes of it, queries, keys and values,
+  // what attention mixed, both branches of the MLP and what they give.
+  const double of_block =
+      2 * width * kNumber + (2 * width + 2 * queries + keys_and_values + (branches + 1) * inner) * working;
   // Computed again, a block keeps its input; one at a time has all of its own.
   const bool recomputes = configuration.training.checkpoint_activations && layers > 0;
-  const double of_blocks = recomputes ? layers * width * sizeof(float) + of_block : layers * of_block;
-  const std::int64_t sequences = (data.batch_size / data.micro_batches + processes - 1) / processes;
-  estimate.activations = double(sequences) * double(data.sequence_length) * (ids + width * working + of_blocks);
-  return estimate;
+  const double of_blocks = recomputes ? layers * width * kNumber + of_block : layers * of_block;
+  return ids + width * (kNumber + working) + of_blocks;  // the features before and after the final norm
+}
+
+MemoryEstimate estimate(const TrainConfiguration& configuration, std::int64_t vocab_size, std::int64_t processes,
+                        const CausalModel& shapes, bool shares_words) {
+  const Numbers numbers = count_numbers(configuration, shapes, shares_words, processes);
+  const DataOptions& data = configuration.data;
+  const double working = working_bytes(configuration), length = double(data.sequence_length);
+  const std::int64_t sequences = data.batch_size / data.micro_batches;
+  const double tokens = double((sequences + processes - 1) / processes) * length;
+
+  MemoryEstimate memory;
+  memory.parameters = numbers.trained;
+  memory.values = numbers.here * kNumber + numbers.cast * 2;
+  memory.optimizer = numbers.optimizer * kNumber;
+  // In leaves of the working type, which one process turns to float32 one by one.
+  const double leaf = processes > 1 ? working : kNumber;
+  const double earlier = data.micro_batches > 1 ? numbers.here * kNumber : 0;
+  memory.gradients = numbers.here * leaf + earlier;
+  const double buffers = (numbers.buffers + numbers.received) * kNumber;
+  const double new_values = (numbers.lines + numbers.gathered) * kNumber;
+  // Of what is scattered Gloo sums a copy, which is there until it is waited for.
+  const double summed = configuration.training.device == "cpu" ? numbers.scattered * kNumber : 0;
+  // New values travel when the gradients of the backward pass are gone.
+  const double at_the_end = std::max(numbers.here * leaf + summed, new_values);
+  memory.exchange = buffers + at_the_end - numbers.here * leaf;
+  memory.activations = tokens * bytes_of_token(configuration, vocab_size);
+  double of_head = tokens * shapes.head->memory_per_token(data.sequence_length) * kNumber;
+  if (shares_words) {  // features of all, what is known of each token, and gradients of all
+    const double all = double(sequences) * length;
+    const auto features = double(shapes.head->word_rows().front()->value.size(1));
+    of_head += all * (features * (working + kNumber) + 16 * sizeof(double));
+  } else {
+    const bool is_tiled = configuration.training.device == "cpu";
+    const double rows = is_tiled ? double(tile_sizes::kRowsPerBlock) : double(tile_sizes::rows_per_chunk(vocab_size));
+    memory.logits = std::min(tokens, rows) * double(vocab_size) * kNumber;
+    if (is_tiled) memory.logits = std::min(memory.logits, double(tile_sizes::kBlockBytes));
+  }
+  memory.activations += of_head;
+  // The backward pass frees activations as gradients appear: most is needed before or after it.
+  const double before = memory.activations + memory.logits + numbers.head * kNumber;
+  memory.peak = memory.values + memory.optimizer + earlier + buffers + std::max(before, at_the_end);
+  return memory;
+}
+
+}  // namespace
+
+MemoryEstimate estimate_memory(const TrainConfiguration& configuration, std::int64_t vocab_size, std::int64_t processes,
+                               std::optional<bool> shares) {
+  try {
+    const CausalModel shapes = shapes_of(configuration, vocab_size);
+    const bool shares_all = shares ? *shares : shares_words(configuration, shapes, processes);
+    return estimate(configuration, vocab_size, processes, shapes, shares_all);
+  } catch (const std::exception& error) {
+    if (!is_memory_failure(error)) throw;
+    const double bytes = kMostNumbers * kNumber;
+    return {.parameters = kMostNumbers, .values = bytes, .gradients = bytes, .peak = 2 * bytes};
+  }
 }
 
 void require_training_memory(const TrainConfiguration& configuration, std::int64_t vocab_size, std::int64_t processes) {
@@ -60,11 +162,11 @@ void require_training_memory(const TrainConfiguration& configuration, std::int64
   const MemoryEstimate estimate = estimate_memory(configuration, vocab_size, processes);
   const DataOptions& data = configuration.data;
   require_memory("train",
-                 format_bytes(estimate.state) + " of parameters, gradients and optimiser and " +
+                 format_bytes(estimate.state()) + " of parameters, gradients and optimiser and " +
                      format_bytes(estimate.activations) + " of activations for " +
                      std::to_string(data.batch_size / data.micro_batches) + " sequences of " +
                      std::to_string(data.sequence_length) + " tokens at once",
-                 estimate.state + estimate.activations);
+                 estimate.peak);
 }
 
 }  // namespace lmhead

@@ -32,6 +32,8 @@ class Observer {
   virtual bool wants_statistics() const { return false; }
   /// Whether it looks at the view's tokens, and not at the model alone.
   virtual bool wants_tokens() const { return true; }
+  /// Whether all processes observe together, each with the view of all tokens and its own part of the head.
+  virtual bool is_of_all_processes() const { return false; }
   virtual Json observe(const StepView& view) = 0;
 };
 

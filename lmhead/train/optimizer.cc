@@ -79,6 +79,12 @@ class RuleList : public Optimizer {
 
 }  // namespace
 
+std::vector<StoredRows> Optimizer::stored_state() {
+  std::vector<StoredRows> all;
+  for (const auto& [name, tensor] : state()) all.push_back({name, tensor, tensor.sizes().vec()});
+  return all;
+}
+
 std::unique_ptr<Optimizer> make_optimizer(const OptimizerOptions& options, const ParameterList& parameters) {
   check(options.update(options.type), "optimizer");
   const auto groups = find_groups(options, parameters);

@@ -10,12 +10,22 @@
 #include <vector>
 
 #include "lmhead/base/module.h"
+#include "lmhead/models/tensor_pieces.h"
 #include "lmhead/train/optimizer_options.h"
 
 namespace lmhead {
 
 /// Named tensors of an optimiser, as a checkpoint keeps them.
 using NamedTensors = std::vector<std::pair<std::string, at::Tensor>>;
+
+/// What is to be read of a tensor that a file has whole, of that name and `shape`: the rows from `first_row` on, into
+/// `tensor`; nothing where that is undefined.
+struct StoredRows {
+  std::string name;
+  at::Tensor tensor;
+  std::vector<std::int64_t> shape;
+  std::int64_t first_row = 0;
+};
 
 class Optimizer {
  public:
@@ -25,10 +35,11 @@ class Optimizer {
   virtual void step(std::vector<at::Tensor>& gradients, std::int64_t step, double factor) = 0;
   /// The state tensors themselves, to be saved or overwritten; made with zeros where there was no step yet.
   virtual NamedTensors state() = 0;
-  /// The whole state, as a checkpoint has it, of an optimiser that several processes share: in the first of them.
-  virtual NamedTensors whole_state() { return state(); }
-  /// Gives `read` the tensors of the whole state, and takes what it has written to them.
-  virtual void load(const std::function<void(const NamedTensors&)>& read) { read(state()); }
+  /// The whole state, as a checkpoint has it. Of an optimiser that several processes share all must ask for the same
+  /// pieces.
+  virtual std::vector<TensorPieces> whole_state() { return in_one_piece(state()); }
+  /// What of the whole state is to be read into this process's.
+  virtual std::vector<StoredRows> stored_state();
 };
 
 /// AdamW, SGD with (Nesterov) momentum, or Muon for the matrices of the body with AdamW for everything else; groups may

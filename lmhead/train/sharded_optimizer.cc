@@ -3,33 +3,31 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/zeros.h>
 
-#include <map>
 #include <utility>
+
+#include "lmhead/train/gathered_rows.h"
 
 namespace lmhead {
 namespace {
 
+/// Parameters that share the memory of the rows that a process updates, under the same names.
+ParameterList updated_pieces(const ParameterList& parameters, const Layout& layout, const std::vector<Rows>& own) {
+  std::vector<Rows> rows = own;
+  for (std::size_t index = 0; index < rows.size(); ++index)
+    if (layout.is(Placement::kHere, index)) rows[index].first = 0;  // of what is here
+  return pieces_of(parameters, rows);
+}
+
 class ShardedOptimizer : public Optimizer {
  public:
-  ShardedOptimizer(const OptimizerOptions& options, const ParameterList& parameters, const RowShards& shards,
+  ShardedOptimizer(const OptimizerOptions& options, const ParameterList& parameters, const Layout& layout,
                    const Processes& processes)
       : parameters_(parameters),
-        shards_(shards),
+        layout_(layout),
         processes_(processes),
-        pieces_(pieces_of(parameters, own())),
-        optimizer_(make_optimizer(options, pieces_)) {
-    std::int64_t sent_at_once = 0;
-    for (std::size_t index = 0; index < parameters.size(); ++index) {
-      if (parameters[index]->kind == ParameterKind::kConstant) continue;
-      const std::int64_t numbers = parameters[index]->value.numel();
-      if (buckets_.empty() || sent_at_once + numbers > kBucketNumbers) {
-        buckets_.emplace_back();
-        sent_at_once = 0;
-      }
-      sent_at_once += numbers;
-      buckets_.back().add(parameters, index, shards);
-    }
-  }
+        pieces_(updated_pieces(parameters, layout, own())),
+        optimizer_(make_optimizer(options, pieces_)),
+        buckets_(value_buckets(parameters, layout)) {}
 
   void step(std::vector<at::Tensor>& gradients, std::int64_t step, double factor) override {
     for (std::size_t index = 0; index < gradients.size(); ++index)
@@ -38,31 +36,24 @@ class ShardedOptimizer : public Optimizer {
     send_values();
   }
   NamedTensors state() override { return optimizer_->state(); }
-  NamedTensors whole_state() override {
-    NamedTensors whole;
-    for (const auto& [name, tensor] : optimizer_->state()) {
-      const at::Tensor all = gather(name, tensor);
-      if (processes_.is_first()) whole.emplace_back(name, all);
-    }
+  std::vector<TensorPieces> whole_state() override {
+    std::vector<TensorPieces> whole;
+    for (const auto& [name, tensor] : optimizer_->state()) whole.push_back(whole_of(name, tensor));
     return whole;
   }
-  void load(const std::function<void(const NamedTensors&)>& read) override {
-    NamedTensors whole;
-    for (const auto& [name, tensor] : optimizer_->state())
-      whole.emplace_back(name, at::zeros(whole_shape(name, tensor), tensor.options()));
-    read(whole);
-    const NamedTensors state = optimizer_->state();
-    for (std::size_t index = 0; index < state.size(); ++index) {
-      const auto& [name, tensor] = state[index];
-      at::Tensor into = tensor;
+  std::vector<StoredRows> stored_state() override {
+    std::vector<StoredRows> all;
+    for (const auto& [name, tensor] : optimizer_->state()) {
       const std::size_t owner = parameter_of(name);
-      if (has_rows(owner, tensor)) into.copy_(rows_of(whole[index].second, own()[owner]));
-      else if (own()[owner].count > 0) into.copy_(whole[index].second);
+      const Rows& rows = own()[owner];
+      if (has_rows(owner, tensor)) all.push_back({name, tensor, layout_.shapes[owner], rows.first});
+      else all.push_back({name, rows.count > 0 ? tensor : at::Tensor(), tensor.sizes().vec()});
     }
+    return all;
   }
 
  private:
-  const std::vector<Rows>& own() const { return shards_[std::size_t(processes_.rank())]; }
+  const std::vector<Rows>& own() const { return layout_.shards[std::size_t(processes_.rank())]; }
 
   /// The parameter that a state tensor `NAME.what` is of.
   std::size_t parameter_of(const std::string& name) const {
@@ -75,15 +66,18 @@ class ShardedOptimizer : public Optimizer {
   bool has_rows(std::size_t parameter, const at::Tensor& tensor) const {
     return tensor.dim() == pieces_[parameter]->value.dim();
   }
-  std::vector<std::int64_t> whole_shape(const std::string& name, const at::Tensor& tensor) const {
+  TensorPieces whole_of(const std::string& name, const at::Tensor& tensor) const {
     const std::size_t parameter = parameter_of(name);
-    return has_rows(parameter, tensor) ? parameters_[parameter]->value.sizes().vec() : tensor.sizes().vec();
-  }
-  at::Tensor gather(const std::string& name, const at::Tensor& tensor) const {
-    const std::size_t parameter = parameter_of(name);
+    const bool is_here = layout_.is(Placement::kEverywhere, parameter);
+    if (has_rows(parameter, tensor)) {
+      if (is_here) return in_one_piece({{name, tensor.view(layout_.shapes[parameter])}}).front();
+      return gathered_rows(name, tensor, layout_.shapes[parameter], layout_.rows_of_processes(parameter), processes_);
+    }
     // Of a whole matrix the others have zeros, which nothing has changed.
-    return has_rows(parameter, tensor) ? processes_.gather_rows(tensor).view(parameters_[parameter]->value.sizes())
-                                       : processes_.sum(tensor);
+    const auto give = [tensor, is_here, processes = processes_](const auto& use) {
+      use(is_here ? tensor : processes.sum(tensor));
+    };
+    return {name, tensor.scalar_type(), tensor.sizes().vec(), give};
   }
 
   void send_values() {
@@ -99,11 +93,11 @@ class ShardedOptimizer : public Optimizer {
       const RowBucket& bucket = buckets_[index];
       const at::Tensor& all = sent[index].second;
       processes_.wait(all);
-      for (std::size_t process = 0; process < shards_.size(); ++process) {
+      for (std::size_t process = 0; process < layout_.shards.size(); ++process) {
         if (std::int64_t(process) == processes_.rank()) continue;
         for (std::size_t member = 0; member < bucket.members.size(); ++member) {
           const std::size_t parameter = bucket.members[member];
-          rows_of(parameters_[parameter]->value.detach(), shards_[process][parameter])
+          rows_of(parameters_[parameter]->value.detach(), layout_.shards[process][parameter])
               .copy_(bucket.place(all[std::int64_t(process)], member, process));
         }
       }
@@ -112,7 +106,7 @@ class ShardedOptimizer : public Optimizer {
   }
 
   ParameterList parameters_;
-  RowShards shards_;
+  Layout layout_;
   Processes processes_;
   ParameterList pieces_;
   std::unique_ptr<Optimizer> optimizer_;
@@ -122,8 +116,8 @@ class ShardedOptimizer : public Optimizer {
 }  // namespace
 
 std::unique_ptr<Optimizer> make_sharded_optimizer(const OptimizerOptions& options, const ParameterList& parameters,
-                                                  const RowShards& shards, const Processes& processes) {
-  return std::make_unique<ShardedOptimizer>(options, parameters, shards, processes);
+                                                  const Layout& layout, const Processes& processes) {
+  return std::make_unique<ShardedOptimizer>(options, parameters, layout, processes);
 }
 
 }  // namespace lmhead

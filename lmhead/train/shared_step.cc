@@ -6,11 +6,15 @@
 
 namespace lmhead {
 
-Share share_of(const DataOptions& data, const Processes& processes) {
+void require_sequences(const DataOptions& data, std::int64_t processes) {
   const std::int64_t sequences = data.batch_size / data.micro_batches;
-  require(processes.alone() || processes.size() <= sequences, "train",
-          "a micro-batch must have a sequence for each of the ", processes.size(), " processes, got ", sequences,
-          " (data.batch_size ", data.batch_size, ", data.micro_batches ", data.micro_batches, ")");
+  require(processes == 1 || processes <= sequences, "train", "a micro-batch must have a sequence for each of the ",
+          processes, " processes, got ", sequences, " (data.batch_size ", data.batch_size, ", data.micro_batches ",
+          data.micro_batches, ")");
+}
+
+Share share_of(const DataOptions& data, const Processes& processes) {
+  require_sequences(data, processes.size());
   return {processes.rank(), processes.size()};
 }
 

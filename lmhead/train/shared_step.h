@@ -11,7 +11,9 @@
 
 namespace lmhead {
 
-/// What this process takes of every micro-batch. Throws where a process would have no sequence.
+/// Throws where one of so many processes would have no sequence of a micro-batch.
+void require_sequences(const DataOptions& data, std::int64_t processes);
+/// What this process takes of every micro-batch; throws as that does.
 Share share_of(const DataOptions& data, const Processes& processes);
 
 /// The loss of the whole batch, of the `losses` of this process's parts, in the order of one process whose

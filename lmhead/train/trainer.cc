@@ -17,6 +17,7 @@
 #include "lmhead/base/content_hash.h"
 #include "lmhead/base/device.h"
 #include "lmhead/base/error.h"
+#include "lmhead/train/gathered_rows.h"
 #include "lmhead/train/memory_estimate.h"
 #include "lmhead/train/sharded_optimizer.h"
 #include "lmhead/train/shared_step.h"
@@ -41,12 +42,14 @@ std::unique_ptr<BatchSource> open_run_batches(const TrainConfiguration& configur
   return open_batches(configuration.data, std::uint64_t(configuration.training.seed), configuration.model.vocab_size);
 }
 
-std::int64_t model_vocab_size(const TrainConfiguration& configuration, const BatchSource& batches,
-                              const Processes& processes) {
-  const std::int64_t vocab_size = configuration.model.vocab_size.value_or(batches.vocab_size());
-  require_training_memory(configuration, vocab_size,
-                          processes.size());  // now that it is known, and before anything is allocated
-  return vocab_size;
+std::int64_t model_vocab_size(const TrainConfiguration& configuration, const BatchSource& batches) {
+  return configuration.model.vocab_size.value_or(batches.vocab_size());
+}
+
+/// Now that the vocabulary is known, and before anything is allocated.
+Sharing share_out_checked(const TrainConfiguration& configuration, std::int64_t vocab_size, std::int64_t processes) {
+  require_training_memory(configuration, vocab_size, processes);
+  return share_out(configuration, vocab_size, processes);
 }
 
 ParameterList parameters_on(const CausalModel& model, c10::Device device) {
@@ -119,6 +122,7 @@ Json to_json(const StepRecord& record) {
                {"wall_seconds", record.wall_seconds},
                {"measure_seconds", record.measure_seconds}};
   if (record.exchange_seconds) json["exchange_seconds"] = *record.exchange_seconds;
+  if (record.exchange_bytes) json["exchange_bytes"] = std::llround(*record.exchange_bytes);
   if (record.validation) json["validation"] = to_json(*record.validation);
   for (const auto& item : record.observations.items()) json[item.key()] = item.value();
   return json;
@@ -133,15 +137,16 @@ Trainer::Trainer(const TrainConfiguration& configuration, const Json& complete, 
       folder_(processes.is_first() ? std::make_unique<RunFolder>(run_folder, complete, completed) : nullptr),
       batches_(open_run_batches(configuration)),
       feed_(*batches_, device_, share_),
-      model_(configuration.model, configuration.head, model_vocab_size(configuration, *batches_, processes),
-             fresh_parameters(std::uint64_t(configuration.training.seed)),
-             token_counts_of(*batches_, model_vocab_size(configuration, *batches_, processes)),
-             token_bytes_of(*batches_)),
+      sharing_(share_out_checked(configuration, model_vocab_size(configuration, *batches_), processes.size())),
+      model_(configuration.model, configuration.head, model_vocab_size(configuration, *batches_),
+             rows_of_share(fresh_parameters(std::uint64_t(configuration.training.seed)), sharing_.word_rows,
+                           {processes.rank(), processes.size()}),
+             token_counts_of(*batches_, model_vocab_size(configuration, *batches_)), token_bytes_of(*batches_),
+             word_processes()),
       parameters_(parameters_on(model_, device_)),
-      is_sharded_(configuration.parallel.optimizer == "sharded" && !processes.alone()),
-      shards_(shard_rows(parameters_, need_all_rows(configuration.optimizer, parameters_), processes.size())),
-      optimizer_(is_sharded_ ? make_sharded_optimizer(configuration.optimizer, parameters_, shards_, processes)
-                             : make_optimizer(configuration.optimizer, parameters_)),
+      optimizer_(sharing_.layout.is_all_everywhere()
+                     ? make_optimizer(configuration.optimizer, parameters_)
+                     : make_sharded_optimizer(configuration.optimizer, parameters_, sharing_.layout, processes)),
       head_gradient_(make_head_gradient(configuration, *model_.head, device_, processes)),
       checkpoints_(checkpoints_of(run_folder), configuration.training.keep_last),
       frequency_bands_(bands_of(*batches_)),
@@ -152,14 +157,12 @@ Trainer::Trainer(const TrainConfiguration& configuration, const Json& complete, 
   restore(complete);
   set_working_type(parameters_, configuration_.training.precision == "bfloat16" ? at::kBFloat16 : at::kFloat);
   if (processes.alone()) return;
-  std::vector<bool> scattered;
-  for (const ParameterPtr& parameter : parameters_) scattered.push_back(is_sharded_ && !came_whole(parameter));
-  exchange_ = std::make_unique<GradientExchange>(parameters_, shards_, scattered, processes);
+  exchange_ = std::make_unique<GradientExchange>(parameters_, sharing_.layout, sharing_.scattered, processes);
 }
 
 void Trainer::restore(const Json& complete) {
   if (const auto newest = checkpoints_.newest()) {
-    state_ = checkpoints_.load(*newest, parameters_, *optimizer_, head_gradient_state());
+    state_ = checkpoints_.load(*newest, stored_model(), *optimizer_, head_gradient_state());
     resumed_threads_ = state_.threads;
     resumed_processes_ = state_.processes;
     const std::string where = checkpoints_.path_of(*newest).string();
@@ -170,7 +173,7 @@ void Trainer::restore(const Json& complete) {
             state_.dataset_hash, ", got ", batches_->content_hash());
   } else {
     if (!configuration_.training.initial_weights.empty())
-      load_parameters(configuration_.training.initial_weights, parameters_);
+      load_parameters(configuration_.training.initial_weights, stored_model());
     for (const StartingFile& file : starting_files(complete)) state_.*file.kind.hash = hash_file(file.path);
   }
   add_this_process(state_.trained_by, state_.step);
@@ -219,7 +222,7 @@ void Trainer::require_finite(const char* what, double value) const {
 
 StepRecord Trainer::step() {
   const auto start = Clock::now();
-  const double exchanged = processes_.seconds();
+  const double exchanged = processes_.seconds(), sent = processes_.sent_bytes();
   const std::int64_t step = state_.step + 1;
   refresh_working(parameters_);
   std::vector<at::Tensor> gradients(parameters_.size());
@@ -246,12 +249,16 @@ StepRecord Trainer::step() {
   state_.measure_seconds += seconds_since(measure_start);
 
   const auto update_start = Clock::now();
-  if (exchange_) gradients = exchange_->finish(has);
+  if (exchange_) {
+    std::vector<at::Tensor> met = exchange_->finish(has);
+    for (std::size_t index = 0; index < met.size(); ++index)
+      if (!sharing_.layout.is(Placement::kHere, index)) gradients[index] = met[index];
+  }
   gradient_hook_(gradients);
   if (head_gradient_) head_gradient_->change_head(parameters_, gradients);
   for (std::size_t index = 0; index < gradients.size(); ++index)
-    if (came_whole(parameters_[index]) && gradients[index].defined())
-      gradients[index] = rows_of(gradients[index], shards_[std::size_t(processes_.rank())][index]);
+    if (sharing_.layout.is(Placement::kSharedOut, index) && !sharing_.scattered[index] && gradients[index].defined())
+      gradients[index] = rows_of(gradients[index], own_rows()[index]);
   std::vector<at::Tensor> unread = gradient_norms(gradients);
   const std::ptrdiff_t norms = std::ssize(unread);
   if (!loss) unread.insert(unread.end(), losses.begin(), losses.end());
@@ -260,8 +267,7 @@ StepRecord Trainer::step() {
     loss = mean_of({numbers.begin() + norms, numbers.end()});
     require_finite("loss", *loss);
   }
-  double norm = euclidean_norm({numbers.begin(), numbers.begin() + norms});
-  if (is_sharded_) norm = std::sqrt(processes_.sum(norm * norm));
+  const double norm = norm_of_all(gradients, {numbers.begin(), numbers.begin() + norms});
   require_finite("gradient's norm", norm);
   const double clip = configuration_.training.clip_norm;
   if (clip > 0 && norm > clip) {
@@ -303,6 +309,7 @@ StepRecord Trainer::step() {
           state_.wall_seconds,
           state_.measure_seconds,
           processes_.alone() ? std::nullopt : std::optional(processes_.seconds() - exchanged),
+          processes_.alone() ? std::nullopt : std::optional(processes_.sent_bytes() - sent),
           std::move(validation),
           std::move(observations)};
 }
@@ -348,7 +355,7 @@ std::vector<at::Tensor> Trainer::accumulate_gradients(std::vector<at::Tensor>& g
     feed_.send_next(last->step - 1, part);
     for (std::size_t index = 0; index < parameters_.size(); ++index) {
       const at::Tensor gradient = take_gradient(*parameters_[index]);
-      if (!gradient.defined() || is_exchanged) continue;
+      if (!gradient.defined() || (is_exchanged && !sharing_.layout.is(Placement::kHere, index))) continue;
       gradients[index] = gradients[index].defined() ? gradients[index].add_(gradient) : gradient;
     }
     last->input = detached(input);
@@ -357,8 +364,36 @@ std::vector<at::Tensor> Trainer::accumulate_gradients(std::vector<at::Tensor>& g
   return losses;
 }
 
-bool Trainer::came_whole(const ParameterPtr& parameter) const {
-  return is_sharded_ && head_gradient_ && parameter == model_.head->own_matrix();
+double Trainer::norm_of_all(const std::vector<at::Tensor>& gradients, const std::vector<double>& norms) const {
+  std::vector<double> whole, parts;
+  std::size_t next = 0;
+  for (std::size_t index = 0; index < gradients.size(); ++index)
+    if (gradients[index].defined())
+      (sharing_.layout.is(Placement::kEverywhere, index) ? whole : parts).push_back(norms[next++]);
+  if (sharing_.layout.is_all_everywhere()) return euclidean_norm(whole);
+  const double of_whole = euclidean_norm(whole), of_parts = euclidean_norm(parts);
+  return std::sqrt(of_whole * of_whole + processes_.sum(of_parts * of_parts));
+}
+
+std::vector<StoredRows> Trainer::stored_model() const {
+  std::vector<StoredRows> stored = stored_parameters(parameters_);
+  for (StoredRows& one : stored)
+    for (std::size_t index = 0; index < parameters_.size(); ++index)
+      if (parameters_[index]->name == one.name && sharing_.layout.is(Placement::kHere, index)) {
+        one.shape = sharing_.layout.shapes[index];
+        one.first_row = own_rows()[index].first;
+      }
+  return stored;
+}
+
+std::vector<TensorPieces> Trainer::whole_model() const {
+  std::vector<TensorPieces> whole = in_one_piece(named_tensors(parameters_));
+  for (TensorPieces& one : whole)
+    for (std::size_t index = 0; index < parameters_.size(); ++index)
+      if (parameters_[index]->name == one.name && sharing_.layout.is(Placement::kHere, index))
+        one = gathered_rows(one.name, parameters_[index]->value.detach(), sharing_.layout.shapes[index],
+                            sharing_.layout.rows_of_processes(index), processes_);
+  return whole;
 }
 
 NamedTensors Trainer::head_gradient_state() const { return head_gradient_ ? head_gradient_->state() : NamedTensors{}; }
@@ -367,19 +402,23 @@ Json Trainer::observe(StepView& view) const {
   Json observations = Json::object();
   const auto looks = [&](const auto& observer) { return observer->wants(view.step) && observer->wants_tokens(); };
   if (!processes_.alone() && std::ranges::any_of(observers_, looks)) gather_view(processes_, view);
-  if (!processes_.is_first()) return observations;
   for (const auto& observer : observers_)
-    if (observer->wants(view.step)) observations[observer->name()] = observer->observe(view);
+    if (observer->wants(view.step) && (processes_.is_first() || observer->is_of_all_processes()))
+      observations[observer->name()] = observer->observe(view);
   return observations;
 }
 
 void Trainer::save() {
-  const NamedTensors optimizer = optimizer_->whole_state();
-  if (!folder_) return;
+  const std::vector<TensorPieces> model = whole_model(), optimizer = optimizer_->whole_state();
+  if (!folder_) {
+    give_in_file_order(model);
+    give_in_file_order(optimizer);
+    return;
+  }
   const LogEnd log = folder_->sync_log();  // first, so that no checkpoint outlives lines that it counts on
   state_.log_bytes = log.bytes;
   state_.log_hash = log.hash;
-  checkpoints_.save(state_, parameters_, optimizer, head_gradient_state());
+  checkpoints_.save(state_, model, optimizer, head_gradient_state());
 }
 
 std::string Trainer::inputs() const {
@@ -395,7 +434,8 @@ Json Trainer::summary(const std::string& state) const {
   std::sort(speeds.begin(), speeds.end());
   rusage usage{};
   ::getrusage(RUSAGE_SELF, &usage);
-  const std::int64_t all = count_trained(parameters_), head = count_trained(model_.head->parameters());
+  const CausalModel shapes = shapes_of(configuration_, model_.head->vocab_size());
+  const std::int64_t all = count_trained(shapes.parameters()), head = count_trained(shapes.head->parameters());
   Json summary = {
       {"state", state},
       {"steps", state_.step},
@@ -421,7 +461,9 @@ Json Trainer::summary(const std::string& state) const {
                   {"device", device_.str()},
                   {"started", started_},
                   {"finished", now_in_iso_8601()}});
-  if (!processes_.alone()) summary["processes"] = processes_.size();
+  if (processes_.alone()) return summary;
+  summary["processes"] = processes_.size();
+  if (sharing_.words) summary["vocabulary_parallel"] = true;
   return summary;
 }
 

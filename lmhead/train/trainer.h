@@ -17,6 +17,7 @@
 #include "lmhead/train/configuration.h"
 #include "lmhead/train/gradient_exchange.h"
 #include "lmhead/train/observer.h"
+#include "lmhead/train/parallel_layout.h"
 #include "lmhead/train/run_folder.h"
 #include "lmhead/train/validation.h"
 
@@ -27,6 +28,7 @@ struct StepRecord {
   std::int64_t step, tokens;
   double loss, learning_rate, gradient_norm, tokens_per_second, wall_seconds, measure_seconds;
   std::optional<double> exchange_seconds;  // of the step, in which this process sent or waited for others
+  std::optional<double> exchange_bytes;    // that it sent in it (Processes::sent_bytes)
   std::optional<Validation> validation;
   Json observations;  // by the observers' names, and what the head said of its loss
 };
@@ -64,7 +66,10 @@ class Trainer {
   /// that cannot be read.
   bool run(const TrainerControl& control = {});
 
+  /// The one of this process: of a head whose words are shared out it has its rows alone.
   const CausalModel& model() const { return model_; }
+  /// Those that each have rows of the head; this process alone where it has all of them.
+  Processes word_processes() const { return sharing_.words ? processes_ : Processes(); }
   const BatchSource& batches() const { return *batches_; }
   /// The step that `run` starts after: 0, or the newest checkpoint's.
   std::int64_t resumed_step() const { return state_.step; }
@@ -83,8 +88,13 @@ class Trainer {
   void restore(const Json& complete);
   StepRecord step();
   void require_finite(const char* what, double value) const;
-  /// Whether each process has all rows of its gradient although the optimiser is sharded: a rule sees all of them.
-  bool came_whole(const ParameterPtr& parameter) const;
+  const std::vector<Rows>& own_rows() const { return sharing_.layout.shards[std::size_t(processes_.rank())]; }
+  /// Of this process's `gradients`, of which each process has its rows or all have the same.
+  double norm_of_all(const std::vector<at::Tensor>& gradients, const std::vector<double>& norms) const;
+  /// What of the model's tensors in a file is to be read into this process's.
+  std::vector<StoredRows> stored_model() const;
+  /// The whole model, for a checkpoint; all processes must ask for the same pieces.
+  std::vector<TensorPieces> whole_model() const;
   Json observe(StepView& view) const;
   StepContext context_of(std::int64_t step, std::int64_t part) const;
   /// The losses of the step's parts, 0-dim each.
@@ -100,10 +110,9 @@ class Trainer {
   std::unique_ptr<RunFolder> folder_;  // of the first process
   std::unique_ptr<BatchSource> batches_;
   BatchFeed feed_;
+  Sharing sharing_;
   CausalModel model_;
   ParameterList parameters_;
-  bool is_sharded_;  // the optimiser, so that each process has gradients of the rows that it updates
-  RowShards shards_;
   std::unique_ptr<Optimizer> optimizer_;
   std::unique_ptr<GradientExchange> exchange_;   // null where this process is alone
   std::unique_ptr<HeadGradient> head_gradient_;  // null: plain backpropagation

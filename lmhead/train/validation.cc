@@ -41,6 +41,12 @@ class ScoreSums {
   at::Tensor sums_;  // of losses, correct predictions, tokens
 };
 
+/// What a process without tokens does while others score theirs; `like` is of the type of features.
+void score_nothing(const LmHead& head, const at::Tensor& like) {
+  const at::Tensor hidden = at::zeros({0, head.hidden_size()}, like.options().requires_grad(false));
+  head.token_scores({.hidden = hidden}, at::zeros({0}, hidden.options().dtype(at::kLong)));
+}
+
 Json to_json(const CoverageScores& scores) {
   const auto or_null = [](const std::optional<double>& value) { return value ? Json(*value) : Json(nullptr); };
   return {{"draws_per_symbol", scores.draws_per_symbol},
@@ -74,7 +80,13 @@ Validation validate(const CausalModel& model, const BatchSource& batches, const 
   ScoreSums seen(2, device), by_band(bands ? std::int64_t(bands->names.size()) : 1, device);
   const at::Tensor band_of = bands ? on_device(bands->band, device) : at::Tensor();
   const at::Tensor seen_targets = coverage ? on_device(coverage->seen_targets, device) : at::Tensor();
-  for (std::int64_t index = processes.rank(); index < batches.validation_batches(); index += processes.size()) {
+  const bool score_together = !model.head->is_whole();
+  for (std::int64_t first = 0; first < batches.validation_batches(); first += processes.size()) {
+    const std::int64_t index = first + processes.rank();
+    if (index >= batches.validation_batches()) {  // the others need what this one knows of its words
+      if (score_together) score_nothing(*model.head, model.decoder.embedding()->working);
+      break;
+    }
     const Batch batch = on_device(batches.validation_batch(index), device);
     const HeadInput input = run_decoder(model.decoder, *model.head, batch.tokens, batches.end_of_document());
     const TokenScores scores = model.head->token_scores(input, batch.targets);

@@ -166,6 +166,31 @@ TEST_F(SafetensorsFiles, WhatAtenCannotHoldIsAnError) {
   EXPECT_ERROR("tensor \"b\" must be there, got none of that name", wrong.tensor("b"));
 }
 
+TEST_F(SafetensorsFiles, PiecesGiveTheFileOfTheWholeInTheOrderInWhichTheyAreAskedFor) {
+  const at::Tensor whole = at::arange(12, at::kFloat).view({4, 3}), narrow = at::arange(4, at::kByte);
+  std::string asked;
+  const auto in_rows = [&](const std::string& name, const at::Tensor& tensor) {
+    return TensorPieces{name, tensor.scalar_type(), tensor.sizes().vec(), [&asked, name, tensor](const auto& use) {
+                          asked += name;
+                          for (std::int64_t row = 0; row < tensor.size(0); ++row) use(tensor.narrow(0, row, 1));
+                        }};
+  };
+  const std::vector<TensorPieces> pieces = {in_rows("narrow", narrow), in_rows("whole", whole)};
+  EXPECT_EQ(write_pieces(folder_ / "pieces", pieces),
+            write_safetensors(folder_ / "whole", {{"narrow", narrow}, {"whole", whole}}));
+  give_in_file_order(pieces);
+  EXPECT_EQ(asked, "wholenarrowwholenarrow");
+  EXPECT_EQ(read_file(folder_ / "pieces"), read_file(folder_ / "whole"));
+
+  std::vector<TensorPieces> wrong = {in_rows("whole", whole)};
+  for (const std::int64_t rows : {3, 5}) {
+    wrong[0].shape = {rows, 3};
+    EXPECT_ERROR("the pieces of \"whole\" must be the tensor together, got 12 bytes",
+                 write_pieces(folder_ / "wrong", wrong));
+    EXPECT_FALSE(fs::exists(folder_ / "wrong"));
+  }
+}
+
 TEST_F(SafetensorsFiles, WhatCouldNotBeReadIsNotWritten) {
   const at::Tensor one = at::zeros({1});
   write_safetensors(folder_ / "x", {{"old", one}});

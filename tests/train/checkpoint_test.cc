@@ -69,10 +69,10 @@ TEST(Checkpoint, GivesBackEveryBit) {
   for (const char* type : {"adamw", "sgd", "muon"}) {
     const CheckpointFolder folder(scratch / type, 2);
     Subject saved(0, type), loaded(1, type);
-    folder.save(state_at(12, 5), saved.parameters, saved.optimizer->state());
+    folder.save(state_at(12, 5), named_tensors(saved.parameters), saved.optimizer->state());
     EXPECT_FALSE(saved.equals(loaded));
     ASSERT_EQ(folder.newest(), 12);
-    const TrainingState state = folder.load(12, loaded.parameters, *loaded.optimizer);
+    const TrainingState state = folder.load(12, stored_parameters(loaded.parameters), *loaded.optimizer);
     EXPECT_TRUE(saved.equals(loaded)) << type;
     EXPECT_EQ(write_options(state), write_options(state_at(12, 5)));
   }
@@ -82,7 +82,7 @@ TEST(Checkpoint, HoldsOneTensorANameAsOutsidersKnowIt) {
   const ScratchFolder scratch;
   Subject subject(0);
   const CheckpointFolder folder(scratch.path(), 2);
-  folder.save(state_at(3), subject.parameters, subject.optimizer->state());
+  folder.save(state_at(3), named_tensors(subject.parameters), subject.optimizer->state());
   EXPECT_EQ(names_in(folder.path_of(3)),
             (std::set<std::string>{"checksums", "model.safetensors", "optimizer.safetensors", "state.json"}));
   const auto file = SafetensorsFile::open(folder.path_of(3) / "model.safetensors");
@@ -99,11 +99,11 @@ TEST(Checkpoint, NewestFewAndBestStay) {
   const CheckpointFolder folder(scratch.path(), 2);
   const std::int64_t best_at[] = {0, 1, 2, 2, 2, 2, 6};  // by step
   for (std::int64_t step = 1; step <= 5; ++step)
-    folder.save(state_at(step, best_at[step]), subject.parameters, subject.optimizer->state());
+    folder.save(state_at(step, best_at[step]), named_tensors(subject.parameters), subject.optimizer->state());
   EXPECT_EQ(names_in(scratch.path()),
             (std::set<std::string>{"step-00000002", "step-00000004", "step-00000005", "best.json"}));
   EXPECT_EQ(Json::parse(read_file(scratch / "best.json")), (Json{{"step", 2}, {"validation_loss", 1.0 / 3}}));
-  folder.save(state_at(6, best_at[6]), subject.parameters, subject.optimizer->state());
+  folder.save(state_at(6, best_at[6]), named_tensors(subject.parameters), subject.optimizer->state());
   EXPECT_EQ(names_in(scratch.path()), (std::set<std::string>{"step-00000005", "step-00000006", "best.json"}));
 }
 
@@ -112,12 +112,12 @@ TEST(Checkpoint, LeftoversOfAKilledSaveAreNoCheckpointsAndGo) {
   Subject subject(0);
   const CheckpointFolder folder(scratch.path(), 2);
   EXPECT_FALSE(folder.newest().has_value());
-  folder.save(state_at(4), subject.parameters, subject.optimizer->state());
+  folder.save(state_at(4), named_tensors(subject.parameters), subject.optimizer->state());
   for (const char* name : {"step-00000009.tmp77", "step-00000004.old77", "step-x", "other"})
     make_directory(scratch / name);
   write_text(scratch / "best.json.tmp77", "{");
   EXPECT_EQ(folder.newest(), 4);
-  folder.save(state_at(5), subject.parameters, subject.optimizer->state());
+  folder.save(state_at(5), named_tensors(subject.parameters), subject.optimizer->state());
   EXPECT_EQ(names_in(scratch.path()), (std::set<std::string>{"step-00000004", "step-00000005", "step-x", "other"}));
 }
 
@@ -125,16 +125,16 @@ TEST(Checkpoint, FullDiskLeavesTheEarlierOneWhole) {
   const ScratchFolder scratch;
   Subject subject(0), loaded(1);
   const CheckpointFolder folder(scratch.path(), 1);
-  folder.save(state_at(4), subject.parameters, subject.optimizer->state());
+  folder.save(state_at(4), named_tensors(subject.parameters), subject.optimizer->state());
   std::string error;
   {
     const FileSizeLimit limit(2000);
-    error = error_of([&] { folder.save(state_at(5), subject.parameters, subject.optimizer->state()); });
+    error = error_of([&] { folder.save(state_at(5), named_tensors(subject.parameters), subject.optimizer->state()); });
   }
   EXPECT_NE(error.find("model.safetensors"), error.npos) << error;
   EXPECT_NE(error.find("must be writable, got: File too large"), error.npos) << error;
   EXPECT_EQ(names_in(scratch.path()), (std::set<std::string>{"step-00000004"}));
-  folder.load(4, loaded.parameters, *loaded.optimizer);
+  folder.load(4, stored_parameters(loaded.parameters), *loaded.optimizer);
   EXPECT_TRUE(subject.equals(loaded));
 }
 
@@ -142,17 +142,18 @@ TEST(Checkpoint, ReadOnlyFolderIsAnErrorAndTheEarlierOneStays) {
   const ScratchFolder scratch;
   Subject subject(0), loaded(1);
   const CheckpointFolder folder(scratch / "checkpoints", 1);
-  folder.save(state_at(4), subject.parameters, subject.optimizer->state());
+  folder.save(state_at(4), named_tensors(subject.parameters), subject.optimizer->state());
   ::chmod((scratch / "checkpoints").c_str(), 0555);
   ::chmod(scratch.path().c_str(), 0755);
   const bool root = ::geteuid() == 0;  // to whom nothing is read-only
   ASSERT_EQ(root ? ::seteuid(65534) : 0, 0);
-  const std::string error = error_of([&] { folder.save(state_at(5), subject.parameters, subject.optimizer->state()); });
+  const std::string error =
+      error_of([&] { folder.save(state_at(5), named_tensors(subject.parameters), subject.optimizer->state()); });
   ASSERT_EQ(root ? ::seteuid(0) : 0, 0);
   ::chmod((scratch / "checkpoints").c_str(), 0755);
   EXPECT_NE(error.find("got: Permission denied"), error.npos) << error;
   EXPECT_EQ(folder.newest(), 4);
-  folder.load(4, loaded.parameters, *loaded.optimizer);
+  folder.load(4, stored_parameters(loaded.parameters), *loaded.optimizer);
   EXPECT_TRUE(subject.equals(loaded));
 }
 
@@ -160,8 +161,11 @@ TEST(Checkpoint, AFlippedBitAnywhereIsSeenAndTheFileNamed) {
   const ScratchFolder scratch;
   Subject subject(0);
   const CheckpointFolder folder(scratch.path(), 2);
-  folder.save(state_at(4), subject.parameters, subject.optimizer->state(), {{"rule", at::zeros({3, 3})}});
-  const auto load = [&] { folder.load(4, subject.parameters, *subject.optimizer, {{"rule", at::zeros({3, 3})}}); };
+  folder.save(state_at(4), named_tensors(subject.parameters), subject.optimizer->state(),
+              {{"rule", at::zeros({3, 3})}});
+  const auto load = [&] {
+    folder.load(4, stored_parameters(subject.parameters), *subject.optimizer, {{"rule", at::zeros({3, 3})}});
+  };
   for (const char* name : {"model.safetensors", "optimizer.safetensors", "head_gradient.safetensors", "state.json"}) {
     const fs::path file = folder.path_of(4) / name;
     const std::string whole = read_file(file);
@@ -183,14 +187,15 @@ TEST(Checkpoint, AFlippedBitInTheHashesIsSeen) {
   const ScratchFolder scratch;
   Subject subject(0);
   const CheckpointFolder folder(scratch.path(), 2);
-  folder.save(state_at(4), subject.parameters, subject.optimizer->state());
+  folder.save(state_at(4), named_tensors(subject.parameters), subject.optimizer->state());
   const fs::path file = folder.path_of(4) / "checksums";
   const std::string whole = read_file(file);
   for (std::size_t byte = 0; byte < whole.size(); ++byte) {
     std::string flipped = whole;
     flipped[byte] = char(flipped[byte] ^ 4);
     write_text(file, flipped);
-    expect_in("checksums beside it", error_of([&] { folder.load(4, subject.parameters, *subject.optimizer); }));
+    expect_in("checksums beside it",
+              error_of([&] { folder.load(4, stored_parameters(subject.parameters), *subject.optimizer); }));
   }
 }
 
@@ -199,29 +204,29 @@ TEST(Checkpoint, ADamagedOneNamesTheNewestWholeOneBeforeIt) {
   Subject subject(0), loaded(1);
   const CheckpointFolder folder(scratch.path(), 4);
   for (const std::int64_t step : {1, 2, 3, 4})
-    folder.save(state_at(step), subject.parameters, subject.optimizer->state());
+    folder.save(state_at(step), named_tensors(subject.parameters), subject.optimizer->state());
   for (const std::int64_t step : {3, 4}) fs::resize_file(folder.path_of(step) / "optimizer.safetensors", 100);
-  const std::string error = error_of([&] { folder.load(4, loaded.parameters, *loaded.optimizer); });
+  const std::string error = error_of([&] { folder.load(4, stored_parameters(loaded.parameters), *loaded.optimizer); });
   expect_in("step-00000004/optimizer.safetensors must have the hash", error);
   expect_in("the checkpoint of step 2 is whole: remove those after it to go on from there", error);
-  folder.load(2, loaded.parameters, *loaded.optimizer);
+  folder.load(2, stored_parameters(loaded.parameters), *loaded.optimizer);
   EXPECT_TRUE(subject.equals(loaded));
   fs::remove(folder.path_of(4) / "optimizer.safetensors");
   expect_in("optimizer.safetensors must be there",
-            error_of([&] { folder.load(4, loaded.parameters, *loaded.optimizer); }));
+            error_of([&] { folder.load(4, stored_parameters(loaded.parameters), *loaded.optimizer); }));
 }
 
 TEST(Checkpoint, OneOfAnEarlierVersionLoadsWithoutHashes) {
   const ScratchFolder scratch;
   Subject subject(0), loaded(1);
   const CheckpointFolder folder(scratch.path(), 2);
-  folder.save(state_at(4), subject.parameters, subject.optimizer->state());
+  folder.save(state_at(4), named_tensors(subject.parameters), subject.optimizer->state());
   fs::remove(folder.path_of(4) / "checksums");
   Json state = Json::parse(read_file(folder.path_of(4) / "state.json"));
   state.erase("log_bytes");
   state.erase("log_hash");
   write_text(folder.path_of(4) / "state.json", state.dump());
-  EXPECT_EQ(folder.load(4, loaded.parameters, *loaded.optimizer).log_hash, "");
+  EXPECT_EQ(folder.load(4, stored_parameters(loaded.parameters), *loaded.optimizer).log_hash, "");
   EXPECT_TRUE(subject.equals(loaded));
 }
 
@@ -229,7 +234,8 @@ TEST(Checkpoint, WhatAKillLeftUndoneIsDoneByTheNextStart) {
   const ScratchFolder scratch;
   Subject subject(0);
   for (const std::int64_t step : {1, 2, 3})  // as if each had been killed before it removed what need not stay
-    CheckpointFolder(scratch.path(), 9).save(state_at(step, 1), subject.parameters, subject.optimizer->state());
+    CheckpointFolder(scratch.path(), 9)
+        .save(state_at(step, 1), named_tensors(subject.parameters), subject.optimizer->state());
   const CheckpointFolder folder(scratch.path(), 1);
   make_directory(scratch / "step-00000002.tmp77");
   fs::remove(folder.path_of(2) / "state.json");  // a removal that was cut short in an earlier version
@@ -285,11 +291,11 @@ TEST(Checkpoint, DamagedStateIsAnErrorThatNamesTheFile) {
   const ScratchFolder scratch;
   Subject subject(0);
   const CheckpointFolder folder(scratch.path(), 2);
-  folder.save(state_at(4), subject.parameters, subject.optimizer->state());
+  folder.save(state_at(4), named_tensors(subject.parameters), subject.optimizer->state());
   fs::remove(folder.path_of(4) / "checksums");  // as in an earlier version's checkpoint
   const auto error_with = [&](const std::string& text) {
     write_text(folder.path_of(4) / "state.json", text);
-    return error_of([&] { folder.load(4, subject.parameters, *subject.optimizer); });
+    return error_of([&] { folder.load(4, stored_parameters(subject.parameters), *subject.optimizer); });
   };
   expect_in("state.json] must be valid JSON", error_with("{"));
   expect_in("state.json] must hold numbers", error_with("{\"step\":1e999}"));

@@ -61,7 +61,8 @@ TEST(RowShards, ABucketHasAPlaceForEveryRowAndNoTwoShareOne) {
   const ParameterList parameters = some_parameters();
   const RowShards shards = shard_rows(parameters, kWhole, 3);
   RowBucket bucket;
-  for (const std::size_t index : {5, 0, 3, 1, 7, 2}) bucket.add(parameters, index, shards);
+  for (const std::size_t index : {5u, 0u, 3u, 1u, 7u, 2u})
+    bucket.add(index, parameters[index]->value.sizes().vec(), shards);
   const at::Tensor buffer = at::full({3, bucket.chunk}, -1.0f);
   for (std::size_t process = 0; process < 3; ++process)
     for (std::size_t member = 0; member < bucket.members.size(); ++member)
@@ -76,6 +77,29 @@ TEST(RowShards, ABucketHasAPlaceForEveryRowAndNoTwoShareOne) {
                       .equal(rows_of(value, shards[process][bucket.members[member]])));
   }
   EXPECT_EQ(buffer.ge(0).sum().item<std::int64_t>(), numbers);
+}
+
+TEST(RowShards, BucketsHaveWhatTravelsOfEachPlaceOnce) {
+  const ParameterList parameters = some_parameters();
+  std::vector<Placement> placement(8, Placement::kSharedOut);
+  placement[0] = Placement::kHere;
+  placement[1] = Placement::kEverywhere;
+  const Layout layout = lay_out(parameters, placement, kWhole, 3);
+  EXPECT_FALSE(layout.is_all_everywhere());
+  EXPECT_EQ(layout.rows_of_processes(0), (std::vector<std::int64_t>{2, 2, 3}));
+  EXPECT_EQ(layout.rows_of_processes(1), (std::vector<std::int64_t>{2, 2, 2}));
+  std::vector<bool> scattered(8, true);
+  scattered[1] = scattered[3] = false;
+  std::vector<std::size_t> sent;
+  for (const RowBucket& bucket : gradient_buckets(parameters, layout, scattered)) {
+    sent.insert(sent.end(), bucket.members.begin(), bucket.members.end());
+    for (const std::size_t member : bucket.members) EXPECT_EQ(bucket.is_scattered, scattered[member]);
+  }
+  EXPECT_EQ(sent, (std::vector<std::size_t>{7, 6, 5, 4, 3, 2, 1}));
+  const std::vector<RowBucket> values = value_buckets(parameters, layout);
+  ASSERT_EQ(values.size(), 1u);
+  EXPECT_EQ(values[0].members, (std::vector<std::size_t>{2, 3, 4, 5, 6, 7}));
+  EXPECT_EQ(values[0].chunk, 1 + 2 * 81);  // of the first process: a number and two matrices
 }
 
 TEST(RowShards, MuonAndCoupledAdamNeedAllRowsOfWhatTheyUpdate) {
