@@ -24,6 +24,7 @@ namespace lmhead {
 namespace {
 
 int dispatch(const TrainRequest& request, const Processes& processes) { return run_train(request, processes); }
+int dispatch(const PlanRequest& request, const Processes&) { return run_plan(request); }
 int dispatch(const StudyRequest& request, const Processes&) { return run_study(request); }
 int dispatch(const HeadsRequest& request, const Processes&) { return run_heads(request); }
 int dispatch(const MeasureRequest& request, const Processes&) { return run_measure(request); }

@@ -23,7 +23,8 @@ constexpr const char* kDevice =
 }  // namespace
 
 const std::vector<std::string>& native_verbs() {
-  static const std::vector<std::string> verbs = {"train", "study", "heads", "measure", "inspect", "export", "sample"};
+  static const std::vector<std::string> verbs = {"train",   "plan",    "study",  "heads",
+                                                 "measure", "inspect", "export", "sample"};
   return verbs;
 }
 
@@ -40,6 +41,28 @@ Request parse_command_line(int argument_count, char** arguments, bool speaks) {
   train_app->add_option("--run,--run-folder", train.run, "folder of the run (default: runs/NAME-OF-THE-FILE)");
   train_app->add_option("--device", train.device, kDevice);
   train_app->add_flag("--keys", train.keys, "print every configuration key with its meaning and default");
+
+  PlanRequest plan;
+  CLI::App* plan_app = app.add_subcommand(
+      "plan", "say what training in several processes will need of memory, send and take, and how to share it out");
+  plan_app->add_option("config", plan.configuration, "JSON file, or the folder of a run")->required();
+  plan_app->add_option("overrides", plan.overrides, "key.path=value: replaces a value of the configuration");
+  plan_app->add_option("--processes", plan.processes, "how many train together")
+      ->check(CLI::Range(1, 1000000))
+      ->capture_default_str();
+  plan_app
+      ->add_option("--link", plan.link,
+                   "GB/s,us: what a process sends to its neighbour in a second, and the time until it begins to arrive")
+      ->delimiter(',')
+      ->expected(2)
+      ->check(CLI::NonNegativeNumber);
+  plan_app
+      ->add_option("--rate", plan.rate,
+                   "TFLOP/s of a process's products (default: measured here, float32, in a third of a second)")
+      ->check(CLI::PositiveNumber);
+  plan_app->add_option("--memory", plan.memory, "GiB that a process may take beside the program (default: any)")
+      ->check(CLI::PositiveNumber);
+  plan_app->add_flag("--json", plan.json, "as JSON");
 
   StudyRequest study;
   CLI::App* study_app = app.add_subcommand("study", "search, run and compare arms over seeds");
@@ -209,6 +232,7 @@ Request parse_command_line(int argument_count, char** arguments, bool speaks) {
     throw CommandLineEnd{2};
   }
   if (train_app->parsed()) return train;
+  if (plan_app->parsed()) return plan;
   if (study_app->parsed()) return study;
   if (measure_app->parsed()) return measure;
   if (inspect_app->parsed()) return inspect;

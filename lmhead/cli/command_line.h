@@ -17,6 +17,16 @@ struct TrainRequest {
   bool keys = false;                   // print every configuration key instead
 };
 
+struct PlanRequest {
+  std::string configuration;           // a JSON file, or a run folder
+  std::vector<std::string> overrides;  // key.path=value
+  std::int64_t processes = 1;
+  std::vector<double> link;  // GB/s and us; needed for more than one process
+  double rate = 0;           // TFLOP/s of a process; 0: measured here
+  double memory = 0;         // bytes that a process may take; 0: not said
+  bool json = false;
+};
+
 struct StudyRequest {
   std::string study;
   std::vector<std::string> overrides;
@@ -79,8 +89,8 @@ struct SampleRequest {
   bool raw = false;  // print control characters as they are
 };
 
-using Request = std::variant<TrainRequest, StudyRequest, HeadsRequest, MeasureRequest, InspectRequest, ExportRequest,
-                             SampleRequest>;
+using Request = std::variant<TrainRequest, PlanRequest, StudyRequest, HeadsRequest, MeasureRequest, InspectRequest,
+                             ExportRequest, SampleRequest>;
 
 /// Thrown where there is nothing to run: help was asked for, or the arguments are wrong.
 struct CommandLineEnd {

@@ -8,6 +8,7 @@ namespace lmhead {
 class Processes;
 
 int run_train(const TrainRequest& request, const Processes& processes);
+int run_plan(const PlanRequest& request);
 int run_study(const StudyRequest& request);
 int run_heads(const HeadsRequest& request);
 int run_measure(const MeasureRequest& request);

@@ -31,9 +31,12 @@ double training_flops_per_token(const TrainConfiguration& configuration, std::in
          12 * double(model.num_hidden_layers) * double(data.sequence_length) * width + rules / double(tokens);
 }
 
+double training_tokens_per_step(const TrainConfiguration& configuration) {
+  return double(configuration.data.batch_size) * double(configuration.data.sequence_length);
+}
+
 double training_tokens(const TrainConfiguration& configuration) {
-  return double(configuration.training.steps) * double(configuration.data.batch_size) *
-         double(configuration.data.sequence_length);
+  return double(configuration.training.steps) * training_tokens_per_step(configuration);
 }
 
 }  // namespace lmhead

@@ -14,6 +14,8 @@ namespace lmhead {
 /// parameter is made.
 double training_flops_per_token(const TrainConfiguration& configuration, std::int64_t vocab_size);
 
+/// Tokens of a step.
+double training_tokens_per_step(const TrainConfiguration& configuration);
 /// Tokens of all steps.
 double training_tokens(const TrainConfiguration& configuration);
 

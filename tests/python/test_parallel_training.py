@@ -262,6 +262,24 @@ def test_gradients_of_shared_words_are_those_of_one_process(trained, size):
                 assert error <= tolerance * size_of_it, (name, key, error, size_of_it)
 
 
+@pytest.mark.parametrize("size", [2, 4])
+def test_what_is_sent_is_what_is_planned(trained, size):
+    said_by_heads = {"head-growing", "head-penalised", "head-multi_token", "head-multi_exit", "head-multi_resolution", "head-candidate"}
+    for name, job in jobs_of(trained).items():
+        if "head_gradient" in job or "observe" in job or name in said_by_heads:  # which the plan says that it leaves out
+            continue
+        command = [LMHEAD, "plan", trained / f"{name}.json", "--processes", str(size), "--link", "1,10", "--rate", "1", "--json"]
+        plan = json.loads(subprocess.run(command, cwd=trained, capture_output=True, text=True, check=True).stdout)
+        summary = json.loads((trained / f"{name}-{size}" / "summary.json").read_text())
+        shared = "on" if summary.get("vocabulary_parallel") else "off"
+        sharded = job.get("parallel", {}).get("optimizer", "replicated")
+        way, = [way for way in plan["ways"] if (way["parallel.optimizer"], way["parallel.vocabulary"]) == (sharded, shared)]
+        for line in log_of(trained / f"{name}-{size}"):
+            if "validation" not in line:
+                assert line["exchange_bytes"] == round(way["exchange_bytes"]), name
+    assert "vocabulary_parallel" in json.loads((trained / f"words-automatic-{size}" / "summary.json").read_text())
+
+
 @pytest.fixture
 def folder(tmp_path):
     write_dataset(tmp_path / "data")
