@@ -13,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "lmhead/base/reused_memory.h"
 #include "lmhead/kernels/left_out_tile.h"
 #include "lmhead/kernels/logit_tiling.h"
 #include "lmhead/kernels/row_outcomes.h"
@@ -37,10 +38,17 @@ class Runner {
   void run();
 
  private:
+  /// Whether the tile's logits stay from sums to gradient.
+  bool keeps(std::int64_t tile) const { return tiling_.kept[tile].offset >= 0; }
   /// The tile's logits, or their gradient, [rows, columns].
   at::Tensor logits_of(const Block& block, std::int64_t tile, std::int64_t worker) const {
-    const std::int64_t place = keeps_ ? block.slot * tiling_.tiles + tile : worker;
-    return view_of(logits_, place * tiling_.rows * tiling_.columns, block.rows, tiling_.tile_columns(tile));
+    const LogitTiling::Kept& kept = tiling_.kept[tile];
+    const std::int64_t columns = tiling_.tile_columns(tile);
+    if (kept.in_gradient) return view_of(products_->weight_sums(), kept.offset, block.rows, columns);
+    const std::int64_t offset = keeps(tile)
+                                    ? block.slot * tiling_.kept_size + kept.offset
+                                    : tiling_.slots * tiling_.kept_size + worker * tiling_.rows * tiling_.columns;
+    return view_of(logits_, offset, block.rows, columns);
   }
   T* stored_in(const at::Tensor& logits) const { return static_cast<T*>(logits.mutable_data_ptr()); }
   /// Where what is kept of the tile's rows begins.
@@ -69,7 +77,7 @@ class Runner {
   void combine_rows(const Block& block, std::int64_t begin, std::int64_t end);
   void form_tile(const Block& block, std::int64_t tile, std::int64_t worker);
   void form_line(Wide* line, std::int64_t row, std::int64_t tile, std::int64_t worker);
-  bool form_gradient(const Block& block, std::int64_t tile, std::int64_t worker, T* stored);
+  bool form_gradient(const Block& block, std::int64_t tile, std::int64_t worker, const at::Tensor& logits);
   double leave_out(const Block& block, std::int64_t tile, std::int64_t worker, T* stored);
   void finish_rows(const Block& block, std::int64_t first_worker, std::int64_t last_worker, std::int64_t begin,
                    std::int64_t end);
@@ -79,7 +87,7 @@ class Runner {
 
   LogitPass& pass_;
   const vector::LogitKernels<T, Wide>& kernels_ = logit_kernels<T>();
-  bool makes_, sums_, gradients_, keeps_, needs_finish_;
+  bool makes_, sums_, gradients_, needs_finish_;
   LogitTiling tiling_;
   std::unique_ptr<TileProducts<T>> products_;
   at::Tensor unit_scale_, bias_, class_weight_, class_probabilities_;
@@ -102,10 +110,9 @@ Runner<T>::Runner(LogitPass& pass)
       sums_(pass.on_row || pass.on_group),
       gradients_(pass.wants_hidden || pass.wants_weight || pass.wants_bias || pass.wants_squares || pass.wants_slopes ||
                  pass.take_gradients),
-      keeps_(sums_ && gradients_),
       needs_finish_(pass.map.bias.defined() || changes_logits(pass.map.transform) ||
                     !pass.inverse_temperature.empty() || pass.pieces.count > 0),
-      tiling_(tiling_of(pass, keeps_)),
+      tiling_(tiling_of(pass, sums_ && gradients_)),
       outcomes_(pass, tiling_, sums_) {
   products_ =
       make_tile_products<T>(pass, tiling_, tiling_.blocks != 1 || tiling_.slots > 1 || pass.filter_threshold > 0);
@@ -119,8 +126,11 @@ Runner<T>::Runner(LogitPass& pass)
   }
   outcomes_.weigh_tiles(class_weight_.defined() ? class_weight_.template const_data_ptr<Wide>() : nullptr);
 
-  logits_ = at::empty({(keeps_ ? tiling_.slots * tiling_.tiles : tiling_.workers) * tiling_.rows * tiling_.columns},
-                      pass.type());
+  const bool forms_again = std::any_of(tiling_.kept.begin(), tiling_.kept.end(),
+                                       [](const LogitTiling::Kept& kept) { return kept.offset < 0; });
+  logits_ = reused_memory(
+      tiling_.slots * tiling_.kept_size + (forms_again ? tiling_.workers * tiling_.rows * tiling_.columns : 0),
+      pass.type());
   if (!kSameType) lines_ = at::empty({tiling_.workers, tiling_.columns}, wide);
   if (pass.wants_squares)
     squares_.resize(tiling_.slots * tiling_.tiles * tiling_.rows),
@@ -203,10 +213,10 @@ void Runner<T>::finish_block(const Block& block, std::int64_t first_worker) {
 template <class T>
 void Runner<T>::sum_tile(const Block& block, std::int64_t tile, std::int64_t worker) {
   const at::Tensor logits = logits_of(block, tile, worker);
-  products_->form_logits(block, tile, worker, logits);
   T* stored = stored_in(logits);
-  const std::int64_t columns = tiling_.tile_columns(tile);
+  const std::int64_t columns = tiling_.tile_columns(tile), at_once = products_->rows_at_once();
   for (std::int64_t index = 0; index < block.rows; ++index) {
+    if (index % at_once == 0) products_->form_logits(block, tile, worker, index, logits);
     const std::int64_t row = block.begin + index;
     const Wide* line = finished_line(stored + index * columns, row, tile, worker, false);
     outcomes_.sum(kernels_, block, index, tile, line, weights_of(row, tile, worker), target_of(row, tile));
@@ -242,16 +252,20 @@ void Runner<T>::form_line(Wide* line, std::int64_t row, std::int64_t tile, std::
                       weights ? weights + piece.from : nullptr, transform_of(row));
 }
 
-/// Turns the tile's logits into gradients in place; false where the filter says that its products may be skipped.
+/// Turns the tile's logits, formed again where they were not kept, into gradients in place; false where the filter says
+/// that its products may be skipped.
 template <class T>
-bool Runner<T>::form_gradient(const Block& block, std::int64_t tile, std::int64_t worker, T* stored) {
+bool Runner<T>::form_gradient(const Block& block, std::int64_t tile, std::int64_t worker, const at::Tensor& logits) {
+  T* stored = stored_in(logits);
   const std::int64_t begin = tiling_.tile_begin(tile), columns = tiling_.tile_columns(tile);
+  const std::int64_t at_once = products_->rows_at_once();
   const bool filters = pass_.filter_threshold > 0;
   bool matters = !filters;
   for (std::int64_t index = 0; index < block.rows; ++index) {
+    if (!keeps(tile) && index % at_once == 0) products_->form_logits(block, tile, worker, index, logits);
     const std::int64_t row = block.begin + index, target = target_of(row, tile);
     const RowFactors& factors = pass_.factors[row];
-    Wide* line = finished_line(stored + index * columns, row, tile, worker, sums_);
+    Wide* line = finished_line(stored + index * columns, row, tile, worker, keeps(tile));
     form_line(line, row, tile, worker);
     if (filters && !matters) {
       // The target's own entry never counts: a tile that is left out adds it all the same.
@@ -274,8 +288,7 @@ bool Runner<T>::form_gradient(const Block& block, std::int64_t tile, std::int64_
 template <class T>
 void Runner<T>::form_tile(const Block& block, std::int64_t tile, std::int64_t worker) {
   const at::Tensor logits = logits_of(block, tile, worker);
-  if (!sums_) products_->form_logits(block, tile, worker, logits);
-  if (form_gradient(block, tile, worker, stored_in(logits))) {
+  if (form_gradient(block, tile, worker, logits)) {
     if (pass_.wants_hidden) products_->add_to_hidden(block, tile, worker, logits);
     if (pass_.wants_weight) products_->add_to_weight(block, tile, worker, logits);
     return;
@@ -354,18 +367,21 @@ void Runner<T>::run_sharing_rows() {
       finish_rows(block, worker, worker + 1, 0, block.rows);
       finish_block(block, worker);
     }
+    products_->rest();
   });
 }
 
 template <class T>
 void Runner<T>::run_sharing_vocabulary() {
   const std::int64_t workers = tiling_.workers;
-  // In turn, because with rare words at the end of the vocabulary it is the last tiles that the filter leaves out.
   const auto each_tile = [&](const auto& work) {
     at::parallel_for(0, workers, 1, [&](std::int64_t begin, std::int64_t end) {
       at::AutoDispatchBelowADInplaceOrView guard;
-      for (std::int64_t worker = begin; worker < end; ++worker)
-        for (std::int64_t tile = worker; tile < tiling_.tiles; tile += workers) work(tile, worker);
+      for (std::int64_t worker = begin; worker < end; ++worker) {
+        const LogitTiling::Share share = tiling_.share_of(worker);
+        for (std::int64_t tile = share.first; tile < share.last; tile += share.step) work(tile, worker);
+      }
+      products_->rest();
     });
   };
   for (std::int64_t index = 0; index < tiling_.blocks; ++index) {

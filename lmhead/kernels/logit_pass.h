@@ -106,8 +106,8 @@ struct LogitPass {
 
   /// Sums are formed in an order that depends only on shapes and on the number of threads. Memory beyond the results:
   /// rows_per_kept_block x V logits where both sums and gradients are wanted, else 512 x 1,024 a thread; and 512 x D a
-  /// thread, for float32 1,472 x D. In bfloat16 all n rows are one block where their logits take no more than 128 MiB
-  /// and the float32 sums [V, D] that one block does without.
+  /// thread, for float32 1,472 x D. In bfloat16 a block may be all n rows (docs/kernels.md): at most 128 MiB of logits,
+  /// n x 1,024 of them and n x D sums a thread.
   void run();
 };
 

@@ -8,7 +8,7 @@ namespace lmhead {
 RowOutcomes::RowOutcomes(LogitPass& pass, const LogitTiling& tiling, bool sums)
     : pass_(pass), tiling_(tiling), ranges_(pass, tiling, sums) {
   if (!sums) return;
-  line_sums_.resize(tiling.slots * tiling.tiles * tiling.rows);
+  line_sums_ = std::make_unique_for_overwrite<vector::LineSums[]>(tiling.slots * tiling.tiles * tiling.rows);
   target_logits_.resize(tiling.slots * tiling.rows);
   pass.factors.resize(tiling.size);
 }

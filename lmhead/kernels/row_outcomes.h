@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "lmhead/kernels/logit_pass.h"
@@ -48,9 +49,9 @@ class RowOutcomes {
   const LogitPass& pass_;
   const LogitTiling& tiling_;
   WordRanges ranges_;
-  std::vector<double> tile_weight_;          // class weight in all of each tile
-  std::vector<vector::LineSums> line_sums_;  // [slots, tiles, rows]
-  std::vector<double> target_logits_;        // [slots, rows]
+  std::vector<double> tile_weight_;                // class weight in all of each tile
+  std::unique_ptr<vector::LineSums[]> line_sums_;  // [slots, tiles, rows]
+  std::vector<double> target_logits_;              // [slots, rows]
 };
 
 }  // namespace lmhead

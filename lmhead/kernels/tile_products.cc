@@ -8,6 +8,8 @@
 
 #include <algorithm>
 
+#include "lmhead/base/reused_memory.h"
+#include "lmhead/kernels/packed_tile_products.h"
 #include "lmhead/kernels/row_major_product.h"
 #include "lmhead/kernels/threads.h"
 #include "lmhead/kernels/tile_sizes.h"
@@ -38,7 +40,8 @@ class AtenProducts final : public TileProducts<T> {
                     pass.type());
   }
 
-  void form_logits(const LogitBlock& block, std::int64_t tile, std::int64_t, const at::Tensor& logits) override {
+  void form_logits(const LogitBlock& block, std::int64_t tile, std::int64_t, std::int64_t,
+                   const at::Tensor& logits) override {
     at::Tensor result = logits;
     at::mm_out(result, this->features_of(block, tile), weight_turned_[tile]);
   }
@@ -88,7 +91,7 @@ class RowMajorProducts final : public TileProducts<float> {
         copies_weight_(pass.wants_hidden && tiling.width % (4 * tile_sizes::kCrowdedStride) == 0) {
     weight_scratch_size_ = tiling.width * turned_weight_stride_;
     if (copies_weight_) weight_scratch_size_ = std::max(weight_scratch_size_, tiling.columns * stride_of(tiling.width));
-    weight_scratch_ = at::empty({tiling.workers * weight_scratch_size_}, at::kFloat);
+    weight_scratch_ = reused_memory(tiling.workers * weight_scratch_size_, at::kFloat);
     if (pass.wants_weight)
       turned_hidden_ = at::empty({tiling.slots * tiling.features, tiling.width * turned_hidden_stride_}, at::kFloat);
   }
@@ -101,9 +104,11 @@ class RowMajorProducts final : public TileProducts<float> {
           .as_strided({tiling_.width, block.rows}, {turned_hidden_stride_, 1})
           .copy_(features_[block.slot * tiling_.features + feature].t());
   }
-  void form_logits(const LogitBlock& block, std::int64_t tile, std::int64_t worker, const at::Tensor& logits) override {
+  void form_logits(const LogitBlock& block, std::int64_t tile, std::int64_t worker, std::int64_t,
+                   const at::Tensor& logits) override {
     const std::int64_t columns = tiling_.tile_columns(tile), width = tiling_.width;
-    scratch(worker, width, columns, turned_weight_stride_).copy_(weight_tile(tile).t());
+    turn(weight_ + tiling_.tile_begin(tile) * width, columns, width, width, scratch_data(worker),
+         turned_weight_stride_);
     row_major_product(block.rows, columns, width, features_of(block, tile).const_data_ptr<float>(), width,
                       scratch_data(worker), turned_weight_stride_, logits.mutable_data_ptr<float>(), columns, false);
   }
@@ -147,19 +152,6 @@ class RowMajorProducts final : public TileProducts<float> {
   at::Tensor scratch(std::int64_t worker, std::int64_t rows, std::int64_t columns, std::int64_t stride) {
     return weight_scratch_.as_strided({rows, columns}, {stride, 1}, worker * weight_scratch_size_);
   }
-  /// Tiles of the weight's gradient from [D, columns] to [columns, D], in place.
-  void turn_weight_back() override {
-    at::parallel_for(0, tiling_.tiles, 1, [&](std::int64_t begin, std::int64_t end) {
-      at::AutoDispatchBelowADInplaceOrView guard;
-      const std::int64_t worker = at::get_thread_num(), width = tiling_.width;
-      for (std::int64_t tile = begin; tile < end; ++tile) {
-        const std::int64_t columns = tiling_.tile_columns(tile), offset = tiling_.tile_begin(tile) * width;
-        at::Tensor turned = scratch(worker, width, columns, columns);
-        turned.copy_(view_of(weight_sums_, offset, width, columns));
-        view_of(weight_sums_, offset, columns, width).copy_(turned.t());
-      }
-    });
-  }
 
   std::int64_t turned_weight_stride_, turned_hidden_stride_, weight_scratch_size_;
   const float* weight_;
@@ -173,16 +165,24 @@ at::Tensor view_of(const at::Tensor& storage, std::int64_t offset, std::int64_t 
   return storage.as_strided({rows, columns}, {columns, 1}, storage.storage_offset() + offset);
 }
 
+void turn(const float* in, std::int64_t rows, std::int64_t columns, std::int64_t in_stride, float* out,
+          std::int64_t out_stride) {
+  vector::row_kernels().packing.turn(reinterpret_cast<const std::uint32_t*>(in), rows, columns, in_stride,
+                                     reinterpret_cast<std::uint32_t*>(out), out_stride);
+}
+
 template <class T>
 TileProducts<T>::TileProducts(const LogitPass& pass, const LogitTiling& tiling, at::ScalarType weight_sum_type)
     : pass_(pass), tiling_(tiling), features_(tiling.slots * tiling.features) {
   if (pass.wants_hidden) {
-    hidden_sums_ =
-        at::empty({tiling.workers, tiling.features, tiling.rows, tiling.width}, c10::CppTypeToScalarType<Wide>::value);
+    hidden_sums_ = reused_memory(tiling.workers * tiling.features * tiling.rows * tiling.width,
+                                 c10::CppTypeToScalarType<Wide>::value)
+                       .view({tiling.workers, tiling.features, tiling.rows, tiling.width});
     hidden_touched_.resize(tiling.workers * tiling.features);
   }
   if (pass.wants_weight) {
-    weight_sums_ = at::empty({tiling.slots, tiling.vocab_size, tiling.width}, weight_sum_type);
+    weight_sums_ = reused_memory(tiling.slots * tiling.vocab_size * tiling.width, weight_sum_type)
+                       .view({tiling.slots, tiling.vocab_size, tiling.width});
     weight_touched_.resize(tiling.slots);
   }
 }
@@ -232,10 +232,31 @@ at::Tensor TileProducts<T>::finished_weight() {
 }
 
 template <class T>
+void TileProducts<T>::turn_weight_back() {
+  if constexpr (std::is_same_v<Wide, float>) {
+    if (!weight_is_turned()) return;
+    const std::int64_t width = tiling_.width;
+    const at::Tensor scratch = at::empty({tiling_.workers, tiling_.columns * width}, at::kFloat);
+    at::parallel_for(0, tiling_.tiles, 1, [&](std::int64_t begin, std::int64_t end) {
+      float* turned = scratch.mutable_data_ptr<float>() + at::get_thread_num() * tiling_.columns * width;
+      for (std::int64_t tile = begin; tile < end; ++tile) {
+        const std::int64_t columns = tiling_.tile_columns(tile);
+        float* sums = weight_sums_.template mutable_data_ptr<float>() + tiling_.tile_begin(tile) * width;
+        turn(sums, width, columns, columns, turned, width);
+        std::copy_n(turned, columns * width, sums);
+      }
+    });
+  }
+}
+
+template <class T>
 std::unique_ptr<TileProducts<T>> make_tile_products(const LogitPass& pass, const LogitTiling& tiling, bool adds_up) {
   if constexpr (std::is_same_v<T, float>) {
     if (has_row_major_product() && tiling.rows >= tile_sizes::kFewestTurnedRows)
       return std::make_unique<RowMajorProducts>(pass, tiling);
+  }
+  if constexpr (std::is_same_v<T, Bfloat16>) {
+    if (tiling.packed) return make_packed_products(pass, tiling, adds_up);
   }
   return std::make_unique<AtenProducts<T>>(pass, tiling, adds_up);
 }

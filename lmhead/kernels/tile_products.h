@@ -39,15 +39,19 @@ class TileProducts {
 
   /// `made`, C times [rows, D], are the block's features where the pass itself has none.
   virtual void begin_block(const LogitBlock& block, const std::vector<at::Tensor>& made);
-  /// `logits` [rows, columns] = features times the tile's weight, transposed.
-  virtual void form_logits(const LogitBlock& block, std::int64_t tile, std::int64_t worker,
+  /// `logits` [rows, columns] = features times the tile's weight, transposed: rows from `first` to the next multiple of
+  /// rows_at_once(), a tile's first rows first.
+  virtual void form_logits(const LogitBlock& block, std::int64_t tile, std::int64_t worker, std::int64_t first,
                            const at::Tensor& logits) = 0;
+  virtual std::int64_t rows_at_once() const { return tiling_.rows; }
   /// Adds `gradient` [rows, columns] times the tile's weight to the worker's sum for the block's features.
   virtual void add_to_hidden(const LogitBlock& block, std::int64_t tile, std::int64_t worker,
                              const at::Tensor& gradient) = 0;
   /// Adds `gradient`, transposed, times features to the slot's sum for the tile's weight.
   virtual void add_to_weight(const LogitBlock& block, std::int64_t tile, std::int64_t worker,
                              const at::Tensor& gradient) = 0;
+  /// A worker's last call before others go on.
+  virtual void rest() const {}
   /// Whether a tile of the weight's sum is [D, columns] until the end.
   virtual bool weight_is_turned() const { return false; }
 
@@ -66,6 +70,9 @@ class TileProducts {
   void forget_hidden(std::int64_t worker) {
     std::fill_n(hidden_touched_.begin() + worker * tiling_.features, tiling_.features, 0);
   }
+
+  /// Where the weight's gradient is formed, [slots, V, D].
+  const at::Tensor& weight_sums() const { return weight_sums_; }
 
   /// Both sums of a tile as something to add to: zeros where nothing was added yet. The weight's has columns x D
   /// elements.
@@ -88,8 +95,8 @@ class TileProducts {
   const at::Tensor& features_of(const LogitBlock& block, std::int64_t tile) const {
     return features_[block.slot * tiling_.features + tiling_.feature_of[tile]];
   }
-  /// Tiles of the weight's sum as the caller wants them.
-  virtual void turn_weight_back() {}
+  /// Tiles of the weight's sum from [D, columns] to [columns, D], in place, where they are turned.
+  void turn_weight_back();
 
   const LogitPass& pass_;
   const LogitTiling& tiling_;
@@ -104,6 +111,10 @@ class TileProducts {
 /// anything but products.
 template <class T>
 std::unique_ptr<TileProducts<T>> make_tile_products(const LogitPass& pass, const LogitTiling& tiling, bool adds_up);
+
+/// out [columns, rows] is in [rows, columns] turned; strides are the distances between rows.
+void turn(const float* in, std::int64_t rows, std::int64_t columns, std::int64_t in_stride, float* out,
+          std::int64_t out_stride);
 
 /// A contiguous [rows, columns] piece of flat storage, without allocating anything but the view.
 at::Tensor view_of(const at::Tensor& storage, std::int64_t offset, std::int64_t rows, std::int64_t columns);

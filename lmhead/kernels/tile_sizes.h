@@ -20,6 +20,10 @@ constexpr std::int64_t kColumnMultiple = 64;
 constexpr std::int64_t kCrowdedStride = 256;
 /// The block of logits is cut to fewer rows where it would take more than this.
 constexpr std::int64_t kBlockBytes = std::int64_t{128} << 20;
+/// The same for packed products. Where float32 sums of [V, D] would take more than kBlockBytes, one block of all rows is
+/// taken up to four times this, and what has no room is computed twice.
+constexpr std::int64_t kPackedBlockBytes = std::int64_t{104} << 20;
+constexpr std::int64_t kMostOfBlockKept = 4;
 /// Rows that go through ATen at once, where nothing is tiled: their logits are at most 64 Mi numbers.
 constexpr std::int64_t rows_per_chunk(std::int64_t vocab_size) {
   return std::max<std::int64_t>(1,

@@ -10,15 +10,18 @@
 #include <mutex>
 #include <unordered_map>
 
+#include "lmhead/base/reused_memory.h"
+
 namespace lmhead {
 
-/// Stands before libtorch's CPU allocator from its first use on, and counts the bytes of every tensor.
+/// Stands before libtorch's CPU allocator from its first use on, and counts the bytes of every tensor, those in
+/// reused_memory.h too.
 class AllocationMeter : public c10::Allocator {
  public:
   /// The most bytes that `work` held at once beyond what was held before it.
   static std::int64_t peak_of(const std::function<void()>& work) {
     AllocationMeter& meter = instance();
-    const std::int64_t before = meter.live_;
+    const std::int64_t before = meter.live_ + reused_memory_in_use();
     meter.peak_ = before;  // no tensor is made meanwhile: tests run on one thread
     work();
     return meter.peak_ - before;
@@ -33,7 +36,7 @@ class AllocationMeter : public c10::Allocator {
       const std::lock_guard lock(mutex_);
       bytes_[memory] = std::int64_t(bytes);
       live_ += std::int64_t(bytes);
-      peak_ = std::max(peak_, live_);
+      peak_ = std::max(peak_, live_ + reused_memory_in_use());
     }
     return {memory, memory, &AllocationMeter::release, device};
   }

@@ -4,6 +4,7 @@
 #include "lmhead/kernels/vector/attention_rows.h"
 #include "lmhead/kernels/vector/block_rows.h"
 #include "lmhead/kernels/vector/logit_rows.h"
+#include "lmhead/kernels/vector/packing.h"
 
 #define LMHEAD_TEXT_OF(name) #name
 #define LMHEAD_TEXT(name) LMHEAD_TEXT_OF(name)
@@ -13,6 +14,7 @@ namespace lmhead::vector::LMHEAD_VECTOR_LEVEL {
 extern const RowKernels kRowKernels;
 const RowKernels kRowKernels = {
     LMHEAD_TEXT(LMHEAD_VECTOR_LEVEL),
+    {turn, interleave},
     logit_kernels<float, float>(),
     logit_kernels<double, double>(),
     logit_kernels<Bfloat16, float>(),

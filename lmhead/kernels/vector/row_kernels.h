@@ -114,9 +114,18 @@ struct AttentionKernels {
                    const T* log_sums, const AttentionGradient<T>& gradient, T* workspace);
 };
 
+struct PackingKernels {
+  /// out [columns, rows] is in [rows, columns] turned; strides are the distances between rows.
+  void (*turn)(const std::uint32_t* in, std::int64_t rows, std::int64_t columns, std::int64_t in_stride,
+               std::uint32_t* out, std::int64_t out_stride);
+  /// pairs[i] holds even[i] and, in its upper half, odd[i]; that is 0 where `odd` is null.
+  void (*interleave)(const Bfloat16* even, const Bfloat16* odd, std::int64_t size, std::uint32_t* pairs);
+};
+
 /// Every operation for one instruction set.
 struct RowKernels {
   const char* name;
+  PackingKernels packing;
   LogitKernels<float, float> logits_float;
   LogitKernels<double, double> logits_double;
   LogitKernels<Bfloat16, float> logits_bfloat16;
