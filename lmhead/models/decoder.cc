@@ -5,7 +5,6 @@
 #include <ATen/ops/embedding.h>
 #include <ATen/ops/gelu.h>
 #include <ATen/ops/layer_norm.h>
-#include <ATen/ops/linear.h>
 #include <ATen/ops/relu.h>
 #include <ATen/ops/silu.h>
 
@@ -16,6 +15,7 @@
 #include "lmhead/base/error.h"
 #include "lmhead/kernels/block_operations.h"
 #include "lmhead/kernels/packed_attention.h"
+#include "lmhead/kernels/projection.h"
 #include "lmhead/models/attention.h"
 #include "lmhead/models/decoder_builder.h"
 #include "lmhead/models/experts.h"
@@ -26,7 +26,7 @@ namespace {
 
 at::Tensor project(const at::Tensor& input, const at::Tensor& weight, const ParameterPtr& bias) {
   const at::Tensor x = input.to(weight.scalar_type());
-  return bias ? at::linear(x, weight, bias->working) : at::linear(x, weight);
+  return projection(x, weight, bias ? bias->working : at::Tensor());
 }
 
 at::Tensor activate(Activation activation, const at::Tensor& x) {

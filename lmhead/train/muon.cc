@@ -2,11 +2,11 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/linalg_vector_norm.h>
-#include <ATen/ops/mm.h>
 
 #include <algorithm>
 #include <cmath>
 
+#include "lmhead/kernels/projection.h"
 #include "lmhead/train/update_rule.h"
 
 namespace lmhead {
@@ -42,8 +42,8 @@ at::Tensor orthogonalise(const at::Tensor& matrix) {
   at::Tensor x = tall ? matrix.t() : matrix;
   x = x / (at::linalg_vector_norm(x) + 1e-7);
   for (int iteration = 0; iteration < 5; ++iteration) {
-    const at::Tensor gram = at::mm(x, x.t());
-    x = kA * x + at::mm(kB * gram + kC * at::mm(gram, gram), x);
+    const at::Tensor gram = matrix_product(x, x.t());
+    x = kA * x + matrix_product(kB * gram + kC * matrix_product(gram, gram), x);
   }
   return tall ? x.t() : x;
 }
