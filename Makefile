@@ -13,7 +13,7 @@ LMHEAD := .venv/bin/lmhead
 export PYTHON
 export EXTRAS
 
-.PHONY: setup demo real-model docs wheel test study-smoke test-slow check-cuda study bench bench-head bench-heads bench-evaluate bench-measure bench-small fuzz clean
+.PHONY: setup demo real-model docs wheel test study-smoke test-slow check-cuda study bench bench-head bench-heads bench-evaluate bench-measure bench-small bench-processes fuzz clean
 
 setup:
 	@scripts/setup
@@ -80,6 +80,10 @@ bench-measure: setup
 
 bench-small: setup
 	@.venv/bin/python bench/small_models.py
+
+# Two processes beside one of two threads, and a head whose rows lie in two processes. BENCH="--parts speed" and so on.
+bench-processes: setup
+	@.venv/bin/python bench/processes.py $(BENCH)
 
 # A site that can be searched where it is served: python3 -m http.server -d build/site
 docs: EXTRAS += docs

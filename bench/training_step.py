@@ -45,20 +45,22 @@ def make_inputs(folder: pathlib.Path) -> dict:
     return {"weights": str(weights), "data": str(data), "tokens": sum(windows, [])}
 
 
-def run_lmhead(inputs: dict, folder: pathlib.Path, precision: str, steps: int, threads: int, measure_every: int = 0, measure_tokens: int = 0) -> dict:
-    configuration = {
+def configuration_of(inputs: dict, precision: str, steps: int) -> dict:
+    return {
         "data": {"path": inputs["data"], "sequence_length": SHAPE["length"], "batch_size": SEQUENCES, "validation_tokens": 128, "shift_windows": False},
         "model": {
             "hidden_size": SHAPE["width"], "intermediate_size": SHAPE["inner"], "num_hidden_layers": SHAPE["layers"],
             "num_attention_heads": SHAPE["heads"], "vocab_size": SHAPE["vocab"],
         },
         "optimizer": {"learning_rate": LEARNING_RATE},
-        "training": {
-            "steps": steps, "precision": precision, "threads": threads, "validate_every": 0, "checkpoint_every": 0,
-            "initial_weights": inputs["weights"],
-        },
-        "observe": {"gradient_retention": {"every": measure_every, "tokens": measure_tokens}},
+        "training": {"steps": steps, "precision": precision, "validate_every": 0, "checkpoint_every": 0, "initial_weights": inputs["weights"]},
     }
+
+
+def run_lmhead(inputs: dict, folder: pathlib.Path, precision: str, steps: int, threads: int, measure_every: int = 0, measure_tokens: int = 0) -> dict:
+    configuration = configuration_of(inputs, precision, steps)
+    configuration["training"]["threads"] = threads
+    configuration["observe"] = {"gradient_retention": {"every": measure_every, "tokens": measure_tokens}}
     run = pathlib.Path(tempfile.mkdtemp(dir=folder))
     file = run / "bench.json"
     file.write_text(json.dumps(configuration))
