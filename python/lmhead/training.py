@@ -13,6 +13,7 @@ import ctypes
 import datetime
 import json
 import os
+import secrets
 import sys
 import time
 from collections.abc import Callable
@@ -72,11 +73,42 @@ def _join(rank: int, size: int) -> Any:
     except (ValueError, OverflowError):
         raise _Refused(f"{TIMEOUT} must be a number of seconds, got {os.environ[TIMEOUT]!r}") from None
     try:
-        store, _, _ = next(rendezvous("env://", rank, size, timeout=timeout))
+        shared, _, _ = next(rendezvous("env://", rank, size, timeout=timeout))
+        store = fresh_store(shared, rank, size, timeout.total_seconds())
         dist.init_process_group("cpu:gloo,cuda:nccl" if has_cuda else "gloo", store=store, rank=rank, world_size=size, timeout=timeout)
     except (RuntimeError, ValueError) as error:  # a port in use, a process that never came
         raise _Refused(f"{size} processes must find one another, got: {one_line(str(error).splitlines()[0])}") from None
     return dist.PrefixStore("lmhead", store)
+
+
+def fresh_store(store: Any, rank: int, size: int, timeout: float) -> Any:
+    """A part of ``store`` that nothing was written to before these processes met.
+
+    torchrun's store outlives restarts. Who finds there where a process listened that was killed since waits for it until the time is
+    over; so the first process names a part of it, and tells those who show that they are here now: by a number that nobody can have
+    known.
+    """
+    import torch.distributed as dist
+
+    own = secrets.token_hex(8)
+    if rank > 0:
+        store.set(f"lmhead/seeks/{rank}", own)
+        start = store.get(f"lmhead/told/{own}").decode()
+        store.set(f"lmhead/here/{start}/{rank}", "")
+        return dist.PrefixStore(start, store)
+    deadline = time.monotonic() + timeout
+    left, told = set(range(1, size)), set()
+    while left:
+        for other in sorted(left):
+            if store.check([f"lmhead/here/{own}/{other}"]):
+                left.remove(other)
+            elif store.check([f"lmhead/seeks/{other}"]) and (number := store.get(f"lmhead/seeks/{other}").decode()) not in told:
+                store.set(f"lmhead/told/{number}", own)
+                told.add(number)
+        if left and time.monotonic() > deadline:
+            raise RuntimeError(f"no word from process {min(left)} in {timeout:g} seconds")
+        time.sleep(0.01 if left else 0)
+    return dist.PrefixStore(own, store)
 
 
 def _command() -> Callable[[list[str], str, int, int], tuple[int, str, bool]]:

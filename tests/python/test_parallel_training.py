@@ -1,5 +1,6 @@
 """Several processes train what one would: the same bits where sums have one order, else to rounding; and they end together."""
 
+import concurrent.futures
 import json
 import os
 import re
@@ -378,6 +379,27 @@ def test_one_that_is_told_to_stop_stops_all_and_everything_is_saved(folder):
     codes, _, errors = finish(processes)
     assert codes == [130, 130] and errors[1] == "" and "stopped and saved; go on with: lmhead train run" in errors[0]
     assert len(log_of(folder / "run")) == json.loads((folder / "run" / "summary.json").read_text())["steps"]
+
+
+def test_what_an_earlier_start_left_in_the_store_is_not_read(folder):
+    """torchrun's store is one for all restarts; the processes of each must meet in a part of their own."""
+    dist = pytest.importorskip("torch.distributed")
+    sys.path.insert(0, str(ROOT / "python"))
+    from lmhead import training
+
+    memory = dist.HashStore()
+    for start in range(3):
+        with concurrent.futures.ThreadPoolExecutor(4) as pool:
+            late_first = [pool.submit(training.fresh_store, memory, rank, 4, 20) for rank in (1, 2)]
+            time.sleep(0.05 * start)
+            rest = [pool.submit(training.fresh_store, memory, rank, 4, 20) for rank in (0, 3)]
+            stores = [one.result() for one in (*late_first, *rest)]
+        for rank, store in enumerate(stores):
+            assert not store.check([f"address/{rank}"])
+            store.set(f"address/{rank}", str(start))
+        assert all(store.get("address/0") == str(start).encode() for store in stores)
+    with pytest.raises(RuntimeError, match="no word from process 1 in 0.1 seconds"):
+        training.fresh_store(dist.HashStore(), 0, 2, 0.1)
 
 
 def test_under_torchrun(folder):

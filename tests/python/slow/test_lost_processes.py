@@ -52,7 +52,7 @@ def steps_done(run):
 def undisturbed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("lost")
     write_dataset(folder / "data")
-    changes = {"optimizer.type": "muon", "parallel.optimizer": "sharded"}
+    changes = {"optimizer.type": "muon", "parallel": {"optimizer": "sharded", "vocabulary": "on"}}
     (folder / "config.json").write_text(json.dumps(tiny(folder, changes, steps=STEPS, checkpoint_every=3, validate_every=10)))
     process = start(folder, "undisturbed")
     said, _ = process.communicate(timeout=300)
