@@ -57,8 +57,9 @@ Request parse_command_line(int argument_count, char** arguments, bool speaks) {
       ->expected(2)
       ->check(CLI::NonNegativeNumber);
   plan_app
-      ->add_option("--rate", plan.rate,
-                   "TFLOP/s of a process's products (default: measured here, float32, in a third of a second)")
+      ->add_option(
+          "--rate", plan.rate,
+          "TFLOP/s of a process's products (default: measured here, float32, with the threads that it will have)")
       ->check(CLI::PositiveNumber);
   plan_app->add_option("--memory", plan.memory, "GiB that a process may take beside the program (default: any)")
       ->check(CLI::PositiveNumber);

@@ -34,8 +34,9 @@ ProcessMachine machine_of(const PlanRequest& request, const RunConfiguration& co
   require(request.link.empty() || request.link[0] > 0, "plan", "--link must be of more than 0 GB/s, got ",
           request.link.empty() ? 0 : request.link[0]);
   ProcessMachine machine;
-  machine.flops_per_second =
-      request.rate > 0 ? request.rate * 1e12 : measure_product_rate(configuration.train.training.threads);
+  std::optional<std::int64_t> threads = configuration.train.training.threads;
+  if (!threads && request.processes > 1) threads = 1;  // which torchrun gives each
+  machine.flops_per_second = request.rate > 0 ? request.rate * 1e12 : measure_product_rate(threads);
   if (!request.link.empty()) {
     machine.bytes_per_second = request.link[0] * 1e9;
     machine.seconds_per_message = request.link[1] * 1e-6;

@@ -15,6 +15,7 @@ import json
 import os
 import secrets
 import sys
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -72,13 +73,25 @@ def _join(rank: int, size: int) -> Any:
         timeout = datetime.timedelta(seconds=float(os.environ.get(TIMEOUT, _DEFAULT_TIMEOUT)))
     except (ValueError, OverflowError):
         raise _Refused(f"{TIMEOUT} must be a number of seconds, got {os.environ[TIMEOUT]!r}") from None
+    # Who listens at the port and is no store may be waited for without end.
+    given_up = threading.Timer(timeout.total_seconds() + _PATIENCE, _give_up, [size, timeout.total_seconds()])
+    given_up.daemon = True
+    given_up.start()
     try:
         shared, _, _ = next(rendezvous("env://", rank, size, timeout=timeout))
         store = fresh_store(shared, rank, size, timeout.total_seconds())
         dist.init_process_group("cpu:gloo,cuda:nccl" if has_cuda else "gloo", store=store, rank=rank, world_size=size, timeout=timeout)
     except (RuntimeError, ValueError) as error:  # a port in use, a process that never came
         raise _Refused(f"{size} processes must find one another, got: {one_line(str(error).splitlines()[0])}") from None
+    finally:
+        given_up.cancel()
     return dist.PrefixStore("lmhead", store)
+
+
+def _give_up(size: int, seconds: float) -> None:
+    where = one_line(f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}")
+    print(f"[train] {size} processes must find one another, got: no answer of theirs at {where} in {seconds:g} seconds", file=sys.stderr, flush=True)
+    os._exit(2)
 
 
 def fresh_store(store: Any, rank: int, size: int, timeout: float) -> Any:

@@ -38,9 +38,9 @@ def environment(rank, size, port, **more):
             "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size), **more}  # fmt: skip
 
 
-def start(folder, size, *command, **more):
+def start(folder, size, *command, port=None, **more):
     """One process a rank, as torchrun would start them, without its own seconds."""
-    port = free_port()
+    port = port or free_port()
     return [subprocess.Popen([sys.executable, *map(str, command)], cwd=folder, env=environment(rank, size, port, **more),
                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for rank in range(size)]  # fmt: skip
 
@@ -340,6 +340,17 @@ def test_a_mistake_is_one_line_and_ends_all(folder):
     codes, out, errors = finish(start_training(folder, 2, "config.json", "data.sequence_length=none"))
     assert codes == [2, 2] and out == ["", ""] and errors[1] == ""
     assert re.fullmatch(r"\[config\] .*sequence_length.*\n", errors[0]), errors[0]
+
+
+def test_a_port_that_another_program_listens_at_is_one_line_and_ends_all(folder):
+    with socket.socket() as foreign:
+        foreign.bind(("127.0.0.1", 0))
+        foreign.listen()
+        port = foreign.getsockname()[1]
+        codes, _, errors = finish(start(folder, 2, "-m", "lmhead", "train", "config.json", port=port, LMHEAD_PROCESS_TIMEOUT="1"), 60)
+    assert codes == [2, 2] and not (folder / "runs").exists()
+    assert re.fullmatch(r"\[train\] 2 processes must find one another, got: .*EADDRINUSE.*\n", errors[0])
+    assert errors[1] == f"[train] 2 processes must find one another, got: no answer of theirs at 127.0.0.1:{port} in 1 seconds\n"
 
 
 def wait_for_steps(run, count, processes):
