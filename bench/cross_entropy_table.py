@@ -10,6 +10,7 @@ MEANINGS = {
     "compiled": "the same under `torch.compile`",
     "official chunked": "`F.linear_cross_entropy`, chunked",
     "three products": "three matrix products alone",
+    "tile products": "the same in tiles, factors laid out beforehand",
 }
 
 
@@ -54,7 +55,7 @@ def markdown(path: pathlib.Path) -> str:
     return "\n".join(lines).rstrip()
 
 
-SUMMED_UP = {"plain": "eager", "compiled": "compiled", "three products": "products"}
+SUMMED_UP = {"plain": "eager", "compiled": "compiled", "three products": "products", "tile products": "tiles"}
 
 
 def summary(path: pathlib.Path) -> str:

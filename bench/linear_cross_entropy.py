@@ -80,6 +80,54 @@ def three_products(hidden, weight, target):
     return Products.apply(hidden, weight)
 
 
+class TileProducts:
+    """No loss at all: the same products of tiles that stay in the caches, with nothing else to do and factors laid out beforehand."""
+
+    ROWS, COLUMNS = 512, 1024
+
+    def __init__(self):
+        self.weight, self.factors, self.product = None, None, None
+
+    def __call__(self, hidden, weight, target):
+        if self.weight is not weight:
+            self.weight, self.factors = weight, self.laid_out(hidden.detach(), weight.detach())
+            self.product = self.fastest(*self.factors[0])
+        with torch.no_grad():
+            for factors in self.factors:
+                for left, right in factors:
+                    self.product(left, right)
+        return hidden[0, 0] + weight[0, 0]
+
+    def laid_out(self, hidden, weight):
+        """For each tile, what each product multiplies: rows of the left by rows of the right."""
+        gradient = torch.randn(self.ROWS, self.COLUMNS).to(hidden.dtype)
+        tiles = []
+        for rows in hidden.split(self.ROWS):
+            turned = rows.t().contiguous()
+            for words in weight.split(self.COLUMNS):
+                part = gradient[:len(rows), :len(words)].contiguous()
+                # The weight's turned copy is one for all: that it is another tile's changes no product's time.
+                tiles.append([(rows, words), (part, words.t().contiguous() if not tiles or len(words) != self.COLUMNS else tiles[0][1][1]),
+                              (part.t().contiguous() if not tiles or part.shape != gradient.shape else tiles[0][2][0], turned)])
+        return tiles
+
+    @staticmethod
+    def fastest(*factors):
+        """ATen's product or oneDNN's: on processors that are not Intel's MKL leaves half of AVX-512 alone."""
+        ways = [torch.nn.functional.linear]
+        if hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+            ways.append(lambda left, right: torch.ops.mkldnn._linear_pointwise(left, right, None, "none", [], ""))
+
+        def seconds(way):
+            start = time.perf_counter()
+            for left, right in factors:
+                way(left, right)
+            return time.perf_counter() - start
+
+        with torch.no_grad():
+            return min(ways, key=lambda way: min(seconds(way) for _ in range(5)))
+
+
 ENTRANTS = {
     "lmhead auto": lambda: lmhead_entrant("auto"),
     "lmhead small": lambda: lmhead_entrant("small"),
@@ -87,8 +135,9 @@ ENTRANTS = {
     "official chunked": lambda: official_chunked,
     "compiled": lambda: torch.compile(plain),
     "three products": lambda: three_products,
+    "tile products": TileProducts,
 }
-NOT_A_LOSS = {"three products"}
+NOT_A_LOSS = {"three products", "tile products"}
 FILTERED = "lmhead filtered"
 THRESHOLDS = [2.0 ** (-quarter / 4) for quarter in range(32, 80)]
 

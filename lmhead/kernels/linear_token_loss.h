@@ -28,8 +28,8 @@ struct TokenSlopes {
 using TokenLoss = std::function<double(std::int64_t token, const TokenTerms& terms, const TokenSlopes& slopes)>;
 
 struct TokenLossProblem {
-  at::Tensor
-      hidden;  // [N K, D], the rows of a token one behind another; with feature_ends [C N K, D]; undefined where `made` makes it
+  /// [N K, D], the rows of a token one behind another; with feature_ends [C N K, D]; undefined where `made` makes it.
+  at::Tensor hidden;
   LinearMap map;       // weight [V, D]
   at::Tensor targets;  // [N], each in [0, V)
   at::Tensor further;  // [N, S], of any floating type; undefined where `made` makes it
@@ -57,10 +57,10 @@ struct TokenLossProblem {
 bool linear_token_loss_takes(const TokenLossProblem& problem);
 
 /// The losses [N] for reduction none, else their mean or sum, 0-dim; float32, or float64 for float64 features.
-/// Gradients: hidden, weight, bias, further, slopes (summed over tokens in float64), and of what rows are made of. A mean or sum costs three
-/// products, its gradients being formed in the forward pass, and [N] losses four. No derivatives of gradients: those
-/// throw. Memory: a block of logits of at most 128 MiB, or for reduction none a tile a thread; no N x V numbers. Throws
-/// where shapes, types or targets do not fit.
+/// Gradients: hidden, weight, bias, further, slopes (summed over tokens in float64), and of what rows are made of. A
+/// mean or sum costs three products, its gradients being formed in the forward pass, and [N] losses four. No
+/// derivatives of gradients: those throw. Memory: a block of logits of at most 128 MiB, or for reduction none a tile a
+/// thread; no N x V numbers. Throws where shapes, types or targets do not fit.
 at::Tensor linear_token_loss(const TokenLossProblem& problem, Reduction reduction);
 
 }  // namespace lmhead

@@ -67,8 +67,8 @@ struct LogitPass {
   std::vector<WordRange> ranges;           // [n, ranges_per_row]
   std::vector<RangeFactor> range_factors;  // [n, ranges_per_row]
 
-  /// Where `hidden` is undefined, called before each block of rows, from any thread, for the block's C features: [rows, D]
-  /// each, contiguous, of the weight's type. Blocks of one slot are worked at one after another.
+  /// Where `hidden` is undefined, called before each block of rows, from any thread, for the block's C features: [rows,
+  /// D] each, contiguous, of the weight's type. Blocks of one slot are worked at one after another.
   std::function<std::vector<at::Tensor>(std::int64_t slot, std::int64_t begin, std::int64_t rows)> make_features;
   /// Called with their gradients, in place of d_hidden, when they are formed; these are gone when it returns.
   std::function<void(std::int64_t slot, std::int64_t begin, std::int64_t rows,

@@ -51,8 +51,8 @@ struct LogitBlock {
   bool first;  // of those that add to the slot's weight gradient
 };
 
-/// `keeps_logits`: of a block all logits are kept between sums and gradient, or in one block of packed products those of
-/// the tiles that there is room for.
+/// `keeps_logits`: of a block all logits are kept between sums and gradient, or in one block of packed products those
+/// of the tiles that there is room for.
 LogitTiling tiling_of(const LogitPass& pass, bool keeps_logits);
 
 /// Rows of kept logits that fit into the block of tile_sizes.h, 512 at most.

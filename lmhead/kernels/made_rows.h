@@ -13,8 +13,8 @@ namespace lmhead {
 
 struct LogitPass;
 
-/// How they are made, with autograd. Of a block features alone are kept while its logits are worked at; when these have a
-/// gradient, rows are made again, part by part, for it to be taken back to what they are made of.
+/// How they are made, with autograd. Of a block features alone are kept while its logits are worked at; when these have
+/// a gradient, rows are made again, part by part, for it to be taken back to what they are made of.
 struct MadeRows {
   struct Block {
     std::vector<at::Tensor> features;  // C times [n, D] for n tokens
@@ -31,8 +31,8 @@ struct MadeRows {
   Tensors inputs() const;  // both, in this order
 };
 
-/// One pass with such rows. A block's gradients go to `by_token` as they are; those of `shared` are added up in float32,
-/// or float64 for float64, in an order that depends on shapes and the number of threads alone.
+/// One pass with such rows. A block's gradients go to `by_token` as they are; those of `shared` are added up in
+/// float32, or float64 for float64, in an order that depends on shapes and the number of threads alone.
 class MadeRowsPass {
  public:
   /// `wanted` of `inputs()`; `further` [N, S] float64 is filled. To be made where autograd is as `make` shall find it.

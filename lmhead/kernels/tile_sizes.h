@@ -20,8 +20,8 @@ constexpr std::int64_t kColumnMultiple = 64;
 constexpr std::int64_t kCrowdedStride = 256;
 /// The block of logits is cut to fewer rows where it would take more than this.
 constexpr std::int64_t kBlockBytes = std::int64_t{128} << 20;
-/// The same for packed products. Where float32 sums of [V, D] would take more than kBlockBytes, one block of all rows is
-/// taken up to four times this, and what has no room is computed twice.
+/// The same for packed products. Where float32 sums of [V, D] would take more than kBlockBytes, one block of all rows
+/// is taken up to four times this, and what has no room is computed twice.
 constexpr std::int64_t kPackedBlockBytes = std::int64_t{104} << 20;
 constexpr std::int64_t kMostOfBlockKept = 4;
 /// Rows that go through ATen at once, where nothing is tiled: their logits are at most 64 Mi numbers.
@@ -31,8 +31,8 @@ constexpr std::int64_t rows_per_chunk(std::int64_t vocab_size) {
 }
 /// Where not even this many rows would fit into the block, logits are recomputed instead.
 constexpr std::int64_t kFewestRowsPerBlock = 64;
-/// Numbers [rows, D] of features that are made at once (made_rows.h): what their making leaves on the way to the gradient
-/// is several times that.
+/// Numbers [rows, D] of features that are made at once (made_rows.h): what their making leaves on the way to the
+/// gradient is several times that.
 constexpr std::int64_t kMadeElements = std::int64_t{1} << 16;
 /// Up to these sizes threads share out rows, each with a weight gradient of its own; beyond, they share out the
 /// vocabulary.
