@@ -47,7 +47,7 @@ class SigsoftmaxHead : public MappedHead {
 HeadKind sigsoftmax_head() {
   return describe_head<SigsoftmaxHead, SigsoftmaxOptions>(
       "sigsoftmax", "z' = 2 z - softplus(z), z = W h + b: p is proportional to e^z sigma(z), W: V x D",
-      "1: 6 V D operations a token, and a logarithm and an exponential a logit", "D numbers a token",
+      "1: 6 V D operations a token, and an exponential and two divisions a logit", "D numbers a token",
       "Kanai et al. 2018, arXiv 1805.10829");
 }
 

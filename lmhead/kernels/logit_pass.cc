@@ -219,7 +219,8 @@ void Runner<T>::sum_tile(const Block& block, std::int64_t tile, std::int64_t wor
     if (index % at_once == 0) products_->form_logits(block, tile, worker, index, logits);
     const std::int64_t row = block.begin + index;
     const Wide* line = finished_line(stored + index * columns, row, tile, worker, false);
-    outcomes_.sum(kernels_, block, index, tile, line, weights_of(row, tile, worker), target_of(row, tile));
+    outcomes_.sum(kernels_, block, index, tile, line, weights_of(row, tile, worker), target_of(row, tile),
+                  transform_of(row));
   }
 }
 

@@ -34,13 +34,13 @@ class RowOutcomes {
   /// where it is no column of the tile.
   template <class T, class Wide>
   void sum(const vector::LogitKernels<T, Wide>& kernels, const LogitBlock& block, std::int64_t index, std::int64_t tile,
-           const Wide* line, const Wide* weights, std::int64_t target) {
+           const Wide* line, const Wide* weights, std::int64_t target, const vector::LineTransform& transform) {
     const std::int64_t columns = tiling_.tile_columns(tile);
     line_sums_[(block.slot * tiling_.tiles + tile) * tiling_.rows + index] =
-        kernels.sums(line, columns, weights, pass_.wants_weighted, pass_.wants_more);
-    ranges_.sum(kernels, block, index, tile, line);
+        kernels.sums(line, columns, weights, pass_.wants_weighted, pass_.wants_more, transform);
+    ranges_.sum(kernels, block, index, tile, line, transform);
     if (target >= 0 && target < columns)
-      target_logits_[block.slot * tiling_.rows + index] = static_cast<double>(line[target]);
+      target_logits_[block.slot * tiling_.rows + index] = kernels.logit(line[target], transform);
   }
   /// Of the block's row `index`.
   RowOutcome combine(const LogitBlock& block, std::int64_t index);

@@ -27,13 +27,13 @@ class WordRanges {
   /// What lies in the tile of the ranges of the block's row `index`, whose line this is.
   template <class T, class Wide>
   void sum(const vector::LogitKernels<T, Wide>& kernels, const LogitBlock& block, std::int64_t index, std::int64_t tile,
-           const Wide* line) {
+           const Wide* line, const vector::LineTransform& transform) {
     for (std::int64_t range = 0; range < count_; ++range) {
       const auto [from, to] = columns_of(block.begin + index, range, tile);
       Sums& sums = sums_[place(block, tile, index) + range];
       sums = {};
       if (from >= to) continue;
-      const vector::LineSums found = kernels.sums(line + from, to - from, nullptr, false, false);
+      const vector::LineSums found = kernels.sums(line + from, to - from, nullptr, false, false, transform);
       sums = {found.max, found.sum};
     }
   }

@@ -59,7 +59,7 @@ TEST(RowKernels, SumsTakeTheFirstLargestLogitAndLeaveForbiddenOnesOut) {
   std::vector<float> line(37, -kInfinity);
   line[20] = line[30] = 2;
   line[3] = 1;
-  const LineSums sums = row_kernels().logits_float.sums(line.data(), 37, nullptr, false, true);
+  const LineSums sums = row_kernels().logits_float.sums(line.data(), 37, nullptr, false, true, {});
   EXPECT_EQ(sums.max, 2);
   EXPECT_EQ(sums.arg_max, 20);
   EXPECT_NEAR(sums.sum, 2 + std::exp(-1), 1e-6);
@@ -79,26 +79,76 @@ TEST(RowKernels, TheSigmoidCapIsWithinAFewUnitsInTheLastPlace) {
   }
 }
 
+double sigsoftmax(double z) { return 2 * z - (std::max(z, 0.0) + std::log1p(std::exp(-std::abs(z)))); }
+
 TEST(RowKernels, SigsoftmaxAndItsSlopeAreExactAtBothEnds) {
   std::vector<float> line{-1e4f, -kInfinity, 1e4f};
   for (float z = -80; z < 80; z += 0.0173f) line.push_back(z);
   const auto size = static_cast<std::int64_t>(line.size());
-  const LineTransform transform{{.sigsoftmax = true}};
-  std::vector<float> logits(line.size());
-  row_kernels().logits_float.load(line.data(), nullptr, size, transform, logits.data());
-  EXPECT_EQ(logits[0], -2e4f);
-  EXPECT_EQ(logits[1], -kInfinity);
-  EXPECT_EQ(logits[2], 1e4f);
-  for (std::size_t i = 3; i < line.size(); ++i) {
-    const double z = line[i], exact = 2 * z - (std::max(z, 0.0) + std::log1p(std::exp(-std::abs(z))));
-    ASSERT_LE(std::abs(logits[i] - exact), 2.4e-7 * (1 + std::abs(exact))) << z;
+  const auto& kernels = row_kernels().logits_float;
+  for (const double inverse_temperature : {1.0, 0.5}) {
+    const LineTransform transform{{.sigsoftmax = true}, inverse_temperature};
+    const auto scale = static_cast<float>(inverse_temperature);
+    std::vector<float> loaded(line.size());
+    std::vector<double> logits(line.size());
+    kernels.load(line.data(), nullptr, size, transform, loaded.data());
+    for (std::size_t i = 0; i < line.size(); ++i) logits[i] = kernels.logit(loaded[i], transform);
+    EXPECT_EQ(logits[0], scale * -2e4f);
+    EXPECT_EQ(logits[1], -kInfinity);
+    EXPECT_EQ(logits[2], scale * 1e4f);
+    for (std::size_t i = 3; i < line.size(); ++i) {
+      const double z = line[i], exact = scale * sigsoftmax(z);
+      ASSERT_LE(std::abs(logits[i] - exact), 2.4e-7 * (1 + std::abs(exact))) << z;
+    }
+    // With smoothing -1 and no probability, the gradient of a row is the slope itself.
+    std::vector<float> slopes = loaded;
+    kernels.gradient(slopes.data(), size, {80, 0, -1, 0, -1}, nullptr, transform);
+    for (std::size_t i = 3; i < line.size(); ++i) {
+      const double exact = 2 - 1 / (1 + std::exp(-static_cast<double>(line[i])));
+      ASSERT_LE(std::abs(slopes[i] - exact), 1e-6 * exact) << line[i];
+    }
   }
-  // With smoothing -1 and no probability, the gradient of a row is the slope itself.
-  std::vector<float> slopes = logits;
-  row_kernels().logits_float.gradient(slopes.data(), size, {0, 0, -1, 0, -1}, nullptr, transform);
-  for (std::size_t i = 3; i < line.size(); ++i) {
-    const double exact = 2 - 1 / (1 + std::exp(-static_cast<double>(line[i])));
-    ASSERT_LE(std::abs(slopes[i] - exact), 1e-6 * exact) << line[i];
+}
+
+TEST(RowKernels, SumsAndGradientsUnderSigsoftmaxAreExactWhereverTheRowLies) {
+  const auto& kernels = row_kernels().logits_float;
+  const LineTransform transform{{.sigsoftmax = true}};
+  for (const double place : {-2000.0, -300.0, -88.0, -40.0, -1.0, 0.0, 3.0, 50.0, 88.0, 400.0}) {
+    std::vector<float> line;
+    for (int index = 0; index < 43; ++index)
+      line.push_back(static_cast<float>(place) - 0.37f * static_cast<float>(index % 17));
+    line[20] = -kInfinity;
+    double lse = -INFINITY, entropy = 0, weighted = 0;
+    const double max = sigsoftmax(line[0]);
+    double sum = 0;
+    for (const float z : line) sum += std::exp(sigsoftmax(z) - max);
+    lse = max + std::log(sum);
+    std::vector<float> weights(line.size(), 0.5f);
+    weights[20] = 0;
+    for (const float z : line) {
+      if (std::isinf(z)) continue;
+      entropy += std::exp(sigsoftmax(z) - max) * (sigsoftmax(z) - max);
+      weighted += 0.5 * (sigsoftmax(z) - max);
+    }
+    // Rounding of max itself counts, since it is where the others are measured from.
+    const double rounding = 1e-6 * (2 + std::abs(max) / 20);
+    const LineSums sums = kernels.sums(line.data(), 43, nullptr, false, true, transform);
+    EXPECT_NEAR(sums.max, max, 2.4e-7 * (1 + std::abs(max))) << place;
+    EXPECT_EQ(sums.arg_max, 0) << place;
+    EXPECT_NEAR(sums.sum, sum, 4 * rounding * sum) << place;
+    EXPECT_NEAR(sums.entropy, entropy, 8 * rounding * (1 + std::abs(entropy))) << place;
+    line[20] = line[19];  // of minus infinity the weighted sum is not a number
+    const LineSums of_weights = kernels.sums(line.data(), 43, weights.data(), true, false, transform);
+    EXPECT_NEAR(of_weights.weighted, weighted, 20 * rounding * (1 + std::abs(weighted))) << place;
+    EXPECT_NEAR(of_weights.weight, 21, 1e-6);
+    line[20] = -kInfinity;
+    std::vector<float> gradient = line;
+    kernels.gradient(gradient.data(), 43, {lse, 2, 0, 1, 5}, nullptr, transform);
+    for (std::size_t i = 0; i < line.size(); ++i) {
+      const double z = line[i], slope = 2 - 1 / (1 + std::exp(-z));
+      const double exact = (2 * std::exp(sigsoftmax(z) - lse) - (i == 5 ? 1 : 0)) * slope;
+      EXPECT_NEAR(gradient[i], exact, 8 * rounding) << place << ' ' << i;
+    }
   }
 }
 

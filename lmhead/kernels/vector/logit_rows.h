@@ -53,6 +53,11 @@ void apply_pieces(const LinearPieces& given, std::int64_t size, Wide* line) {
   }
 }
 
+/// Whether a line holds arguments of the map in place of logits.
+inline bool keeps_arguments(const LineTransform& how) {
+  return how.transform.sigsoftmax && how.inverse_temperature == 1 && !how.pieces;
+}
+
 template <class T, class Wide>
 void load_logits(const T* stored, const Wide* bias, std::int64_t size, const LineTransform& how, Wide* line) {
   const LogitTransform& transform = how.transform;
@@ -76,7 +81,7 @@ void load_logits(const T* stored, const Wide* bias, std::int64_t size, const Lin
     const Wide width = static_cast<Wide>(transform.sigmoid_cap.width);
 #pragma omp simd
     for (std::int64_t i = 0; i < size; ++i) line[i] = sigmoid_capped(line[i], height, shift, width);
-  } else if (transform.sigsoftmax) {
+  } else if (transform.sigsoftmax && !keeps_arguments(how)) {
 #pragma omp simd
     for (std::int64_t i = 0; i < size; ++i) line[i] = sigsoftmaxed(line[i]);
   }
@@ -94,7 +99,53 @@ void store_logits(const Wide* line, std::int64_t size, T* stored) {
 }
 
 template <class Wide>
-LineSums logit_sums(const Wide* line, std::int64_t size, const Wide* class_weight, bool weighted, bool more) {
+double logit_of(Wide entry, const LineTransform& how) {
+  const double wide = static_cast<double>(entry);
+  return keeps_arguments(how) ? sigsoftmaxed(wide) : wide;
+}
+
+template <class Wide>
+LineSums sigsoftmax_sums(const Wide* line, std::int64_t size, const Wide* class_weight, bool weighted, bool more) {
+  const Wide lowest = -static_cast<Wide>(HUGE_VAL);
+  Wide max = lowest;
+#pragma omp simd reduction(max : max)
+  for (std::int64_t i = 0; i < size; ++i) max = line[i] > max ? line[i] : max;
+  const bool is_empty = max == lowest;
+  // In float64, from which the gradient gets the same pivot back.
+  const double largest = is_empty ? 0 : sigsoftmaxed(static_cast<double>(max));
+  const Wide shift = static_cast<Wide>(largest);
+  const SigsoftmaxAround<Wide> around(is_empty ? Wide(0) : max);
+  Wide sum = 0, weighted_sum = 0, weight = 0, entropy = 0;
+  LineSums sums{is_empty ? -HUGE_VAL : largest, 0, 0, 0, 0, 0};
+#pragma omp simd reduction(+ : sum)
+  for (std::int64_t i = 0; i < size; ++i) sum += around(line[i]).exponential;
+  if (more) {
+#pragma omp simd reduction(+ : entropy)
+    for (std::int64_t i = 0; i < size; ++i) {
+      const Wide e = around(line[i]).exponential;
+      entropy += e > 0 ? e * (sigsoftmaxed(line[i]) - shift) : e;  // 0 * -infinity would be NaN
+    }
+    while (sums.arg_max + 1 < size && line[sums.arg_max] != max) ++sums.arg_max;
+  }
+  if (weighted) {
+#pragma omp simd reduction(+ : weighted_sum, weight)
+    for (std::int64_t i = 0; i < size; ++i) {
+      const Wide one = class_weight ? class_weight[i] : Wide(1);
+      weighted_sum += one * (sigsoftmaxed(line[i]) - shift);
+      weight += one;
+    }
+  }
+  sums.sum = sum;
+  sums.weighted = weighted_sum;
+  sums.weight = class_weight ? weight : Wide(0);
+  sums.entropy = entropy;
+  return sums;
+}
+
+template <class Wide>
+LineSums logit_sums(const Wide* line, std::int64_t size, const Wide* class_weight, bool weighted, bool more,
+                    const LineTransform& how) {
+  if (keeps_arguments(how)) return sigsoftmax_sums(line, size, class_weight, weighted, more);
   const Wide lowest = -static_cast<Wide>(HUGE_VAL);
   Wide max = lowest;
 #pragma omp simd reduction(max : max)
@@ -200,6 +251,42 @@ void pieces_gradient(Wide* line, std::int64_t size, const LineGradient& factors,
 }
 
 template <class Wide>
+void sigsoftmax_gradient(Wide* line, std::int64_t size, const LineGradient& factors, const Wide* class_weight) {
+  const SigsoftmaxAround<Wide> around(static_cast<Wide>(sigsoftmax_argument(factors.shift)));
+  const Wide probability = static_cast<Wide>(factors.probability), smoothing = static_cast<Wide>(factors.smoothing);
+  const std::int64_t target = factors.target_index;
+  const bool holds_target = target >= 0 && target < size;
+  Wide target_gradient = 0;
+  if (holds_target)
+    target_gradient = (probability * around(line[target]).exponential - static_cast<Wide>(factors.target) -
+                       (class_weight ? smoothing * class_weight[target] : smoothing)) *
+                      sigsoftmax_slope(line[target]);
+  if (factors.moment != 0) {
+    const Wide moment = static_cast<Wide>(factors.moment), shift = static_cast<Wide>(factors.shift);
+#pragma omp simd
+    for (std::int64_t i = 0; i < size; ++i) {
+      const SigsoftmaxTerms<Wide> terms = around(line[i]);
+      const Wide e = terms.exponential, difference = sigsoftmaxed(line[i]) - shift;
+      line[i] = (e > 0 ? e * (probability + moment * difference) : e) * terms.slope;  // 0 * -infinity would be NaN
+    }
+    return;
+  }
+  if (factors.smoothing == 0) {
+#pragma omp simd
+    for (std::int64_t i = 0; i < size; ++i) {
+      const SigsoftmaxTerms<Wide> terms = around(line[i]);
+      line[i] = probability * terms.exponential * terms.slope;
+    }
+  } else {
+#pragma omp simd
+    for (std::int64_t i = 0; i < size; ++i)
+      line[i] = (probability * around(line[i]).exponential - (class_weight ? smoothing * class_weight[i] : smoothing)) *
+                sigsoftmax_slope(line[i]);
+  }
+  if (holds_target) line[target] = target_gradient;
+}
+
+template <class Wide>
 void logit_gradient(Wide* line, std::int64_t size, const LineGradient& factors, const Wide* class_weight,
                     const LineTransform& how) {
   const LogitTransform& transform = how.transform;
@@ -216,6 +303,7 @@ void logit_gradient(Wide* line, std::int64_t size, const LineGradient& factors, 
         line, size, factors, class_weight,
         SigmoidCapSlope<Wide>{static_cast<Wide>(temperature / cap.height), static_cast<Wide>(cap.height / cap.width)});
   }
+  if (keeps_arguments(how)) return sigsoftmax_gradient(line, size, factors, class_weight);
   if (transform.sigsoftmax)
     return sloped_gradient(line, size, factors, class_weight, SigsoftmaxSlope<Wide>{static_cast<Wide>(temperature)});
   sloped_gradient(line, size, factors, class_weight, NoSlope<Wide>{});
@@ -279,8 +367,9 @@ void add_scaled_stored(const T* stored, std::int64_t size, double scale, Wide* t
 
 template <class T, class Wide>
 constexpr LogitKernels<T, Wide> logit_kernels() {
-  return {load_logits<T, Wide>, store_logits<T, Wide>,     logit_sums<Wide>,      logit_gradient<Wide>,
-          logit_dot<Wide>,      logit_moments<Wide>,       logit_magnitude<Wide>, add_line_to_double<Wide>,
+  return {load_logits<T, Wide>, store_logits<T, Wide>,     logit_of<Wide>,
+          logit_sums<Wide>,     logit_gradient<Wide>,      logit_dot<Wide>,
+          logit_moments<Wide>,  logit_magnitude<Wide>,     add_line_to_double<Wide>,
           add_stored<T, Wide>,  add_scaled_stored<T, Wide>};
 }
 

@@ -21,6 +21,39 @@ LMHEAD_BOTH inline Wide sigsoftmaxed(Wide z) {
   return z + (z < 0 ? z : Wide(0)) - log_of_one_and(exponential(-magnitude));
 }
 
+/// The z whose logit that is: with t = e^z, e^logit = t^2 / (1 + t).
+inline double sigsoftmax_argument(double logit) {
+  if (logit < -600) return logit / 2;  // where e^-logit has no double
+  return logit + std::log((1 + std::sqrt(1 + 4 * std::exp(-logit))) / 2);
+}
+
+/// The map's slope there.
+template <class Wide>
+inline Wide sigsoftmax_slope(Wide z) {
+  return 2 - 1 / (1 + exponential(-z));
+}
+
+template <class Wide>
+struct SigsoftmaxTerms {
+  Wide exponential, slope;  // e^(f(z) - f(pivot)) and, where that is not 0, f'(z); f is the map
+};
+/// Both from one exponential and one division, for z up to a pivot or little above: with e = e^(z - pivot), the sigmoid of
+/// z is a e / (a e + b), where a / b is e^pivot and neither is above 1. At the pivot the exponential is exactly 1.
+template <class Wide>
+struct SigsoftmaxAround {
+  explicit SigsoftmaxAround(Wide given) : pivot(given), a(given < 0 ? exponential(given) : 1) {
+    b = given < 0 ? Wide(1) : exponential(-given);
+    b = b > kLeast ? b : kLeast;  // so that 0 is divided by something
+    whole = a + b, share = a / whole;
+  }
+  SigsoftmaxTerms<Wide> operator()(Wide z) const {
+    const Wide e = exponential(z - pivot), ratio = whole * e / (a * e + b);
+    return {e * ratio, 2 - share * ratio};
+  }
+  static constexpr Wide kLeast = static_cast<Wide>(1e-37);
+  Wide pivot, a, b, whole, share;
+};
+
 /// Slopes of the maps, from the logits that they gave times `inverse_temperature`.
 template <class Wide>
 struct NoSlope {

@@ -50,12 +50,18 @@ struct LineGradient {
 /// Operations on logits that are stored as T and computed as Wide (float for bfloat16 and float, else double).
 template <class T, class Wide>
 struct LogitKernels {
-  /// The logits of products that are `stored`; `bias` may be null. `line` may be `stored`.
+  /// The line of products that are `stored`: their logits, but under sigsoftmax without a temperature what the map is
+  /// applied to, for its sums and gradient cost fewer exponentials from there. The functions below are told the same
+  /// `transform`. `bias` may be null, and `line` may be `stored`.
   void (*load)(const T* stored, const Wide* bias, std::int64_t size, const LineTransform& transform, Wide* line);
   void (*store)(const Wide* line, std::int64_t size, T* stored);
-  /// `weighted` asks for that sum (over `class_weight`, or ones where it is null), `more` for entropy and arg_max.
-  LineSums (*sums)(const Wide* line, std::int64_t size, const Wide* class_weight, bool weighted, bool more);
-  /// In place: logits to (probability * exp(z - shift) - target * onehot - smoothing * class_weight) times the slope of
+  /// The logit that an entry of a line stands for.
+  double (*logit)(Wide entry, const LineTransform& transform);
+  /// Of its logits. `weighted` asks for that sum (over `class_weight`, or ones where it is null), `more` for entropy and
+  /// arg_max.
+  LineSums (*sums)(const Wide* line, std::int64_t size, const Wide* class_weight, bool weighted, bool more,
+                   const LineTransform& transform);
+  /// In place: a line to (probability * exp(z - shift) - target * onehot - smoothing * class_weight) times the slope of
   /// the transform's map, without its scale and without the temperature.
   void (*gradient)(Wide* line, std::int64_t size, const LineGradient& factors, const Wide* class_weight,
                    const LineTransform& transform);
