@@ -64,6 +64,23 @@ class MultiFacetHead : public TokenLossHead {
   void check_loss(const LossOptions& options) const override { require_no_logit_terms(options, "multi_facet"); }
 
  private:
+  /// The pass with `count` of the rows asked for: whole sequences by themselves where it can be these, for they take one
+  /// batched product.
+  static HeadInput part_of(const HeadInput& input, std::int64_t first, std::int64_t count) {
+    const std::int64_t length = input.tokens.size(1), begin = first / length, sequences = count / length;
+    if (input.rows.defined() || begin * length != first || sequences * length != count)
+      return input.narrow(first, count);
+    HeadInput part = input;
+    part.hidden = input.hidden.narrow(0, first, count);
+    part.tokens = input.tokens.narrow(0, begin, sequences);
+    if (input.documents.defined()) part.documents = input.documents.narrow(0, begin, sequences);
+    return part;
+  }
+  /// The same of what stands for every sequence [B, ...].
+  static at::Tensor of_part(const at::Tensor& all, const HeadInput& input, std::int64_t first) {
+    return all.size(0) == input.tokens.size(0) ? all
+                                               : all.narrow(0, first / input.tokens.size(1), input.tokens.size(0));
+  }
   /// What facets are scored with: words of the input [N, D], A and B.
   MadeRows::Tensors maps(const HeadInput& input) const {
     return {at::embedding(weight_->working, input.tokens.reshape({-1})), up_->working, down_->working};
@@ -94,8 +111,11 @@ class MultiFacetHead : public TokenLossHead {
     const auto make = [input, repeats = context.repeats, targets](std::int64_t first, std::int64_t count,
                                                                   const MadeRows::Tensors& of_tokens,
                                                                   const MadeRows::Tensors& maps) {
-      const HeadInput part = input.narrow(first, count);
-      const at::Tensor unused = unused_positions(part, repeats), logits = facet_logits(part, of_tokens[0], maps);
+      const HeadInput part = part_of(input, first, count);
+      const at::Tensor unused = unused_positions(part, of_part(repeats, part, first)),
+                       logits = facet_logits(
+                           part, of_tokens[0],
+                           {part.rows.defined() ? maps[0] : maps[0].narrow(0, first, count), maps[1], maps[2]});
       const at::Tensor of_words = at::logsumexp(logits.masked_fill(unused, kNothing), 1);
       const at::Tensor is_other =
           tokens_of_rows(part).ne(targets.narrow(0, first, count).unsqueeze(1)).logical_or_(unused);

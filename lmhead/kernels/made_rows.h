@@ -13,8 +13,8 @@ namespace lmhead {
 
 struct LogitPass;
 
-/// How they are made, with autograd. Of a block features alone are kept while its logits are worked at; when these have
-/// a gradient, rows are made again, part by part, for it to be taken back to what they are made of.
+/// How they are made, with autograd. Of a large block features alone are kept while its logits are worked at; when
+/// these have a gradient, rows are made again, part by part, for it to be taken back to what they are made of.
 struct MadeRows {
   struct Block {
     std::vector<at::Tensor> features;  // C times [n, D] for n tokens
@@ -49,9 +49,13 @@ class MadeRowsPass {
   std::vector<at::Tensor> gradients();
 
  private:
-  MadeRows::Block make(std::int64_t first, std::int64_t count, MadeRows::Tensors& leaves) const;
-  MadeRows::Tensors make_features(std::int64_t first, std::int64_t count, std::int64_t part);
-  void take_back(std::int64_t first, std::int64_t count, const MadeRows::Tensors& by_features,
+  struct Made {
+    MadeRows::Tensors leaves;  // what the block is made of
+    MadeRows::Block block;
+  };
+  Made make(std::int64_t first, std::int64_t count) const;
+  MadeRows::Tensors make_features(std::int64_t first, std::int64_t count, std::int64_t part, Made& kept) const;
+  void take_back(const Made& made, std::int64_t first, std::int64_t count, const MadeRows::Tensors& by_features,
                  const at::Tensor& by_further, MadeRows::Tensors& sums);
 
   const MadeRows& made_;
@@ -60,6 +64,8 @@ class MadeRowsPass {
   c10::impl::LocalDispatchKeySet keys_;
   MadeRows::Tensors by_token_;           // gradients
   std::vector<MadeRows::Tensors> sums_;  // [slots], of those of `shared`
+  std::vector<Made> kept_;               // [slots], of blocks that are one part
+  bool takes_gradients_ = false;
 };
 
 }  // namespace lmhead
