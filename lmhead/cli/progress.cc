@@ -90,13 +90,14 @@ Progress::Progress(std::string prefix, std::int64_t first_step, std::int64_t ste
 
 void Progress::show(const StepRecord& record) {
   const bool last = record.step == steps_, first = record.step == first_step_ + 1;
+  if (record.loss) loss_ = format("%.4f", *record.loss);
   if (record.validation) validation_ = "  valid " + format("%.4f", record.validation->loss);
   if (!last && !first && !record.validation && !line_.is_due()) return;
   const double left = line_.seconds() / double(record.step - first_step_) * double(steps_ - record.step);
   // Most important first: a narrow terminal cuts the end.
-  line_.write(prefix_ + "step " + std::to_string(record.step) + "/" + std::to_string(steps_) + "  loss " +
-              format("%.4f", record.loss) + validation_ + "  left " + format_duration(left) + "  " +
-              format("%.0f", record.tokens_per_second) + " tokens/s  lr " + format("%.2e", record.learning_rate));
+  line_.write(prefix_ + "step " + std::to_string(record.step) + "/" + std::to_string(steps_) + "  loss " + loss_ +
+              validation_ + "  left " + format_duration(left) + "  " + format("%.0f", record.tokens_per_second) +
+              " tokens/s  lr " + format("%.2e", record.learning_rate));
 }
 
 }  // namespace lmhead

@@ -52,7 +52,7 @@ class Progress {
  private:
   std::string prefix_;
   std::int64_t first_step_, steps_;
-  std::string validation_;
+  std::string loss_, validation_;  // the newest that are known
   LiveLine line_;
 };
 

@@ -65,7 +65,7 @@ constexpr const char* kPinned = R"({
   "schedule": {"type": "cosine", "warmup_steps": 20, "final_fraction": 0.1, "decay_fraction": 0.2},
   "training": {
     "steps": 300, "seed": 0, "precision": "float32", "checkpoint_activations": false, "clip_norm": 1.0,
-    "threads": null, "device": "cpu",
+    "threads": null, "device": "cpu", "log_every": 1,
     "validate_every": 100, "checkpoint_every": 100, "keep_last": 2, "initial_weights": ""
   },
   "parallel": {"optimizer": "replicated", "vocabulary": "off"},

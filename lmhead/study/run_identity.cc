@@ -40,7 +40,8 @@ Json settings_of(const Json& complete) {
   if (settings.contains("data")) settings["data"].erase("path");
   settings.erase("parallel");
   if (settings.contains("training"))
-    for (const char* key : {"threads", "device", "checkpoint_activations", "checkpoint_every", "keep_last"})
+    for (const char* key :
+         {"threads", "device", "checkpoint_activations", "log_every", "checkpoint_every", "keep_last"})
       settings["training"].erase(key);
   return settings;
 }

@@ -111,6 +111,10 @@ void TrainingState::visit_fields(FieldVisitor& visitor) {
   visitor.field("processes", processes, "processes that trained together", at_least(1));
   visitor.field("log_bytes", log_bytes, "length of the log up to this step", at_least(0));
   visitor.field("log_hash", log_hash, "of the log up to this step");
+  visitor.field("loss_scale", loss_scale.factor, "what the next step's loss is multiplied by; 0: nothing", at_least(0));
+  visitor.field("finite_steps", loss_scale.finite_steps, "steps with a finite gradient since that changed",
+                at_least(0));
+  visitor.field("skipped_steps", loss_scale.skipped_steps, "steps whose gradient was not finite", at_least(0));
 }
 
 CheckpointFolder::CheckpointFolder(fs::path folder, std::int64_t keep_last)

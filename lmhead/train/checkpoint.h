@@ -9,6 +9,7 @@
 
 #include "lmhead/models/causal_model.h"
 #include "lmhead/models/tensor_pieces.h"
+#include "lmhead/train/loss_scaling.h"
 #include "lmhead/train/optimizer.h"
 #include "lmhead/train/trained_by.h"
 
@@ -30,6 +31,7 @@ struct TrainingState {
   std::int64_t processes = 1;        // that trained together
   std::int64_t log_bytes = 0;        // of the log, up to the line of `step`
   std::string log_hash;              // of these bytes; empty in checkpoints of earlier versions
+  LossScale loss_scale;
   void visit_fields(FieldVisitor& visitor);
 };
 

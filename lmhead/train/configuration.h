@@ -1,6 +1,8 @@
 // The part of a run's configuration that the trainer reads.
 #pragma once
 
+#include <c10/core/ScalarType.h>
+
 #include "lmhead/data/data_options.h"
 #include "lmhead/heads/head_gradient_options.h"
 #include "lmhead/heads/lm_head.h"
@@ -18,11 +20,15 @@ struct TrainingOptions {
   double clip_norm = 1;
   std::optional<std::int64_t> threads;
   std::string device = "cpu";
+  std::int64_t log_every = 1;
   std::int64_t validate_every = 100;
   std::int64_t checkpoint_every = 100;
   std::int64_t keep_last = 2;
   std::string initial_weights;
   void visit_fields(FieldVisitor& visitor);
+
+  /// The type of products.
+  at::ScalarType working_type() const;
 };
 
 /// How the processes of a run share the work; one alone has no use for it.

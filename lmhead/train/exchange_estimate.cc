@@ -52,7 +52,7 @@ ExchangeEstimate estimate_exchange(const TrainConfiguration& configuration, cons
   };
   if (shapes.head->needs().batch_targets) gather_targets();
   if (shares_words) {
-    const bool is_narrow = configuration.training.precision == "bfloat16";
+    const bool is_narrow = configuration.training.working_type() != at::kFloat;
     const auto width = double(shapes.head->word_rows().front()->value.size(1));
     const double sums_of_token = configuration.loss.label_smoothing > 0 ? 3 : 2;
     gather_targets();

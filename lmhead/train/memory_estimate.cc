@@ -15,7 +15,7 @@ constexpr double kMostNumbers = 0x1p61;  // of a tensor: its bytes are counted i
 constexpr double kNumber = sizeof(float);
 
 double working_bytes(const TrainConfiguration& configuration) {
-  return configuration.training.precision == "bfloat16" ? 2 : kNumber;
+  return configuration.training.working_type() != at::kFloat ? 2 : kNumber;
 }
 
 /// What is there of the parameters in one process, in numbers, and what travels of them.
@@ -50,7 +50,7 @@ Numbers count_numbers(const TrainConfiguration& configuration, const CausalModel
   Numbers numbers;
   const ParameterList parameters = shapes.parameters();
   const Layout layout = layout_of(configuration, shapes, shares_words, processes);
-  const bool is_narrow = configuration.training.precision == "bfloat16";
+  const bool is_narrow = configuration.training.working_type() != at::kFloat;
   for (std::size_t index = 0; index < parameters.size(); ++index) {
     const Parameter& parameter = *parameters[index];
     const auto whole = double(parameter.value.numel());

@@ -110,17 +110,28 @@ void add_figures(std::vector<std::pair<std::string, double>>& sums,
   }
 }
 
+void multiply(const std::vector<at::Tensor>& gradients, double factor) {
+  std::vector<at::Tensor> defined;
+  for (const at::Tensor& gradient : gradients)
+    if (gradient.defined()) defined.push_back(gradient);
+  if (!defined.empty()) at::_foreach_mul_(defined, factor);
+}
+
 }  // namespace
 
 Json to_json(const StepRecord& record) {
   Json json = {{"step", record.step},
                {"tokens", record.tokens},
-               {"loss", record.loss},
+               {"loss", record.loss ? Json(*record.loss) : Json(nullptr)},
                {"learning_rate", record.learning_rate},
                {"gradient_norm", record.gradient_norm},
                {"tokens_per_second", record.tokens_per_second},
                {"wall_seconds", record.wall_seconds},
                {"measure_seconds", record.measure_seconds}};
+  if (!record.loss) json.erase("loss");
+  if (!std::isfinite(record.gradient_norm)) json.erase("gradient_norm");
+  if (record.loss_scale.is_on())
+    json["loss_scale"] = record.loss_scale.factor, json["skipped_steps"] = record.loss_scale.skipped_steps;
   if (record.exchange_seconds) json["exchange_seconds"] = *record.exchange_seconds;
   if (record.exchange_bytes) json["exchange_bytes"] = std::llround(*record.exchange_bytes);
   if (record.validation) json["validation"] = to_json(*record.validation);
@@ -155,7 +166,11 @@ Trainer::Trainer(const TrainConfiguration& configuration, const Json& complete, 
   model_.head->check_loss(configuration_.loss);
   model_.decoder.recompute_blocks(configuration_.training.checkpoint_activations);
   restore(complete);
-  set_working_type(parameters_, configuration_.training.precision == "bfloat16" ? at::kBFloat16 : at::kFloat);
+  const at::ScalarType working = configuration_.training.working_type();
+  require(working != at::kHalf || !head_gradient_, "train",
+          "head_gradient must have no rule where training.precision is float16, whose gradients are scaled");
+  if (working == at::kHalf && !state_.loss_scale.is_on()) state_.loss_scale.factor = LossScale::kFirst;
+  set_working_type(parameters_, working);
   if (processes.alone()) return;
   exchange_ = std::make_unique<GradientExchange>(parameters_, sharing_.layout, sharing_.scattered, processes);
 }
@@ -254,6 +269,7 @@ StepRecord Trainer::step() {
     for (std::size_t index = 0; index < met.size(); ++index)
       if (!sharing_.layout.is(Placement::kHere, index)) gradients[index] = met[index];
   }
+  if (state_.loss_scale.is_on()) multiply(gradients, 1 / state_.loss_scale.factor);
   gradient_hook_(gradients);
   if (head_gradient_) head_gradient_->change_head(parameters_, gradients);
   for (std::size_t index = 0; index < gradients.size(); ++index)
@@ -261,30 +277,22 @@ StepRecord Trainer::step() {
       gradients[index] = rows_of(gradients[index], own_rows()[index]);
   std::vector<at::Tensor> unread = gradient_norms(gradients);
   const std::ptrdiff_t norms = std::ssize(unread);
-  if (!loss) unread.insert(unread.end(), losses.begin(), losses.end());
+  if (!loss && reads_loss(step)) unread.insert(unread.end(), losses.begin(), losses.end());
   const std::vector<double> numbers = read_numbers(unread);
-  if (!loss) {
+  if (std::ssize(unread) > norms) {
     loss = mean_of({numbers.begin() + norms, numbers.end()});
     require_finite("loss", *loss);
   }
   const double norm = norm_of_all(gradients, {numbers.begin(), numbers.begin() + norms});
-  require_finite("gradient's norm", norm);
-  const double clip = configuration_.training.clip_norm;
-  if (clip > 0 && norm > clip) {
-    std::vector<at::Tensor> defined;
-    for (const at::Tensor& gradient : gradients)
-      if (gradient.defined()) defined.push_back(gradient);
-    at::_foreach_mul_(defined, clip / (norm + 1e-6));  // as torch.nn.utils.clip_grad_norm_
-  }
   const double factor = schedule_factor(configuration_.schedule, step, configuration_.training.steps);
-  optimizer_->step(gradients, step, factor);
-  model_.head->after_update(context_of(step, 0));
+  LossScale scale = state_.loss_scale;
+  update(gradients, norm, step, factor);
+  scale.skipped_steps = state_.loss_scale.skipped_steps;
   seconds += seconds_since(update_start);
 
   // A step is done once its figures are known to be finite.
   std::optional<Validation> validation;
-  const std::int64_t every = configuration_.training.validate_every;
-  if (step == configuration_.training.steps || (every > 0 && step % every == 0)) {
+  if (validates(step)) {
     refresh_working(parameters_);
     validation = validate(model_, *batches_, frequency_bands_, step, processes_);
     require_finite("validation loss", validation->loss);
@@ -302,7 +310,7 @@ StepRecord Trainer::step() {
   speeds_.push_back(double(tokens) / seconds);
   return {step,
           state_.tokens,
-          *loss,
+          reads_loss(step) ? loss : std::nullopt,
           configuration_.optimizer.learning_rate * factor,
           norm,
           speeds_.back(),
@@ -311,7 +319,28 @@ StepRecord Trainer::step() {
           processes_.alone() ? std::nullopt : std::optional(processes_.seconds() - exchanged),
           processes_.alone() ? std::nullopt : std::optional(processes_.sent_bytes() - sent),
           std::move(validation),
-          std::move(observations)};
+          std::move(observations),
+          scale};
+}
+
+bool Trainer::validates(std::int64_t step) const {
+  const std::int64_t every = configuration_.training.validate_every;
+  return step == configuration_.training.steps || (every > 0 && step % every == 0);
+}
+
+bool Trainer::reads_loss(std::int64_t step) const {
+  return step % configuration_.training.log_every == 0 || validates(step);
+}
+
+void Trainer::update(std::vector<at::Tensor>& gradients, double norm, std::int64_t step, double factor) {
+  const bool is_finite = std::isfinite(norm);
+  if (!state_.loss_scale.can_fall()) require_finite("gradient's norm", norm);
+  state_.loss_scale.note(is_finite);
+  if (!is_finite) return;
+  const double clip = configuration_.training.clip_norm;
+  if (clip > 0 && norm > clip) multiply(gradients, clip / (norm + 1e-6));  // as torch.nn.utils.clip_grad_norm_
+  optimizer_->step(gradients, step, factor);
+  model_.head->after_update(context_of(step, 0));
 }
 
 StepContext Trainer::context_of(std::int64_t step, std::int64_t part) const {
@@ -351,7 +380,8 @@ std::vector<at::Tensor> Trainer::accumulate_gradients(std::vector<at::Tensor>& g
     if (is_exchanged) exchange_->watch(gradients);
     // The same numbers as of one process whose micro-batches are the shares.
     const double shares = double(parts * share_.count);
-    (shares == 1 ? loss : sequences % share_.count == 0 ? loss.div(shares) : loss.mul(weight)).backward();
+    const at::Tensor share = shares == 1 ? loss : sequences % share_.count == 0 ? loss.div(shares) : loss.mul(weight);
+    (state_.loss_scale.is_on() ? share.mul(state_.loss_scale.factor) : share).backward();
     feed_.send_next(last->step - 1, part);
     for (std::size_t index = 0; index < parameters_.size(); ++index) {
       const at::Tensor gradient = take_gradient(*parameters_[index]);

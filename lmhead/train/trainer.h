@@ -26,11 +26,13 @@ namespace lmhead {
 /// One step as the log has it.
 struct StepRecord {
   std::int64_t step, tokens;
-  double loss, learning_rate, gradient_norm, tokens_per_second, wall_seconds, measure_seconds;
+  std::optional<double> loss;  // where it was read (training.log_every)
+  double learning_rate, gradient_norm, tokens_per_second, wall_seconds, measure_seconds;
   std::optional<double> exchange_seconds;  // of the step, in which this process sent or waited for others
   std::optional<double> exchange_bytes;    // that it sent in it (Processes::sent_bytes)
   std::optional<Validation> validation;
-  Json observations;  // by the observers' names, and what the head said of its loss
+  Json observations;          // by the observers' names, and what the head said of its loss
+  LossScale loss_scale = {};  // that the step had; its skips count this one, whose gradient's norm is then not finite
 };
 Json to_json(const StepRecord& record);
 
@@ -88,6 +90,11 @@ class Trainer {
   void restore(const Json& complete);
   StepRecord step();
   void require_finite(const char* what, double value) const;
+  /// Whether the step's loss is read, and stands in the log.
+  bool reads_loss(std::int64_t step) const;
+  bool validates(std::int64_t step) const;
+  /// Clips and applies gradients with this norm; one that is not finite is skipped where the loss's scale can be why.
+  void update(std::vector<at::Tensor>& gradients, double norm, std::int64_t step, double factor);
   const std::vector<Rows>& own_rows() const { return sharing_.layout.shards[std::size_t(processes_.rank())]; }
   /// Of this process's `gradients`, of which each process has its rows or all have the same.
   double norm_of_all(const std::vector<at::Tensor>& gradients, const std::vector<double>& norms) const;

@@ -88,6 +88,21 @@ TEST_F(DeviceRuns, TakeBfloat16) {
   }
 }
 
+TEST_F(DeviceRuns, TakeFloat16WithItsLossScaled) {
+  const Json changes = {{"training", {{"precision", "float16"}, {"log_every", 4}}}};
+  const std::vector<Json> exact = log_of(configuration(), "float32"), want = log_of(configuration(changes), "cpu");
+  for (const c10::Device device : other_devices()) {
+    const std::vector<Json> got = log_of(configuration(changes, device), "there");
+    ASSERT_EQ(got.size(), want.size());
+    for (std::size_t step = 0; step < want.size(); ++step) {
+      EXPECT_EQ(got[step].contains("loss"), want[step].contains("loss")) << step;
+      EXPECT_EQ(got[step].at("loss_scale"), want[step].at("loss_scale")) << step;
+      if (!got[step].contains("loss")) continue;
+      EXPECT_NEAR(got[step]["loss"].get<double>(), exact[step]["loss"].get<double>(), 0.02) << step;
+    }
+  }
+}
+
 TEST_F(DeviceRuns, TakeEveryRuleOnTheHeadsGradients) {
   const auto hidden = [](const Json& options) { return Json{{"head_gradient", {{"hidden", options}}}}; };
   const std::pair<std::string, Json> all[] = {

@@ -64,7 +64,7 @@ TEST_F(TrainerRuns, ValidationByFrequencyAddsUpToTheWhole) {
 }
 
 TEST_F(Resume, IsExactForEveryPrecisionOptimizerAndSplit) {
-  for (const char* precision : {"float32", "bfloat16"})
+  for (const char* precision : {"float32", "bfloat16", "float16"})
     for (const char* optimizer : {"adamw", "muon"})
       for (const int micro_batches : {1, 2}) {
         const std::string name = std::string(precision) + optimizer + std::to_string(micro_batches);
@@ -317,6 +317,26 @@ TEST_F(TrainerRuns, ValidationFollowsFromTheLoss) {
     EXPECT_TRUE(v["top1_accuracy"] >= 0 && v["top1_accuracy"] <= 1);
   }
   EXPECT_EQ(validations, 4);
+}
+
+TEST_F(TrainerRuns, TheLossIsReadEverySoManySteps) {
+  Json json = configuration();
+  run_whole(json, "each");
+  json["training"]["log_every"] = 6;
+  run_whole(json, "sixth");
+  const std::vector<Json> each = figures_of(scratch_ / "each"), sixth = figures_of(scratch_ / "sixth");
+  ASSERT_EQ(sixth.size(), 40u);
+  for (std::size_t index = 0; index < each.size(); ++index) {
+    const std::size_t step = index + 1;
+    const bool reads = step % 6 == 0 || step % 10 == 0;  // validations at 10, 20, ...
+    Json want = each[index];
+    if (!reads) want.erase("loss");
+    EXPECT_EQ(sixth[index], want) << step;
+  }
+  EXPECT_TRUE(last_file("each", "model.safetensors") == last_file("sixth", "model.safetensors"));
+  EXPECT_THROW(make_trainer(json, scratch_ / "stopped").run(kill_after(9)), Killed);
+  run_whole(json, "stopped");
+  expect_same_run("sixth", "stopped");
 }
 
 TEST_F(TrainerRuns, SummaryCountsParametersOfBodyAndHead) {
