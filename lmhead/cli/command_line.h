@@ -35,7 +35,7 @@ struct StudyRequest {
   std::string device;               // empty: the study's
   std::string ray;                  // address of a Ray cluster; empty: runs are carried out here
   std::string shard;                // i/n; empty: every run
-  std::optional<std::size_t> jobs;  // nothing: 1, or of a cluster as many as it takes
+  std::optional<std::size_t> jobs;  // nothing: 1, one a device, or of a cluster as many as it takes
   bool dry_run = false, statistics_only = false, discard_runs = false;
 };
 

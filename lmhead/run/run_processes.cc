@@ -99,7 +99,8 @@ RunEnd run_end_named(const std::string& name) {
                               : RunEnd::kFailed;
 }
 
-RunProcesses::RunProcesses(std::optional<int> threads) : threads_(threads.value_or(at::get_num_threads())) {
+RunProcesses::RunProcesses(std::optional<int> threads, std::vector<std::string> devices)
+    : threads_(threads.value_or(at::get_num_threads())), devices_(std::move(devices)) {
   at::set_num_threads(1);
   require(count_threads() == 1, "study", "runs must be started before this process has threads of its own, got ",
           count_threads(), " threads");
@@ -114,7 +115,17 @@ RunProcesses::~RunProcesses() {
   }
 }
 
-void RunProcesses::start(std::size_t ticket, const Json& configuration, const fs::path& folder) {
+std::string RunProcesses::free_device() const {
+  for (const std::string& device : devices_)
+    if (std::ranges::find(children_, device, &Child::device) == children_.end()) return device;
+  require(devices_.empty(), "study", "runs at once must be at most the ", devices_.size(), " devices, got one more");
+  return "";
+}
+
+void RunProcesses::start(std::size_t ticket, const Json& given, const fs::path& folder) {
+  const std::string device = free_device();
+  Json configuration = given;
+  if (!device.empty()) configuration["training"]["device"] = device;
   int ends[2];
   require(::pipe2(ends, O_CLOEXEC) == 0, "study", "a pipe must be made, got: ", std::strerror(errno));
   // A signal between the fork and the child's own handlers would be lost.
@@ -143,7 +154,7 @@ void RunProcesses::start(std::size_t ticket, const Json& configuration, const fs
     ::_exit(0);  // the parent's objects are not the child's to destroy
   }
   ::close(ends[1]);
-  children_.push_back({ticket, process, ends[0], "", std::nullopt});
+  children_.push_back({ticket, process, ends[0], "", std::nullopt, device});
 }
 
 void RunProcesses::read_lines(Child& child, std::vector<RunEvent>& events) {

@@ -38,11 +38,12 @@ class RunWorkers {
 /// A forked child for every run. `threads` is what a run uses whose configuration leaves that open; nothing:
 /// as many as libtorch would use here. This process itself is set to one thread, so that it never has a pool
 /// that a child would lack. A child saves and ends where it gets SIGINT, SIGTERM or SIGHUP (unless that is ignored
-/// here), and where this process is gone.
+/// here), and where this process is gone. With `devices` no more runs go on at once than there are of them, each on one
+/// that no other has, whatever its configuration says.
 class RunProcesses : public RunWorkers {
  public:
   /// Throws where this process has more than one thread already.
-  explicit RunProcesses(std::optional<int> threads);
+  explicit RunProcesses(std::optional<int> threads, std::vector<std::string> devices = {});
   /// Waits for children that are still there, after asking them to stop.
   ~RunProcesses() override;
   RunProcesses(const RunProcesses&) = delete;
@@ -59,11 +60,14 @@ class RunProcesses : public RunWorkers {
     int pipe;  // lines of JSON, from the child
     std::string unread;
     std::optional<RunEvent> last;  // what the child said of its end
+    std::string device;            // of `devices`
   };
+  std::string free_device() const;
   void read_lines(Child& child, std::vector<RunEvent>& events);
   RunEvent ended(Child& child);
 
   int threads_;
+  std::vector<std::string> devices_;
   std::vector<Child> children_;
 };
 

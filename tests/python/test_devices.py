@@ -67,6 +67,19 @@ def test_a_study_runs_on_it(runs):
     assert {row["configuration"] for row in rows[0]} == {row["configuration"] for row in rows[1]} and len(rows[1]) == 4
 
 
+def test_a_study_runs_on_several_at_once(runs):
+    study = {"name": "tiny", "base": json.loads((runs / "tiny.json").read_text()), "arms": [{"name": "a"}], "seeds": [0, 1, 2, 3]}
+    (runs / "several.json").write_text(json.dumps(study))
+    asked = ["study", runs / "several.json", "--out", runs / "study-several"]
+    said = run(*asked, "--device", "cpu,stand_in", "--jobs", "3", code=2).stderr
+    assert said == "[study] --jobs must be at most the 2 devices of --device, one run on each, got 3\n"
+    assert "--device must name devices, each once, got cpu,cpu" in run(*asked, "--device", "cpu,cpu", code=2).stderr
+    run(*asked, "--device", "cpu,stand_in")
+    assert len((runs / "study-several" / "rows.jsonl").read_text().splitlines()) == 4
+    there = [json.loads(file.read_text())["device"] for file in (runs / "study-several").rglob("summary.json")]
+    assert len(there) == 4 and set(there) == {"cpu", "stand_in:0"}
+
+
 def test_sampling_is_the_same(runs):
     asked = ["sample", runs / "cpu", "--prompt-ids", "1,2,3", "--ids", "--max-new-tokens", "12"]
     assert run(*asked, "--device", "stand_in").stdout == run(*asked).stdout
