@@ -13,7 +13,7 @@ LMHEAD := .venv/bin/lmhead
 export PYTHON
 export EXTRAS
 
-.PHONY: setup demo real-model docs wheel test study-smoke test-slow check-cuda study bench bench-head bench-heads bench-evaluate bench-measure bench-small bench-processes fuzz clean
+.PHONY: setup demo real-model docs wheel test study-smoke test-slow check-cuda test-gpu bench-gpu study bench bench-head bench-heads bench-evaluate bench-measure bench-small bench-processes fuzz clean
 
 setup:
 	@scripts/setup
@@ -52,6 +52,14 @@ test-slow: test
 # The CUDA kernel compiled for every architecture that it is for; needs no GPU, and nvcc from the Python index.
 check-cuda: setup
 	@scripts/check_cuda
+
+# Every test of devices on the GPU at hand, built with the CUDA kernel in build/gpu; PYTHON names a CUDA torch, HEADERS and NVCC
+# what the system lacks (scripts/test_gpu). bench-gpu: the loss beside its peers, and a training step of 124 million parameters.
+test-gpu:
+	@scripts/test_gpu
+
+bench-gpu:
+	@scripts/bench_gpu $(BENCH)
 
 # make study STUDY=head_update [TEXT=folder]: one study from text to document, on the default text or on one's own.
 STUDY ?=

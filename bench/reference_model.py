@@ -86,6 +86,8 @@ def main(request):
     shape = request["shape"]
     model = Llama(shape["vocab"], shape["width"], shape["inner"], shape["layers"], shape["heads"], shape["length"])
     model.load_state_dict(load_file(request["weights"]))
+    device = torch.device(request.get("device", "cpu"))
+    model.to(device)
     decayed = [p for p in model.parameters() if p.dim() == 2]
     plain = [p for p in model.parameters() if p.dim() < 2]
     optimizer = torch.optim.AdamW(
@@ -93,12 +95,12 @@ def main(request):
         lr=1.0, betas=(0.9, 0.95), eps=1e-8, fused=True,
     )
     step_function = torch.compile(model) if request["compile"] else model
-    ids = torch.tensor(request["tokens"]).view(-1, shape["length"] + 1)
+    ids = torch.tensor(request["tokens"], device=device).view(-1, shape["length"] + 1)
     tokens, targets = ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
     losses, seconds = [], []
     for step in range(1, request["steps"] + 1):
         start = time.perf_counter()
-        with torch.autocast("cpu", torch.bfloat16, enabled=request["precision"] == "bfloat16"):
+        with torch.autocast(device.type, torch.bfloat16, enabled=request["precision"] == "bfloat16"):
             loss = step_function(tokens, targets)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

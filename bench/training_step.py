@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Trains the reference model with lmhead and with plain PyTorch in turn, compares the losses, then prints both speeds.
 
-The model: 6 layers, width 256, SwiGLU 684, 4 heads, V = 8,192, 16 sequences of 128, AdamW. Every entrant starts from the same
+The model: 6 layers, width 256, SwiGLU 684, 4 heads, V = 8,192, 16 sequences of 128, AdamW; `--model 124m` is one of 124 million parameters. Every entrant starts from the same
 weights and sees the same 2,048 tokens at every step. Entrants run one after another, several rounds; a round's figure is the median
 over its steps without the first ones.
 """
@@ -18,8 +18,12 @@ import result_rows
 import torch
 
 ROOT = result_rows.ROOT
-SHAPE = {"vocab": 8192, "width": 256, "inner": 684, "layers": 6, "heads": 4, "length": 128}
-SEQUENCES = 16
+MODELS = {  # shape, and sequences of a step
+    "small": ({"vocab": 8192, "width": 256, "inner": 684, "layers": 6, "heads": 4, "length": 128}, 16),
+    "124m": ({"vocab": 50304, "width": 768, "inner": 2048, "layers": 12, "heads": 12, "length": 1024}, 16),  # for a GPU
+}
+SHAPE, SEQUENCES = MODELS["small"]
+DEVICE, LMHEAD = "cpu", str(ROOT / ".venv/bin/lmhead")
 LEARNING_RATE = 1e-3
 SKIPPED_STEPS = 4
 
@@ -53,7 +57,7 @@ def configuration_of(inputs: dict, precision: str, steps: int) -> dict:
             "num_attention_heads": SHAPE["heads"], "vocab_size": SHAPE["vocab"],
         },
         "optimizer": {"learning_rate": LEARNING_RATE},
-        "training": {"steps": steps, "precision": precision, "validate_every": 0, "checkpoint_every": 0, "initial_weights": inputs["weights"]},
+        "training": {"steps": steps, "precision": precision, "validate_every": 0, "checkpoint_every": 0, "initial_weights": inputs["weights"], "device": DEVICE},
     }
 
 
@@ -64,7 +68,7 @@ def run_lmhead(inputs: dict, folder: pathlib.Path, precision: str, steps: int, t
     run = pathlib.Path(tempfile.mkdtemp(dir=folder))
     file = run / "bench.json"
     file.write_text(json.dumps(configuration))
-    subprocess.run([ROOT / ".venv/bin/lmhead", "train", file, "--run", run / "run"], check=True, capture_output=True)
+    subprocess.run([LMHEAD, "train", file, "--run", run / "run"], check=True, capture_output=True)
     lines = [json.loads(line) for line in (run / "run/log.jsonl").read_text().splitlines()]
     tokens = SEQUENCES * SHAPE["length"]
     return {
@@ -85,7 +89,7 @@ def share_of_measuring(run: dict) -> float:
 def run_torch(inputs: dict, folder: pathlib.Path, precision: str, steps: int, threads: int, compiled: bool) -> dict:
     request = {
         "shape": SHAPE, "weights": inputs["weights"], "tokens": inputs["tokens"], "steps": steps, "threads": threads,
-        "precision": precision, "compile": compiled, "learning_rate": LEARNING_RATE,
+        "precision": precision, "compile": compiled, "learning_rate": LEARNING_RATE, "device": DEVICE,
     }
     file = folder / "request.json"
     file.write_text(json.dumps(request))
@@ -96,15 +100,20 @@ def run_torch(inputs: dict, folder: pathlib.Path, precision: str, steps: int, th
 
 
 def main() -> int:
+    global SHAPE, SEQUENCES, DEVICE, LMHEAD
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--compile", action="store_true", help="torch.compile as a third entrant (slow to start)")
     parser.add_argument("--precisions", nargs="+", choices=["float32", "bfloat16"], default=["float32", "bfloat16"])
+    parser.add_argument("--model", choices=MODELS, default="small")
+    parser.add_argument("--device", default=DEVICE, help="where both train; no GPU has run this here")
+    parser.add_argument("--lmhead", default=LMHEAD, help="the command, of the build that the device takes")
     parser.add_argument("--no-measuring", dest="measuring", action="store_false", help="leave out what measuring gradient retention costs")
     result_rows.add_arguments(parser)
     arguments = parser.parse_args()
+    (SHAPE, SEQUENCES), DEVICE, LMHEAD = MODELS[arguments.model], arguments.device, arguments.lmhead
     tokens = SEQUENCES * SHAPE["length"]
     rows = []
     with tempfile.TemporaryDirectory() as name:
@@ -141,7 +150,7 @@ def main() -> int:
                     {
                         "kernel": "training_step", "entrant": entrant, "metric": "tokens_per_second", "unit": "tokens/s",
                         "shape": SHAPE | {"sequences": SEQUENCES, "precision": precision}, "median": statistics.median(values),
-                        "quantiles": [min(values), max(values)], "rounds": arguments.rounds, "threads": arguments.threads,
+                        "quantiles": [min(values), max(values)], "rounds": arguments.rounds, "threads": arguments.threads, "device": DEVICE,
                     }
                 )
         for precision in arguments.precisions if arguments.measuring else []:
@@ -158,7 +167,7 @@ def main() -> int:
                     {
                         "kernel": "training_step", "entrant": "lmhead", "metric": "share_of_measuring", "unit": "",
                         "shape": SHAPE | {"sequences": SEQUENCES, "precision": precision}, "measured_tokens": chosen, "every": 10,
-                        "median": share, "quantiles": [min(shares), max(shares)], "rounds": arguments.rounds, "threads": arguments.threads,
+                        "median": share, "quantiles": [min(shares), max(shares)], "rounds": arguments.rounds, "threads": arguments.threads, "device": DEVICE,
                     }
                 )
     result_rows.append(result_rows.file_of(arguments, "training_step"), rows)
