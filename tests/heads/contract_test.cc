@@ -36,7 +36,7 @@ void expect_gradients(const Bench& bench, bool is_training, const Function& func
     }
     ASSERT_TRUE(gradient.defined()) << name;
     EXPECT_EQ(gradient.scalar_type(), at::kFloat) << name;
-    const at::Tensor got = gradient.to(at::kDouble);
+    const at::Tensor got = gradient.cpu().to(at::kDouble);
     const double scale = largest(got);
     RandomStream stream(13, name);
     for (int probe = 0; probe < 6; ++probe) {
@@ -103,8 +103,8 @@ TEST(HeadContract, EveryParameterOfACaseIsUsedByItsReference) {
 }
 
 TEST(HeadContract, LogitsAreTheFormula) {
-  for_every_head([](Bench& bench, const Shape& shape, std::size_t) {
-    const at::Tensor got = bench.head->logits(bench.input());
+  for_every_head_and_device([](Bench& bench, const Shape& shape, std::size_t) {
+    const at::Tensor got = bench.head->logits(bench.input()).detach().cpu();
     EXPECT_EQ(got.sizes(), (at::IntArrayRef{shape.rows, shape.vocab_size}));
     const at::Tensor want = bench.reference();
     EXPECT_LE(largest(got.to(at::kDouble) - want), 1e-5 * (1 + largest(want)));
@@ -129,33 +129,34 @@ TEST(HeadContract, RowsAskedForAreThoseOfTheWhole) {
 }
 
 TEST(HeadContract, ProbabilitiesSumToOne) {
-  for_every_head([](Bench& bench, const Shape& shape, std::size_t) {
+  for_every_head_and_device([](Bench& bench, const Shape& shape, std::size_t) {
     // Every token in turn as the target of one row, through the losses themselves.
     HeadInput input = bench.input();
-    input.rows = at::ones({shape.vocab_size}, at::kLong) * (shape.rows - 1);
-    const at::Tensor losses = bench.head->token_losses(input, at::arange(shape.vocab_size));
+    const c10::Device device = bench.hidden.device();
+    input.rows = on_device(at::ones({shape.vocab_size}, at::kLong) * (shape.rows - 1), device);
+    const at::Tensor losses = bench.head->token_losses(input, on_device(at::arange(shape.vocab_size), device)).cpu();
     EXPECT_NEAR((-losses).exp().sum(at::kDouble).item<double>(), 1, 1e-5);
-    const at::Tensor sums = bench.head->log_probabilities(bench.input()).exp().sum(1);
+    const at::Tensor sums = bench.head->log_probabilities(bench.input()).cpu().exp().sum(1);
     EXPECT_LE(largest(sums - 1), 1e-5);
   });
 }
 
 TEST(HeadContract, TokenLossesAndScoresAreMinusTheLogProbability) {
-  for_every_head([](Bench& bench, const Shape&, std::size_t) {
+  for_every_head_and_device([](Bench& bench, const Shape&, std::size_t) {
     const at::Tensor logits = bench.reference(), want = reference_token_losses(logits, bench.targets);
-    const at::Tensor got = bench.head->token_losses(bench.input(), bench.targets);
+    const at::Tensor got = bench.head->token_losses(bench.input(), bench.given_targets).cpu();
     EXPECT_EQ(got.scalar_type(), at::kFloat);
     EXPECT_LE(largest(got.to(at::kDouble) - want), 5e-6 * (1 + largest(want)));
-    const TokenScores scores = bench.head->token_scores(bench.input(), bench.targets);
-    EXPECT_LE(largest(scores.log_probability.to(at::kDouble) + want), 5e-6 * (1 + largest(want)));
-    EXPECT_TRUE(scores.correct.equal(logits.argmax(1).eq(bench.targets)));
+    const TokenScores scores = bench.head->token_scores(bench.input(), bench.given_targets);
+    EXPECT_LE(largest(scores.log_probability.cpu().to(at::kDouble) + want), 5e-6 * (1 + largest(want)));
+    EXPECT_TRUE(scores.correct.cpu().equal(logits.argmax(1).eq(bench.targets)));
   });
 }
 
 TEST(HeadContract, TrainingLossIsTheFormula) {
-  for_every_head([](Bench& bench, const Shape&, std::size_t) {
+  for_every_head_and_device([](Bench& bench, const Shape&, std::size_t) {
     for (const LossOptions& options : bench.losses()) {
-      const at::Tensor got = bench.head->training_loss(bench.input(), bench.targets, options).loss;
+      const at::Tensor got = bench.head->training_loss(bench.input(), bench.given_targets, options).loss;
       EXPECT_EQ(got.dim(), 0);
       EXPECT_EQ(got.scalar_type(), at::kFloat);
       const double want = bench.reference_training(bench.values, bench.reference_input, options).item<double>();
@@ -174,12 +175,12 @@ TEST(HeadContract, TermsThatAHeadCannotHaveAreRefused) {
 }
 
 TEST(HeadContract, GradientsOfTheTrainingLossAreCentralDifferences) {
-  for_every_head([](Bench& bench, const Shape&, std::size_t count) {
+  for_every_head_and_device([](Bench& bench, const Shape&, std::size_t count) {
     const std::vector<LossOptions> losses = bench.losses();
     const LossOptions options = losses[count % losses.size()];
     constexpr double kUpstream = 1.7;  // not 1, which would hide a gradient that ignores what comes from above
     bench.require_gradients();
-    (bench.head->training_loss(bench.input(), bench.targets, options).loss * kUpstream).backward();
+    (bench.head->training_loss(bench.input(), bench.given_targets, options).loss * kUpstream).backward();
     expect_gradients(bench, /*is_training=*/true, [&](const Values& values, const ReferenceInput& input) {
       return kUpstream * bench.reference_training(values, input, options).item<double>();
     });
@@ -187,10 +188,12 @@ TEST(HeadContract, GradientsOfTheTrainingLossAreCentralDifferences) {
 }
 
 TEST(HeadContract, GradientsOfTokenLossesUnderRandomUpstreamAreCentralDifferences) {
-  for_every_head([](Bench& bench, const Shape& shape, std::size_t) {
+  for_every_head_and_device([](Bench& bench, const Shape& shape, std::size_t) {
     const at::Tensor upstream = normal({shape.rows}, "upstream of losses").to(at::kFloat);
     bench.require_gradients();
-    (bench.head->token_losses(bench.input(), bench.targets) * upstream).sum().backward();
+    (bench.head->token_losses(bench.input(), bench.given_targets) * on_device(upstream, bench.hidden.device()))
+        .sum()
+        .backward();
     expect_gradients(bench, /*is_training=*/false, [&](const Values& values, const ReferenceInput& input) {
       return (reference_token_losses(bench.reference(values, input), bench.targets) * upstream).sum().item<double>();
     });
@@ -198,10 +201,10 @@ TEST(HeadContract, GradientsOfTokenLossesUnderRandomUpstreamAreCentralDifference
 }
 
 TEST(HeadContract, GradientsOfTheLogitsUnderRandomUpstreamAreCentralDifferences) {
-  for_every_head([](Bench& bench, const Shape& shape, std::size_t) {
+  for_every_head_and_device([](Bench& bench, const Shape& shape, std::size_t) {
     const at::Tensor upstream = normal({shape.rows, shape.vocab_size}, "upstream");
     bench.require_gradients();
-    (bench.head->logits(bench.input()) * upstream.to(at::kFloat)).sum().backward();
+    (bench.head->logits(bench.input()) * on_device(upstream.to(at::kFloat), bench.hidden.device())).sum().backward();
     expect_gradients(bench, /*is_training=*/false, [&](const Values& values, const ReferenceInput& input) {
       return (bench.reference(values, input) * upstream.to(at::kFloat)).sum().item<double>();
     });

@@ -1,6 +1,4 @@
 // Every head, in every way of building it, gives on any device what it gives on the CPU.
-#include "lmhead/base/device.h"
-
 #include <gtest/gtest.h>
 
 #include "tests/heads/head_bench.h"
@@ -14,7 +12,7 @@ using Tensors = std::vector<at::Tensor>;
 /// Logits, losses, scores, and the gradients of every objective, brought to the CPU.
 Tensors outcome_of(Bench& bench) {
   Tensors results{bench.head->logits(bench.input())};
-  const TokenScores scores = bench.head->token_scores(bench.input(), bench.targets);
+  const TokenScores scores = bench.head->token_scores(bench.input(), bench.given_targets);
   results.insert(results.end(), {scores.log_probability, scores.correct});
   bench.require_gradients();
   const auto take_gradients = [&] {
@@ -27,25 +25,18 @@ Tensors outcome_of(Bench& bench) {
     for (const ParameterPtr& parameter : bench.all)
       if (const at::Tensor gradient = take_gradient(*parameter); gradient.defined()) results.push_back(gradient);
   };
-  const at::Tensor losses = bench.head->token_losses(bench.input(), bench.targets);
+  const at::Tensor losses = bench.head->token_losses(bench.input(), bench.given_targets);
   results.push_back(losses.detach());
   losses.sum().backward();
   take_gradients();
   for (const LossOptions& options : bench.losses()) {
-    const at::Tensor loss = bench.head->loss(bench.input(), bench.targets, options);
+    const at::Tensor loss = bench.head->loss(bench.input(), bench.given_targets, options);
     results.push_back(loss.detach());
     loss.backward();
     take_gradients();
   }
   for (at::Tensor& result : results) result = result.detach().cpu();
   return results;
-}
-
-void move(Bench& bench, c10::Device device) {
-  move_parameters(bench.all, device);
-  for (at::Tensor* tensor : {&bench.hidden, &bench.tokens, &bench.documents, &bench.targets})
-    *tensor = on_device(*tensor, device);
-  for (at::Tensor& layer : bench.layers) layer = on_device(layer, device);
 }
 
 TEST(Devices, EveryHeadTakesTensorsWhereTheyAre) {
@@ -57,7 +48,7 @@ TEST(Devices, EveryHeadTakesTensorsWhereTheyAre) {
       const Tensors want = outcome_of(here);
       for (const c10::Device device : test::other_devices()) {
         Bench there(kind.type, one, kShape);
-        move(there, device);
+        there.move_to(device);
         const Tensors got = outcome_of(there);
         ASSERT_EQ(got.size(), want.size());
         for (std::size_t index = 0; index < want.size(); ++index) {

@@ -12,8 +12,10 @@
 #include <ATen/ops/zeros.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 
+#include "lmhead/base/device.h"
 #include "lmhead/base/random.h"
 #include "tests/heads/head_reference.h"
 #include "tests/heads/references/adaptive.h"
@@ -34,6 +36,7 @@
 #include "tests/heads/references/sigsoftmax.h"
 #include "tests/heads/references/token_skip.h"
 #include "tests/heads/references/two_level.h"
+#include "tests/support/devices.h"
 
 namespace lmhead {
 
@@ -141,9 +144,16 @@ struct Bench {
       layers.push_back(normal({shape.rows, shape.hidden_size}, "layer" + std::to_string(layer)).to(at::kFloat));
       reference_input.layers.push_back(layers.back().to(at::kDouble));
     }
-    targets = draw_targets(shape.rows, shape.vocab_size);
+    targets = given_targets = draw_targets(shape.rows, shape.vocab_size);
   }
 
+  /// Everything that the head is given, its parameters too, goes to `device`; `targets` and what references are made of
+  /// stay on the CPU.
+  void move_to(c10::Device device) {
+    move_parameters(all, device);
+    for (at::Tensor* tensor : {&hidden, &tokens, &documents, &given_targets}) *tensor = on_device(*tensor, device);
+    for (at::Tensor& layer : layers) layer = on_device(layer, device);
+  }
   HeadInput input() const {
     return {.hidden = hidden, .tokens = tokens, .layers = layers, .documents = documents, .step = step};
   }
@@ -175,7 +185,7 @@ struct Bench {
   std::unique_ptr<LmHead> head;
   ParameterList all;  // the head's own, and the embedding where it is tied
   Values values;
-  at::Tensor hidden, tokens, documents, targets;
+  at::Tensor hidden, tokens, documents, targets, given_targets;
   std::vector<at::Tensor> layers;
   ReferenceInput reference_input;
   StepContext step = {.seed = 5, .step = 3, .steps = 10, .part = 0};
@@ -197,6 +207,27 @@ inline void for_every_head(const std::function<void(Bench&, const Shape&, std::s
         body(bench, shape, count++);
         if (testing::Test::HasFailure()) return;
       }
+  }
+}
+
+/// The same on the CPU and, for some of the shapes, on every other device that is there.
+inline void for_every_head_and_device(const std::function<void(Bench&, const Shape&, std::size_t)>& body) {
+  std::vector<c10::Device> devices{c10::Device(c10::DeviceType::CPU)};
+  for (const c10::Device device : test::other_devices()) devices.push_back(device);
+  // Not V = 1 or D = 1, where gradients that plain operations are composed of cancel to their last digits.
+  constexpr Shape kElsewhere[] = {{5, 7, 16}, {16, 17, 9}};
+  for (const c10::Device device : devices) {
+    const auto there = [&](Bench& bench, const Shape& shape, std::size_t count) {
+      const bool is_among = std::ranges::any_of(kElsewhere, [&](const Shape& one) {
+        return one.rows == shape.rows && one.vocab_size == shape.vocab_size && one.hidden_size == shape.hidden_size;
+      });
+      if (!device.is_cpu() && !is_among) return;
+      SCOPED_TRACE(device.str());
+      if (!device.is_cpu()) bench.move_to(device);
+      body(bench, shape, count);
+    };
+    for_every_head(there);
+    if (testing::Test::HasFailure()) return;
   }
 }
 

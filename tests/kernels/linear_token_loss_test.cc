@@ -259,6 +259,7 @@ TEST(LinearTokenLoss, RowsCountAtLengthOne) {
 TEST(LinearTokenLoss, RowsMayBeMadeBlockByBlock) {
   for (const at::ScalarType type : {at::kFloat, at::kDouble, at::kBFloat16}) {
     compare({.type = type, .tokens = 7, .rows = 1, .vocab_size = 13, .width = 5, .bias = true, .made = true});
+    compare({type, 520, 1, 60, 300, true, false, {}, 0, {20, 60}, 0, false, true});  // blocks are made in parts
     compare(
         {type, 1100, 1, 900, 9, true, true, {.scale = 0.5}, 0, {1, 577, 900}, 3, false, true});  // threads share rows
     compare(
