@@ -15,7 +15,7 @@ HEAD = """# Results
 What was run of the files in [studies/](../../studies), and how far. Each document ends with the command that makes it from the rows in
 `studies/rows/`, and that goes on where the rows stop; `make study STUDY=name` does both, `lmhead study STUDY.json --dry-run` says what is left and
 what it costs. Runs that two studies share were run once: a row counts for every study that asks for its configuration. Read together in [dispute.md](../dispute.md).
-Released models, measured on one text: [real_models.md](real_models.md).
+Released models, measured on one text: [real_models.md](real_models.md). What whitening changes in an optimiser's update: [update_overlap.md](update_overlap.md).
 
 | study | state | what came of it |
 |---|---|---|
