@@ -55,7 +55,7 @@ def markdown(path: pathlib.Path) -> str:
     return "\n".join(lines).rstrip()
 
 
-SUMMED_UP = {"plain": "eager", "compiled": "compiled", "three products": "products", "tile products": "tiles"}
+SUMMED_UP = {"plain": "eager", "compiled": "compiled", "tile products": "tiles"}
 
 
 def summary(path: pathlib.Path) -> str:

@@ -4,6 +4,7 @@
 #include <ATen/ops/from_blob.h>
 #include <c10/core/CPUAllocator.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
@@ -14,7 +15,17 @@
 namespace lmhead {
 namespace {
 
-constexpr std::size_t kSmallest = std::size_t{4} << 20, kMostWaiting = std::size_t{512} << 20;
+constexpr std::size_t kSmallest = std::size_t{4} << 20;
+
+/// What may wait: an eighth of the machine's memory, and no more than 2 GiB.
+std::size_t most_waiting() {
+  static const std::size_t most = [] {
+    const long pages = ::sysconf(_SC_PHYS_PAGES), page = ::sysconf(_SC_PAGESIZE);
+    const std::size_t all = pages > 0 && page > 0 ? std::size_t(pages) * std::size_t(page) : 0;
+    return std::min(all / 8, std::size_t{2} << 30);
+  }();
+  return most;
+}
 
 struct Mapping {
   void* bytes;
@@ -40,10 +51,10 @@ class Waiting {
   void give(const Mapping& mapping) {
 #ifdef MADV_FREE
     const std::unique_lock lock(mutex_, std::try_to_lock);
-    if (lock && mapping.size <= kMostWaiting && ::madvise(mapping.bytes, mapping.size, MADV_FREE) == 0) {
+    if (lock && mapping.size <= most_waiting() && ::madvise(mapping.bytes, mapping.size, MADV_FREE) == 0) {
       mappings_.push_back(mapping);
       total_ += mapping.size;
-      for (; total_ > kMostWaiting; mappings_.erase(mappings_.begin())) {
+      for (; total_ > most_waiting(); mappings_.erase(mappings_.begin())) {
         total_ -= mappings_.front().size;
         ::munmap(mappings_.front().bytes, mappings_.front().size);
       }

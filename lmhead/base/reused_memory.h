@@ -10,7 +10,7 @@ namespace lmhead {
 /// An uninitialised tensor [size] of the CPU whose memory, from 4 MiB on, stays with the process when the tensor goes:
 /// the next one of about that size, of any thread, is spared the system's clearing of new pages, which costs as much as
 /// a tenth of a fast kernel. What waits is marked as free (MADV_FREE), so the system takes it back when it is short of
-/// memory; at most 512 MiB wait.
+/// memory; at most an eighth of the machine's memory waits, and no more than 2 GiB.
 at::Tensor reused_memory(std::int64_t size, at::ScalarType type);
 
 /// Bytes of such tensors that are there now, of 4 MiB and more. PyTorch's profiler sees them as tensors of the CPU.

@@ -1,5 +1,5 @@
-// Loss scaling: gradients of a loss that was multiplied, so that they survive float16, and what is done of those that do
-// not.
+// Loss scaling: gradients of a loss that was multiplied, so that they survive float16, and what is done of those that
+// do not.
 #pragma once
 
 #include <cstdint>

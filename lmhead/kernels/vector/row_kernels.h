@@ -57,8 +57,8 @@ struct LogitKernels {
   void (*store)(const Wide* line, std::int64_t size, T* stored);
   /// The logit that an entry of a line stands for.
   double (*logit)(Wide entry, const LineTransform& transform);
-  /// Of its logits. `weighted` asks for that sum (over `class_weight`, or ones where it is null), `more` for entropy and
-  /// arg_max.
+  /// Of its logits. `weighted` asks for that sum (over `class_weight`, or ones where it is null), `more` for entropy
+  /// and arg_max.
   LineSums (*sums)(const Wide* line, std::int64_t size, const Wide* class_weight, bool weighted, bool more,
                    const LineTransform& transform);
   /// In place: a line to (probability * exp(z - shift) - target * onehot - smoothing * class_weight) times the slope of
