@@ -64,8 +64,8 @@ class MultiFacetHead : public TokenLossHead {
   void check_loss(const LossOptions& options) const override { require_no_logit_terms(options, "multi_facet"); }
 
  private:
-  /// The pass with `count` of the rows asked for: whole sequences by themselves where it can be these, for they take one
-  /// batched product.
+  /// The pass with `count` of the rows asked for: whole sequences by themselves where it can be these, for they take
+  /// one batched product.
   static HeadInput part_of(const HeadInput& input, std::int64_t first, std::int64_t count) {
     const std::int64_t length = input.tokens.size(1), begin = first / length, sequences = count / length;
     if (input.rows.defined() || begin * length != first || sequences * length != count)

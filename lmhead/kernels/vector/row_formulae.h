@@ -37,8 +37,8 @@ template <class Wide>
 struct SigsoftmaxTerms {
   Wide exponential, slope;  // e^(f(z) - f(pivot)) and, where that is not 0, f'(z); f is the map
 };
-/// Both from one exponential and one division, for z up to a pivot or little above: with e = e^(z - pivot), the sigmoid of
-/// z is a e / (a e + b), where a / b is e^pivot and neither is above 1. At the pivot the exponential is exactly 1.
+/// Both from one exponential and one division, for z up to a pivot or little above: with e = e^(z - pivot), the sigmoid
+/// of z is a e / (a e + b), where a / b is e^pivot and neither is above 1. At the pivot the exponential is exactly 1.
 template <class Wide>
 struct SigsoftmaxAround {
   explicit SigsoftmaxAround(Wide given) : pivot(given), a(given < 0 ? exponential(given) : 1) {
