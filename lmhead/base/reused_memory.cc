@@ -76,14 +76,19 @@ Waiting& waiting() {
 }
 
 std::atomic<std::int64_t> in_use = 0;
+std::atomic<int> refusals = 0;
 
 void give_back(const Mapping& mapping) {
   in_use -= std::int64_t(mapping.size);
   c10::profiledCPUMemoryReporter().Delete(mapping.bytes);
-  waiting().give(mapping);
+  if (refusals > 0) ::munmap(mapping.bytes, mapping.size);
+  else waiting().give(mapping);
 }
 
 }  // namespace
+
+NoReusedMemory::NoReusedMemory() { ++refusals; }
+NoReusedMemory::~NoReusedMemory() { --refusals; }
 
 std::int64_t reused_memory_in_use() { return in_use; }
 

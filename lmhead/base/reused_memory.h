@@ -13,6 +13,15 @@ namespace lmhead {
 /// memory; at most an eighth of the machine's memory waits, and no more than 2 GiB.
 at::Tensor reused_memory(std::int64_t size, at::ScalarType type);
 
+/// While there is one, nothing is made to wait: for what must stay within a limit of memory.
+class NoReusedMemory {
+ public:
+  NoReusedMemory();
+  ~NoReusedMemory();
+  NoReusedMemory(const NoReusedMemory&) = delete;
+  NoReusedMemory& operator=(const NoReusedMemory&) = delete;
+};
+
 /// Bytes of such tensors that are there now, of 4 MiB and more. PyTorch's profiler sees them as tensors of the CPU.
 std::int64_t reused_memory_in_use();
 

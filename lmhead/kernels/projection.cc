@@ -28,6 +28,8 @@ using torch::autograd::variable_list;
 
 /// Columns that a thread takes at least, and a multiple of which it takes: a cache line each.
 constexpr std::int64_t kColumns = 64;
+/// And that are turned at once, at most: a copy of a whole matrix would count where a model hardly fits into memory.
+constexpr std::int64_t kTurnedAtOnce = 256;
 
 bool is_float_matrix(const at::Tensor& tensor) {
   return tensor.is_cpu() && tensor.scalar_type() == at::kFloat && tensor.layout() == at::kStrided &&
@@ -67,6 +69,26 @@ at::Tensor row_by_row(const at::Tensor& left, const at::Tensor& right) {
       row_major_product(m, last - first, k, a, k, b + first, n, c + first, n, false);
     });
   }
+  return result;
+}
+
+/// left [m, k], row by row, times the transpose of `right` [n, k], of which a thread turns some rows at a time.
+at::Tensor row_by_turned(const at::Tensor& left, const at::Tensor& right) {
+  const std::int64_t m = left.size(0), k = left.size(1), n = right.size(0);
+  const at::Tensor result = at::empty({m, n}, left.options());
+  const float *a = left.const_data_ptr<float>(), *b = right.const_data_ptr<float>();
+  float* c = result.mutable_data_ptr<float>();
+  const std::int64_t share = (n + at::get_num_threads() - 1) / at::get_num_threads();
+  const std::int64_t columns = std::min(kTurnedAtOnce, (share + kColumns - 1) / kColumns * kColumns);
+  at::parallel_for(0, (n + columns - 1) / columns, 1, [&](std::int64_t begin, std::int64_t end) {
+    at::AutoDispatchBelowADInplaceOrView guard;
+    const at::Tensor tile = at::empty({k, columns}, left.options());
+    for (std::int64_t first = begin * columns; first < std::min(end * columns, n); first += columns) {
+      const std::int64_t count = std::min(columns, n - first);
+      turn(b + first * k, count, k, k, tile.mutable_data_ptr<float>(), columns);
+      row_major_product(m, count, k, a, k, tile.const_data_ptr<float>(), columns, c + first, n, false);
+    }
+  });
   return result;
 }
 
@@ -117,10 +139,10 @@ bool prefers_row_major_product() {
 
 at::Tensor matrix_product(const at::Tensor& left, const at::Tensor& right) {
   if (!takes(left, right)) return at::mm(left, right);
-  if (left.is_contiguous()) return row_by_row(left, right.is_contiguous() ? right : turned(right));
+  if (!right.is_contiguous()) return row_by_turned(left.is_contiguous() ? left : turned(left), right.t());
+  if (left.is_contiguous()) return row_by_row(left, right);
   // Of left^T and right either one is turned, and in the second case the result is.
-  if (!right.is_contiguous() || left.size(0) <= right.size(1))
-    return row_by_row(turned(left), right.is_contiguous() ? right : turned(right));
+  if (left.size(0) <= right.size(1)) return row_by_row(turned(left), right);
   return turned(row_by_row(turned(right.t()), left.t()).t());
 }
 

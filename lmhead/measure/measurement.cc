@@ -8,6 +8,7 @@
 
 #include "lmhead/base/device.h"
 #include "lmhead/base/error.h"
+#include "lmhead/base/reused_memory.h"
 #include "lmhead/base/scratch_tensor.h"
 #include "lmhead/measure/memory_plan.h"
 
@@ -226,6 +227,7 @@ std::optional<std::filesystem::path> check_memory(const LoadedModel& model, cons
 
 Json measure_model(const LoadedModel& model, const MeasuredTokens* tokens, const MeasurementOptions& options,
                    const MeasurementProgress& progress) {
+  const NoReusedMemory within_the_limit;
   at::NoGradGuard no_grad;
   require(!model.decoder || tokens, kWho, "text or tokens must be given to measure ", model.name, ", got none");
   Json result = {{"model", model.name},

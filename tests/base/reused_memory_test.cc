@@ -38,6 +38,17 @@ TEST(ReusedMemory, IsNotTakenByWhatIsMuchSmallerOrLarger) {
   EXPECT_EQ(reused_memory(0, at::kFloat).numel(), 0);
 }
 
+TEST(ReusedMemory, NothingWaitsWhileItIsRefused) {
+  constexpr std::int64_t kSize = 11 * kLarge;  // of no other test
+  const NoReusedMemory refused;
+  {
+    at::Tensor tensor = reused_memory(kSize, at::kByte);
+    tensor.fill_(1);
+  }
+  const at::Tensor fresh = reused_memory(kSize, at::kByte);
+  EXPECT_EQ(fresh.sum().item<std::int64_t>(), 0);  // pages of the system are clear
+}
+
 TEST(ReusedMemory, SmallTensorsAreThoseOfTheAllocator) {
   const std::int64_t before = reused_memory_in_use();
   const at::Tensor tensor = reused_memory(1000, at::kFloat);

@@ -17,7 +17,7 @@ sys.path.insert(0, str(ROOT / "scripts"))
 import real_models  # noqa: E402
 import results_index  # noqa: E402
 
-RESULTS = sorted(path for path in (ROOT / "docs/results").glob("*.md") if path.stem != "README")
+RESULTS = [*sorted(path for path in (ROOT / "docs/results").glob("*.md") if path.stem != "README"), ROOT / "docs/leaderboard.md"]
 NUMBER = r"[+−-]?\d+\.\d+"
 INTERVAL = re.compile(rf"({NUMBER}) \[({NUMBER}), ({NUMBER})\]")
 LINK = re.compile(r"\[[^\]]*\]\(([^)#:\s]+)(?:#[^)]*)?\)")

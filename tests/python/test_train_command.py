@@ -214,7 +214,7 @@ def test_a_second_process_in_the_folder_is_refused(folder):
     ("training.steps=many", "training.steps must be an integer of at least 1, got \"many\""),
     ("training.steps=0", "training.steps must be an integer of at least 1, got 0"),
     ("training.steps=1.5", "training.steps must be an integer"),
-    ("training.precision=float16", "training.precision must be one of float32, bfloat16, got \"float16\""),
+    ("training.precision=float8", "training.precision must be one of float32, bfloat16, float16, got \"float8\""),
     ("head.type=liner", "did you mean linear?"),
     ("head.rank=4", "head.rank must be a known key"),
     ("optimizer.betas=[0.9]", "optimizer.betas must be two numbers"),
