@@ -11,7 +11,7 @@
 namespace lmhead {
 namespace {
 
-std::int64_t divide_up(std::int64_t value, std::int64_t by) { return (value + by - 1) / by; }
+using tile_sizes::divide_up;
 
 /// Tiles of at most `columns` words, in none of which words see different features.
 void cut_into_tiles(LogitTiling& tiling, const std::vector<std::int64_t>& feature_ends) {

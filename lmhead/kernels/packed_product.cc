@@ -1,12 +1,11 @@
 #include "lmhead/kernels/packed_product.h"
 
-#include <ATen/Context.h>
 #include <ATen/native/CPUBlas.h>
 
 #include <algorithm>
-#include <string_view>
 
 #include "lmhead/base/error.h"
+#include "lmhead/kernels/row_major_product.h"
 
 namespace lmhead {
 namespace {
@@ -26,8 +25,7 @@ std::uint32_t* pairs_of(Bfloat16* packed) { return reinterpret_cast<std::uint32_
 bool has_packed_product() {
 #if defined(CPUBLAS_BRGEMM_BF16BF16F32) && defined(LMHEAD_VECTOR_X86)
   static const bool has_instructions = __builtin_cpu_supports("avx512bf16");
-  return has_instructions && std::string_view(vector::row_kernels().name) == "avx512" &&
-         at::globalContext().userEnabledMkldnn();
+  return has_instructions && may_use_avx512();
 #else
   return false;
 #endif

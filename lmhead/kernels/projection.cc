@@ -1,6 +1,5 @@
 #include "lmhead/kernels/projection.h"
 
-#include <ATen/Context.h>
 #include <ATen/Parallel.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/core/LegacyTypeDispatch.h>
@@ -11,14 +10,12 @@
 
 #include <algorithm>
 #include <optional>
-#include <string_view>
 
 #include "lmhead/kernels/plain_derivatives.h"
 #include "lmhead/kernels/row_major_product.h"
 #include "lmhead/kernels/threads.h"
 #include "lmhead/kernels/tile_products.h"
 #include "lmhead/kernels/tile_sizes.h"
-#include "lmhead/kernels/vector/row_kernels.h"
 
 namespace lmhead {
 namespace {
@@ -31,6 +28,8 @@ constexpr std::int64_t kColumns = 64;
 /// And that are turned at once, at most: a copy of a whole matrix would count where a model hardly fits into memory.
 constexpr std::int64_t kTurnedAtOnce = 256;
 
+using tile_sizes::divide_up;
+
 bool is_float_matrix(const at::Tensor& tensor) {
   return tensor.is_cpu() && tensor.scalar_type() == at::kFloat && tensor.layout() == at::kStrided &&
          tensor.dim() == 2 && (tensor.is_contiguous() || tensor.t().is_contiguous());
@@ -42,8 +41,7 @@ at::Tensor turned(const at::Tensor& matrix) {
   const at::Tensor result = at::empty({rows, columns}, matrix.options());
   const float* from = matrix.const_data_ptr<float>();
   float* to = result.mutable_data_ptr<float>();
-  const std::int64_t each =
-      std::max<std::int64_t>(16, tile_sizes::kElementsPerThread / std::max<std::int64_t>(rows, 1));
+  const std::int64_t each = std::max<std::int64_t>(16, tile_sizes::kElementsPerThread / rows);
   at::parallel_for(0, columns, each, [&](std::int64_t begin, std::int64_t end) {
     turn(from + begin * rows, end - begin, rows, rows, to + begin, columns);
   });
@@ -56,15 +54,16 @@ at::Tensor row_by_row(const at::Tensor& left, const at::Tensor& right) {
   const at::Tensor result = at::empty({m, n}, left.options());
   const float *a = left.const_data_ptr<float>(), *b = right.const_data_ptr<float>();
   float* c = result.mutable_data_ptr<float>();
-  const std::int64_t threads = at::get_num_threads(), least = m * n * k / threads >= tile_sizes::kElementsPerThread;
-  if (m >= n || !least) {
-    const std::int64_t rows = least ? std::max<std::int64_t>((m + threads - 1) / threads, 16) : m;
+  const std::int64_t threads = at::get_num_threads();
+  const std::int64_t shares = m * n * k / threads >= tile_sizes::kElementsPerThread ? threads : 1;
+  if (m >= n) {
+    const std::int64_t rows = std::max<std::int64_t>(divide_up(m, shares), 16);
     at::parallel_for(0, m, rows, [&](std::int64_t begin, std::int64_t end) {
       row_major_product(end - begin, n, k, a + begin * k, k, b, n, c + begin * n, n, false);
     });
   } else {
-    const std::int64_t groups = (n + kColumns - 1) / kColumns;
-    at::parallel_for(0, groups, (groups + threads - 1) / threads, [&](std::int64_t begin, std::int64_t end) {
+    const std::int64_t groups = divide_up(n, kColumns);
+    at::parallel_for(0, groups, divide_up(groups, shares), [&](std::int64_t begin, std::int64_t end) {
       const std::int64_t first = begin * kColumns, last = std::min(end * kColumns, n);
       row_major_product(m, last - first, k, a, k, b + first, n, c + first, n, false);
     });
@@ -78,9 +77,9 @@ at::Tensor row_by_turned(const at::Tensor& left, const at::Tensor& right) {
   const at::Tensor result = at::empty({m, n}, left.options());
   const float *a = left.const_data_ptr<float>(), *b = right.const_data_ptr<float>();
   float* c = result.mutable_data_ptr<float>();
-  const std::int64_t share = (n + at::get_num_threads() - 1) / at::get_num_threads();
-  const std::int64_t columns = std::min(kTurnedAtOnce, (share + kColumns - 1) / kColumns * kColumns);
-  at::parallel_for(0, (n + columns - 1) / columns, 1, [&](std::int64_t begin, std::int64_t end) {
+  const std::int64_t share = divide_up(n, at::get_num_threads());
+  const std::int64_t columns = std::min(kTurnedAtOnce, divide_up(share, kColumns) * kColumns);
+  at::parallel_for(0, divide_up(n, columns), 1, [&](std::int64_t begin, std::int64_t end) {
     at::AutoDispatchBelowADInplaceOrView guard;
     const at::Tensor tile = at::empty({k, columns}, left.options());
     for (std::int64_t first = begin * columns; first < std::min(end * columns, n); first += columns) {
@@ -130,8 +129,7 @@ struct ProjectionFunction : torch::autograd::Function<ProjectionFunction> {
 bool prefers_row_major_product() {
 #if defined(LMHEAD_VECTOR_X86)
   static const bool is_intel = __builtin_cpu_is("intel");
-  return !is_intel && has_row_major_product() && std::string_view(vector::row_kernels().name) == "avx512" &&
-         at::globalContext().userEnabledMkldnn();
+  return !is_intel && has_row_major_product() && may_use_avx512();
 #else
   return false;
 #endif

@@ -1,10 +1,13 @@
 #include "lmhead/kernels/row_major_product.h"
 
+#include <ATen/Context.h>
 #include <ATen/native/CPUBlas.h>
 
 #include <algorithm>
+#include <string_view>
 
 #include "lmhead/base/error.h"
+#include "lmhead/kernels/vector/row_kernels.h"
 
 namespace lmhead {
 namespace {
@@ -20,6 +23,10 @@ bool has_row_major_product() {
 #else
   return false;
 #endif
+}
+
+bool may_use_avx512() {
+  return std::string_view(vector::row_kernels().name) == "avx512" && at::globalContext().userEnabledMkldnn();
 }
 
 void row_major_product(std::int64_t m, std::int64_t n, std::int64_t k, const float* a, std::int64_t lda, const float* b,

@@ -7,6 +7,9 @@
 
 namespace lmhead::tile_sizes {
 
+/// How many pieces of `by`, the last one maybe smaller, make `value`.
+constexpr std::int64_t divide_up(std::int64_t value, std::int64_t by) { return (value + by - 1) / by; }
+
 /// Rows of features that are multiplied at once. A whole block of logits [rows, V] is kept between its two passes.
 constexpr std::int64_t kRowsPerBlock = 512;
 /// Columns of a tile at most. The products of bfloat16 pack what they read, the others read tiles as they lie
