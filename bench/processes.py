@@ -4,7 +4,7 @@
 Speed: the reference model (bench/training_step.py) in one process of two threads and in two of one thread, in turn; the same batch, and so the same losses to rounding.
 Head: a step of training a head of V = 131,072 and D = 256 by itself in two processes, loss, backward pass, exchange and AdamW, whole in each of them
 (linear_cross_entropy and an all-reduce) and in rows (vocabulary_parallel_cross_entropy): its time, and what a process takes beside the program.
-Run: a model of that head with `parallel.vocabulary` off and on, embedding and all.
+Run: a model of that head with `parallel.vocabulary` off and on, in turn: its time, and what a process takes at most, the program among it.
 """
 import argparse
 import json
@@ -142,22 +142,31 @@ def measure_head(folder: pathlib.Path, rounds: int, steps: int) -> list[dict]:
     return rows
 
 
-def measure_run(folder: pathlib.Path, steps: int) -> list[dict]:
+def measure_run(folder: pathlib.Path, rounds: int, steps: int) -> list[dict]:
     data = {"kind": "spamlang", "spamlang": {"vocab_size": VOCAB}, "sequence_length": 64, "batch_size": TOKENS // 64, "validation_tokens": 64}
-    rows, found = [], {}
-    for vocabulary in ("off", "on"):
-        configuration = {
-            "data": data, "model": {"hidden_size": WIDTH, "num_hidden_layers": 2, "num_attention_heads": 4}, "parallel": {"vocabulary": vocabulary},
-            "training": {"steps": steps, "validate_every": 0, "checkpoint_every": 0},
-        }
-        log, summary = train(configuration, folder, SIZE, 1)
-        seconds = statistics.median(TOKENS / line["tokens_per_second"] for line in log[2:])
-        found[vocabulary] = (seconds, float(summary["peak_memory_bytes"]))
-        print(f"  run, parallel.vocabulary={vocabulary:3} {seconds:.2f} s a step, {found[vocabulary][1] / 2**20:.0f} MiB at most, program and embedding among them")
+    found: dict[str, list[tuple[float, float]]] = {"off": [], "on": []}
+    losses = {}
+    for _ in range(rounds):
+        for vocabulary, results in found.items():
+            configuration = {
+                "data": data, "model": {"hidden_size": WIDTH, "num_hidden_layers": 2, "num_attention_heads": 4}, "parallel": {"vocabulary": vocabulary},
+                "training": {"steps": steps, "validate_every": 0, "checkpoint_every": 0},
+            }
+            log, summary = train(configuration, folder, SIZE, 1)
+            losses[vocabulary] = [line["loss"] for line in log]
+            results.append((statistics.median(TOKENS / line["tokens_per_second"] for line in log[2:]), float(summary["peak_memory_bytes"])))
+    worst = max(abs(a - b) for a, b in zip(*losses.values()))
+    if worst > 1e-4:
+        raise SystemExit(f"[bench] losses must agree within 1e-4, got {worst:.1e}; nothing is told")
+    rows = []
+    for vocabulary, results in found.items():
+        seconds, sizes = zip(*results)
+        print(f"  run, parallel.vocabulary={vocabulary:3} {statistics.median(seconds):.2f} s a step, {statistics.median(sizes) / 2**20:.0f} MiB at most, the program among it")
         shape = {"vocab": VOCAB, "width": WIDTH, "layers": 2, "tokens": TOKENS, "processes": SIZE}
-        rows += [{"kernel": "processes", "entrant": f"run, vocabulary {vocabulary}", "metric": metric, "unit": unit, "shape": shape, **median_of([value])}
-                 for metric, unit, value in (("seconds", "s", seconds), ("bytes", "bytes", found[vocabulary][1]))]  # fmt: skip
-    print(f"  on / off: time {found['on'][0] / found['off'][0]:.2f}, memory {found['on'][1] / found['off'][1]:.2f}")
+        rows += [{"kernel": "processes", "entrant": f"run, vocabulary {vocabulary}", "metric": metric, "unit": unit, "shape": shape, **median_of(list(values))}
+                 for metric, unit, values in (("seconds", "s", seconds), ("bytes", "bytes", sizes))]  # fmt: skip
+    time_ratio, memory_ratio = (statistics.median(on[which] / off[which] for off, on in zip(*found.values())) for which in (0, 1))
+    print(f"  on / off: time {time_ratio:.2f}, memory {memory_ratio:.2f}")
     return rows
 
 
@@ -181,7 +190,7 @@ def main() -> int:
         if "head" in arguments.parts:
             rows += measure_head(folder, arguments.rounds, 6)
         if "run" in arguments.parts:
-            rows += measure_run(folder, 6)
+            rows += measure_run(folder, arguments.rounds, 6)
     result_rows.append(result_rows.file_of(arguments, "processes"), rows)
     return 0
 

@@ -116,7 +116,7 @@ class LinearHead : public MappedHead {
   }
   ParameterPtr own_matrix() const override { return embedding_ ? nullptr : if_own(weight_); }
   ParameterList word_rows() const override {
-    if (!own_matrix() || mean_row_penalty_ > 0 || center_rows_) return {};
+    if (embedding_ || mean_row_penalty_ > 0 || center_rows_) return {};
     return bias_ ? ParameterList{weight_, bias_} : ParameterList{weight_};
   }
   double flops_per_token(std::int64_t) const override { return 6 * double(vocab_size()) * double(hidden_size()); }

@@ -73,8 +73,8 @@ class LmHead {
   virtual std::optional<LinearMap> linear_map() const { return std::nullopt; }
   /// The matrix of that map where it is a parameter of this head alone, else null.
   virtual ParameterPtr own_matrix() const { return nullptr; }
-  /// Parameters with a row a word of the vocabulary, where several processes may each have the rows of their words
-  /// alone (HeadContext::word_processes); else none.
+  /// Parameters with a row a word of the vocabulary, also a tied embedding, where several processes may each have the
+  /// rows of their words alone (HeadContext::word_processes); else none.
   virtual ParameterList word_rows() const { return {}; }
   /// Whether all of it is here. Of a head whose words are shared out only training losses and scores of tokens can be
   /// asked for, by all processes together.
@@ -141,7 +141,8 @@ struct HeadContext {
       {};  // the bytes of text that each id stands for, fewer than V where the rest stand for none; may be empty
   std::function<at::Tensor(const std::string& path)> read_trained_matrix =
       {};                         // [V, D] the head's matrix of a model.safetensors of a checkpoint; may be empty
-  Processes word_processes = {};  // that each have the rows of their words of `word_rows`, which `source` then gives
+  Processes word_processes = {};  // that each have the rows of their words of `word_rows`, as `source` and the tied
+                                  // embedding then are
 
   ParameterPtr parameter(const std::string& name, const std::vector<std::int64_t>& shape,
                          const Initializer& initializer, ParameterKind kind = ParameterKind::kHead) const {

@@ -2,13 +2,10 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
-#include <ATen/ops/cat.h>
-#include <ATen/ops/full.h>
 #include <ATen/ops/full_like.h>
 #include <ATen/ops/ones_like.h>
 #include <ATen/ops/stack.h>
 #include <ATen/ops/where.h>
-#include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/custom_class.h>
@@ -17,9 +14,7 @@
 #include <utility>
 #include <vector>
 
-#include "lmhead/base/device.h"
 #include "lmhead/base/error.h"
-#include "lmhead/data/batches.h"
 #include "lmhead/kernels/vocabulary_shard.h"
 
 namespace lmhead {
@@ -29,72 +24,6 @@ using torch::autograd::variable_list;
 
 constexpr const char* kWho = "head";
 
-/// The tokens of all processes, and which of them are this one's.
-class AllTokens {
- public:
-  AllTokens(std::int64_t own, const Processes& processes, TokensOf tokens) : processes_(processes), count_(own) {
-    if (tokens == TokensOf::kAllProcesses) return;
-    for (const auto& of_process : processes.gather(std::vector<double>{double(own)}))
-      counts_.push_back(std::int64_t(of_process[0]));
-    most_ = std::ranges::max(counts_);
-    for (std::int64_t rank = 0; rank < processes.rank(); ++rank) first_ += counts_[std::size_t(rank)];
-  }
-
-  /// Rows of all, of the rows of each.
-  at::Tensor gather(const at::Tensor& own) const {
-    if (counts_.empty()) return own;
-    const at::Tensor all = processes_.gather(padded(own));
-    if (is_even()) return all.flatten(0, 1);
-    std::vector<at::Tensor> parts;
-    for (std::size_t rank = 0; rank < counts_.size(); ++rank)
-      parts.push_back(all[std::int64_t(rank)].narrow(0, 0, counts_[rank]));
-    return at::cat(parts);
-  }
-  /// This process's rows of the sum over processes of rows of all [M, D].
-  at::Tensor scatter_sum(const at::Tensor& all) const {
-    if (counts_.empty()) return processes_.sum(all);
-    at::Tensor lines = all;
-    if (!is_even()) {
-      std::vector<at::Tensor> parts;
-      std::int64_t first = 0;
-      for (const std::int64_t count : counts_) {
-        parts.push_back(padded(all.narrow(0, first, count)));
-        first += count;
-      }
-      lines = at::cat(parts);
-    }
-    const at::Tensor own = processes_.begin_sum_of_lines(lines.contiguous().view({processes_.size(), -1}));
-    processes_.wait(own);
-    return own.view({most_, all.size(1)}).narrow(0, 0, count_);
-  }
-  at::Tensor own(const at::Tensor& all) const { return counts_.empty() ? all : all.narrow(0, first_, count_); }
-  /// [M]: of each token the number of its process.
-  at::Tensor spread(const std::vector<double>& of_process, const at::Tensor& like) const {
-    std::vector<at::Tensor> parts;
-    for (std::size_t rank = 0; rank < counts_.size(); ++rank)
-      parts.push_back(at::full({counts_[rank]}, of_process[rank], like.options()));
-    return at::cat(parts);
-  }
-  std::int64_t count() const { return count_; }
-
- private:
-  bool is_even() const {
-    return std::ranges::all_of(counts_, [this](std::int64_t count) { return count == most_; });
-  }
-  at::Tensor padded(const at::Tensor& rows) const {
-    if (rows.size(0) == most_) return rows;
-    std::vector<std::int64_t> shape = rows.sizes().vec();
-    shape[0] = most_;
-    const at::Tensor result = at::zeros(shape, rows.options());
-    result.narrow(0, 0, rows.size(0)).copy_(rows);
-    return result;
-  }
-
-  Processes processes_;
-  std::vector<std::int64_t> counts_;  // of each process; none: all have the same tokens
-  std::int64_t count_, most_ = 0, first_ = 0;
-};
-
 /// One process's rows, and the tokens of all.
 struct Problem {
   AllTokens tokens;
@@ -102,17 +31,13 @@ struct Problem {
 };
 
 Problem problem_of(const at::Tensor& hidden, const SharedWords& words, const at::Tensor& targets, TokensOf whose) {
-  const Share share{words.processes.rank(), words.processes.size()};
-  const std::int64_t first = share.begin(words.vocab_size), rows = words.map.weight.size(0);
-  require(rows == share.end(words.vocab_size) - first, kWho, "a process must have the rows of its share of ",
-          words.vocab_size, " words, got ", rows, " in process ", share.index, " of ", share.count);
-  AllTokens tokens(hidden.size(0), words.processes, whose);
-  const at::Tensor ids = tokens.gather(targets) - first;
+  const AllTokens tokens(hidden.size(0), words.processes, whose);
+  const at::Tensor places =
+      places_of_ids(tokens.gather(targets), words.vocab_size, words.map.weight.size(0), words.processes);
   LinearMap map = words.map;
   map.weight = map.weight.detach();
   if (map.bias.defined()) map.bias = map.bias.detach();
-  const at::Tensor here = ids.ge(0).logical_and(ids.lt(rows));
-  return {tokens, {tokens.gather(hidden.detach()), map, at::where(here, ids, at::full_like(ids, -1)), {}, {}}};
+  return {tokens, {tokens.gather(hidden.detach()), map, places, {}, {}}};
 }
 
 at::Tensor column(const at::Tensor& table, std::int64_t which) { return table.select(1, which); }

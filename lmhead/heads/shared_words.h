@@ -11,6 +11,7 @@
 #include "lmhead/heads/lm_head.h"
 #include "lmhead/kernels/linear_cross_entropy.h"
 #include "lmhead/kernels/linear_map.h"
+#include "lmhead/processes/all_tokens.h"
 #include "lmhead/processes/processes.h"
 
 namespace lmhead {
@@ -31,9 +32,6 @@ struct SharedWords {
 /// of logits a thread.
 at::Tensor shared_words_cross_entropy(const at::Tensor& hidden, const SharedWords& words, const at::Tensor& targets,
                                       const LossOptions& options);
-
-/// Whose tokens a call is given.
-enum class TokensOf { kThisProcess, kAllProcesses };
 
 /// What is known of tokens under plain cross-entropy, without gradients; `hidden_gradient` and `logit_gradient_square`
 /// only `with_gradient`. All processes call it, each with its own tokens, or all with the same.

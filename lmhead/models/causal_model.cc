@@ -2,6 +2,8 @@
 
 #include <ATen/ops/empty_like.h>
 
+#include <algorithm>
+
 #include "lmhead/base/error.h"
 #include "lmhead/models/safetensors.h"
 
@@ -19,11 +21,19 @@ CausalModel::CausalModel(const DecoderOptions& options, const HeadSpecification&
                                .token_counts = token_counts,
                                .token_bytes = token_bytes,
                                .read_trained_matrix = read_trained_matrix,
-                               .word_processes = word_processes})) {}
+                               .word_processes = word_processes})) {
+  decoder.share_words(word_processes);
+}
 
 CausalModel::CausalModel(const DecoderOptions& options, const HeadSpecification& specification, std::int64_t vocab_size,
                          std::uint64_t seed)
     : CausalModel(options, specification, vocab_size, fresh_parameters(seed)) {}
+
+ParameterList CausalModel::word_rows() const {
+  ParameterList rows = head->word_rows();
+  if (std::ranges::find(rows, decoder.embedding()) == rows.end()) rows.insert(rows.begin(), decoder.embedding());
+  return rows;
+}
 
 ParameterList CausalModel::parameters() const {
   ParameterList all = decoder.parameters();

@@ -20,7 +20,7 @@ class CausalModel {
               std::uint64_t seed);
   /// With the parameters of `source`. `token_counts` and `token_bytes`, which may be empty, say how often an id occurs
   /// in the training data and what text it stands for; they are called where a head asks. Of several `word_processes`
-  /// each has the rows of its words of the head's `word_rows`, and `source` gives these.
+  /// each has the rows of its words of `word_rows`, and `source` gives these.
   CausalModel(const DecoderOptions& options, const HeadSpecification& head, std::int64_t vocab_size,
               const ParameterSource& source, const std::function<at::Tensor()>& token_counts = {},
               const std::function<std::vector<std::string>()>& token_bytes = {}, const Processes& word_processes = {});
@@ -30,6 +30,8 @@ class CausalModel {
 
   /// Body first, then what the head owns.
   ParameterList parameters() const;
+  /// Those with a row a word: the embedding, and what the head has of that kind (LmHead::word_rows).
+  ParameterList word_rows() const;
 };
 
 /// One pass of `decoder` over `tokens` [B, T] with all that `head` needs of it. Documents end at `end_of_document`;

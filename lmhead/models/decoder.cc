@@ -2,7 +2,7 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/cat.h>
-#include <ATen/ops/embedding.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/gelu.h>
 #include <ATen/ops/layer_norm.h>
 #include <ATen/ops/relu.h>
@@ -20,6 +20,7 @@
 #include "lmhead/models/decoder_builder.h"
 #include "lmhead/models/experts.h"
 #include "lmhead/models/recomputed_block.h"
+#include "lmhead/models/shared_embedding.h"
 
 namespace lmhead {
 namespace {
@@ -184,9 +185,17 @@ void Decoder::run(std::vector<Stream>& streams, const AfterBlock& after, std::si
   }
 }
 
+at::Tensor Decoder::look_up(const at::Tensor& tokens) const {
+  return shared_embedding(embedding_->value, tokens, specification_.vocab_size, word_processes_);
+}
+
+void Decoder::look_up_nothing() const {
+  look_up(at::empty({0}, embedding_->value.options().dtype(at::kLong).requires_grad(false)));
+}
+
 at::Tensor Decoder::embed(const at::Tensor& tokens, const Pass& pass) const {
   at::Tensor x = source_ ? source_->embedding_rows(tokens) : at::Tensor();
-  if (!x.defined()) x = at::embedding(embedding_->value, tokens);
+  if (!x.defined()) x = look_up(tokens);
   if (x.scalar_type() == at::kBFloat16) x = x.to(at::kFloat);  // of what was read in that type
   if (specification_.embedding_scale != 1) x = x * specification_.embedding_scale;
   if (position_embedding_) {

@@ -16,6 +16,7 @@
 #include "lmhead/models/key_value_cache.h"
 #include "lmhead/models/rotary_positions.h"
 #include "lmhead/models/token_trees.h"
+#include "lmhead/processes/processes.h"
 
 namespace lmhead {
 
@@ -71,6 +72,11 @@ class Decoder {
   /// decoder must then outlive that pass.
   void recompute_blocks(bool recomputes) { recomputes_blocks_ = recomputes; }
 
+  /// From now on each of `processes` has the rows of its words of the embedding alone. All call `forward` together,
+  /// each with tokens of its own; those without any call `look_up_nothing`.
+  void share_words(const Processes& processes) { word_processes_ = processes; }
+  void look_up_nothing() const;
+
   /// From now on every pass has `source` bring a block's parameters when it comes to the block.
   void read_blocks_from(std::shared_ptr<BlockSource> source) { source_ = std::move(source); }
   /// Null where all blocks are in memory.
@@ -119,6 +125,7 @@ class Decoder {
   using AfterBlock = std::function<void(std::size_t layer, std::size_t stream)>;
   void run(std::vector<Stream>& streams, const AfterBlock& after, std::size_t first_layer = 0) const;
   at::Tensor run(const at::Tensor& tokens, Pass pass, std::vector<at::Tensor>* layers) const;
+  at::Tensor look_up(const at::Tensor& tokens) const;
   at::Tensor embed(const at::Tensor& tokens, const Pass& pass) const;
   at::Tensor apply(std::size_t layer, const at::Tensor& input, const Pass& pass) const;
   at::Tensor normalise(const Norm& norm, const at::Tensor& input, at::ScalarType type) const;
@@ -137,6 +144,7 @@ class Decoder {
   std::vector<std::unique_ptr<RotaryTable>> rotary_tables_;
   std::shared_ptr<BlockSource> source_;
   bool recomputes_blocks_ = false;
+  Processes word_processes_;  // that each have rows of the embedding
 };
 
 }  // namespace lmhead

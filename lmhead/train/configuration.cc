@@ -37,8 +37,8 @@ void ParallelOptions::visit_fields(FieldVisitor& visitor) {
                 "whether each of several processes has all of the optimiser's state, or a part of it and of its work",
                 {"replicated", "sharded"});
   visitor.field("vocabulary", vocabulary,
-                "whether each of several processes has the rows of its words of the head alone; auto: where less is "
-                "sent then, and the head allows it",
+                "whether each of several processes has the rows of its words alone, of the embedding and of the head; "
+                "auto: where less is sent then, and the head allows it",
                 {"off", "on", "auto"});
 }
 

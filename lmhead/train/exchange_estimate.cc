@@ -46,16 +46,20 @@ ExchangeEstimate estimate_exchange(const TrainConfiguration& configuration, cons
   const std::int64_t sequences = data.batch_size / data.micro_batches;
   const double padded = double((sequences + processes - 1) / processes) * length * size;
   const double tokens = double(sequences) * length;
-  const auto gather_targets = [&] {
+  const auto gather_ids = [&](const char* what) {
     add("how many tokens each has", RingRounds::kGather, parts * size * word, parts);
-    add("targets", RingRounds::kGather, parts * padded * double(sizeof(std::int64_t)), parts);
+    add(what, RingRounds::kGather, parts * padded * double(sizeof(std::int64_t)), parts);
   };
-  if (shapes.head->needs().batch_targets) gather_targets();
+  if (shapes.head->needs().batch_targets) gather_ids("targets");
   if (shares_words) {
     const bool is_narrow = configuration.training.working_type() != at::kFloat;
     const auto width = double(shapes.head->word_rows().front()->value.size(1));
     const double sums_of_token = configuration.loss.label_smoothing > 0 ? 3 : 2;
-    gather_targets();
+    const auto row = double(shapes.decoder.embedding()->value.size(1)) * number;
+    gather_ids("tokens");
+    add("rows of the embedding", RingRounds::kScatteredSum, parts * padded * row, parts);
+    add("gradients of these", RingRounds::kGather, parts * padded * row, parts);
+    gather_ids("targets");
     add("features", RingRounds::kGather, parts * padded * width * (is_narrow ? 2 : number), parts);
     add("largest sums over words", RingRounds::kSum, parts * tokens * word, parts);
     add("sums over words", RingRounds::kSum, parts * tokens * sums_of_token * word, parts);

@@ -29,7 +29,8 @@ class GradientExchange {
   GradientExchange& operator=(const GradientExchange&) = delete;
 
   /// From here to `own` gradients are taken as they come, and what was had before, `so_far`, is added. Else no more may
-  /// be sent meanwhile than by the backward pass of the head, which comes first in all processes.
+  /// be sent meanwhile than by the backward passes of the head and of the embedding, which come first and last in all
+  /// processes, so that all send in one order.
   void watch(const std::vector<at::Tensor>& so_far);
   /// Sends what is left. A number a parameter: 0 no gradient, 1 one, 2 one that came late. `gradients`: those of this
   /// process where nothing was watched.

@@ -120,8 +120,11 @@ MemoryEstimate estimate(const TrainConfiguration& configuration, std::int64_t vo
   const double new_values = (numbers.lines + numbers.gathered) * kNumber;
   // Of what is scattered Gloo sums a copy, which is there until it is waited for.
   const double summed = configuration.training.device == "cpu" ? numbers.scattered * kNumber : 0;
+  // Of a shared embedding, the gradients of the rows that all tokens looked up, when those of all else are there.
+  const auto row = double(shapes.decoder.embedding()->value.size(1)) * kNumber;
+  const double looked_up = shares_words ? double(sequences) * length * row : 0;
   // New values travel when the gradients of the backward pass are gone.
-  const double at_the_end = std::max(numbers.here * leaf + summed, new_values);
+  const double at_the_end = std::max(numbers.here * leaf + std::max(summed, looked_up), new_values);
   memory.exchange = buffers + at_the_end - numbers.here * leaf;
   memory.activations = tokens * bytes_of_token(configuration, vocab_size);
   double of_head = tokens * shapes.head->memory_per_token(data.sequence_length) * kNumber;

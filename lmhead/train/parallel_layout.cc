@@ -21,10 +21,7 @@ CausalModel shapes_of(const TrainConfiguration& configuration, std::int64_t voca
 std::optional<std::string> against_sharing_words(const TrainConfiguration& configuration, const CausalModel& shapes,
                                                  std::int64_t processes) {
   const std::string where = " with parallel.vocabulary on, got ";
-  if (configuration.model.tie_word_embeddings)
-    return "model.tie_word_embeddings must be false" + where + "true: every process looks words up in the embedding";
-  const ParameterList rows = shapes.head->word_rows();
-  if (rows.empty())
+  if (shapes.head->word_rows().empty())
     return "the head must be one linear map, whose rows nothing else looks at," + where + configuration.head.type() +
            " with its options";
   if (shapes.head->vocab_size() < processes)
@@ -34,7 +31,7 @@ std::optional<std::string> against_sharing_words(const TrainConfiguration& confi
     return "head_gradient must be left as it is" + where + "a rule that looks at the whole head";
   const ParameterList parameters = shapes.parameters();
   const std::vector<bool> need = need_all_rows(configuration.optimizer, parameters);
-  for (const ParameterPtr& parameter : rows)
+  for (const ParameterPtr& parameter : shapes.word_rows())
     if (need[place_of(parameters, parameter)])
       return "the update of " + parameter->name + " must be of each row by itself" + where + "one of the whole matrix";
   return std::nullopt;
@@ -60,7 +57,7 @@ Layout layout_of(const TrainConfiguration& configuration, const CausalModel& sha
   const bool is_sharded = configuration.parallel.optimizer == "sharded" && processes > 1;
   std::vector<Placement> placement(parameters.size(), is_sharded ? Placement::kSharedOut : Placement::kEverywhere);
   if (shares_words)
-    for (const ParameterPtr& parameter : shapes.head->word_rows())
+    for (const ParameterPtr& parameter : shapes.word_rows())
       placement[place_of(parameters, parameter)] = Placement::kHere;
   return lay_out(parameters, placement, need_all_rows(configuration.optimizer, parameters), processes);
 }
@@ -82,7 +79,7 @@ Sharing share_out(const TrainConfiguration& configuration, std::int64_t vocab_si
   sharing.layout = layout_of(configuration, shapes, sharing.words, processes);
   sharing.scattered = scattered_gradients(configuration, shapes, sharing.layout);
   if (sharing.words)
-    for (const ParameterPtr& parameter : shapes.head->word_rows()) sharing.word_rows.push_back(parameter->name);
+    for (const ParameterPtr& parameter : shapes.word_rows()) sharing.word_rows.push_back(parameter->name);
   return sharing;
 }
 

@@ -16,7 +16,8 @@ namespace lmhead {
 /// The model of a configuration with shapes and no memory.
 CausalModel shapes_of(const TrainConfiguration& configuration, std::int64_t vocab_size);
 
-/// Why processes cannot each have rows of the head, where they cannot: "WHAT must ..., got ...". `shapes`: shapes_of.
+/// Why processes cannot each have rows of embedding and head, where they cannot: "WHAT must ..., got ...". `shapes`:
+/// shapes_of.
 std::optional<std::string> against_sharing_words(const TrainConfiguration& configuration, const CausalModel& shapes,
                                                  std::int64_t processes);
 
@@ -34,7 +35,7 @@ std::vector<bool> scattered_gradients(const TrainConfiguration& configuration, c
 
 /// All of this, for a run.
 struct Sharing {
-  bool words = false;  // each process has rows of the head
+  bool words = false;  // each process has rows of embedding and head
   Layout layout;
   std::vector<bool> scattered;
   std::vector<std::string> word_rows;  // names of parameters of which each has its rows

@@ -68,9 +68,9 @@ class Trainer {
   /// that cannot be read.
   bool run(const TrainerControl& control = {});
 
-  /// The one of this process: of a head whose words are shared out it has its rows alone.
+  /// The one of this process: where words are shared out it has its rows of embedding and head alone.
   const CausalModel& model() const { return model_; }
-  /// Those that each have rows of the head; this process alone where it has all of them.
+  /// Those that each have rows of embedding and head; this process alone where it has all of them.
   Processes word_processes() const { return sharing_.words ? processes_ : Processes(); }
   const BatchSource& batches() const { return *batches_; }
   /// The step that `run` starts after: 0, or the newest checkpoint's.

@@ -41,10 +41,12 @@ class ScoreSums {
   at::Tensor sums_;  // of losses, correct predictions, tokens
 };
 
-/// What a process without tokens does while others score theirs; `like` is of the type of features.
-void score_nothing(const LmHead& head, const at::Tensor& like) {
-  const at::Tensor hidden = at::zeros({0, head.hidden_size()}, like.options().requires_grad(false));
-  head.token_scores({.hidden = hidden}, at::zeros({0}, hidden.options().dtype(at::kLong)));
+/// What a process without tokens does while others, which need its words, score theirs.
+void score_nothing(const CausalModel& model) {
+  model.decoder.look_up_nothing();
+  const at::Tensor& like = model.decoder.embedding()->working;  // of the type of features
+  const at::Tensor hidden = at::zeros({0, model.head->hidden_size()}, like.options().requires_grad(false));
+  model.head->token_scores({.hidden = hidden}, at::zeros({0}, hidden.options().dtype(at::kLong)));
 }
 
 Json to_json(const CoverageScores& scores) {
@@ -84,7 +86,7 @@ Validation validate(const CausalModel& model, const BatchSource& batches, const 
   for (std::int64_t first = 0; first < batches.validation_batches(); first += processes.size()) {
     const std::int64_t index = first + processes.rank();
     if (index >= batches.validation_batches()) {  // the others need what this one knows of its words
-      if (score_together) score_nothing(*model.head, model.decoder.embedding()->working);
+      if (score_together) score_nothing(model);
       break;
     }
     const Batch batch = on_device(batches.validation_batch(index), device);

@@ -53,6 +53,26 @@ TEST(CausalModel, ParametersAreBodyThenHead) {
   for (const auto& [name, tensor] : named_tensors(all)) EXPECT_TRUE(names.insert(name).second) << name;
 }
 
+TEST(CausalModel, RowsOfWordsAreTheEmbeddingAndTheHeads) {
+  DecoderOptions tied = tiny_options();
+  tied.tie_word_embeddings = true;
+  const auto names_of = [](const DecoderOptions& options, const Json& head) {
+    std::vector<std::string> names;
+    for (const ParameterPtr& one : CausalModel(options, head_of(head), kVocabSize, 0).word_rows()) {
+      EXPECT_EQ(one->value.size(0), kVocabSize);
+      names.push_back(one->name);
+    }
+    return names;
+  };
+  const std::string embedding = "model.embed_tokens.weight";
+  using Names = std::vector<std::string>;
+  EXPECT_EQ(names_of(tiny_options(), {{"type", "linear"}, {"bias", true}}),
+            (Names{embedding, "lm_head.weight", "lm_head.bias"}));
+  EXPECT_EQ(names_of(tiny_options(), {{"type", "low_rank"}, {"rank", 3}}),
+            (Names{embedding, "lm_head.up_proj.weight"}));
+  EXPECT_EQ(names_of(tied, {{"type", "linear"}, {"bias", true}}), (Names{embedding, "lm_head.bias"}));
+}
+
 TEST(CausalModel, ATrainedMatrixIsReadInTheOrderOfIds) {
   const ScratchFolder folder;
   const std::string path = (folder / "model.safetensors").string();

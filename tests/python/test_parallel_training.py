@@ -166,6 +166,15 @@ CASES = {
     "words bfloat16": {"parallel.vocabulary": "on", "training.precision": "bfloat16"},
     "words observed": {"parallel.vocabulary": "on", "model.vocab_size": 67, "data.batch_size": 7,
                        "observe.gradient_retention": {"every": 2, "tokens": 40}},
+    "words tied": {"parallel.vocabulary": "on", "model.vocab_size": 67, "model.tie_word_embeddings": True, "data.batch_size": 7},
+    "words tied sharded": {"parallel": {"vocabulary": "on", "optimizer": "sharded"}, "model.tie_word_embeddings": True, "data.micro_batches": 2,
+                           "training.checkpoint_activations": True, "head": {"type": "linear", "bias": True}, "optimizer.groups": [
+                               {"pattern": "*embed*", "type": "row_normalized"}]},
+    "words positions": {"parallel.vocabulary": "on", "model.vocab_size": 67, "model.position": "learned", "model.norm": "layernorm",
+                        "optimizer.groups": [{"pattern": "*embed_tokens*", "weight_decay": 0.1, "learning_rate_scale": 0.5}]},
+    # The same with all words in every process.
+    "whole": {"model.vocab_size": 67},
+    "whole tied": {"model.vocab_size": 67, "model.tie_word_embeddings": True, "data.batch_size": 7},
     "words automatic": {"parallel.vocabulary": "auto", "model.vocab_size": 700},
 }  # fmt: skip
 HEADS = {
@@ -183,7 +192,7 @@ HEADS = {
 }
 
 AGAIN = ("plain", "muon", "gradient-covariance", "observed", "sharded", "sharded-muon", "sharded-coupled", "words-terms", "words-sharded",
-         "words-muon", "words-low-rank")  # fmt: skip
+         "words-muon", "words-low-rank", "words-tied")  # fmt: skip
 
 
 def jobs_of(folder):
@@ -236,7 +245,7 @@ def test_a_run_says_how_many_trained_it(trained):
 
 
 def test_a_checkpoint_is_laid_out_alike_however_many_wrote_it(trained):
-    for name in ("sharded", "sharded-muon", "sharded-coupled", "words-terms", "words-sharded", "words-muon"):
+    for name in ("sharded", "sharded-muon", "sharded-coupled", "words-terms", "words-sharded", "words-muon", "words-tied"):
         layouts = []
         for size in (1, 2, 4):
             with (max((trained / f"{name}-{size}" / "checkpoints").glob("step-*")) / "optimizer.safetensors").open("rb") as file:
@@ -256,11 +265,23 @@ def test_gradients_of_shared_words_are_those_of_one_process(trained, size):
         for kind, tolerance in (("optimizer", ROUNDING), ("model", ROUNDING_OF_A_STEP)):
             got, wanted = (safetensors.load_file(trained / run / "checkpoints" / "step-00000001" / f"{kind}.safetensors")
                            for run in (f"{name}-{size}", f"{name}-1"))  # fmt: skip
-            assert got.keys() == wanted.keys() and any("lm_head" in key for key in wanted)
+            assert got.keys() == wanted.keys() and any("embed_tokens" in key for key in wanted)
             for key, tensor in wanted.items():
                 assert got[key].shape == tensor.shape and got[key].dtype == tensor.dtype
                 error, size_of_it = (got[key] - tensor).abs().max().item(), tensor.abs().max().item()
                 assert error <= tolerance * size_of_it, (name, key, error, size_of_it)
+
+
+@pytest.mark.parametrize("size", [2, 4])
+@pytest.mark.parametrize("shared, whole", [("words", "whole"), ("words-tied", "whole-tied")])
+def test_shared_words_train_what_whole_ones_do_in_as_many_processes(trained, size, shared, whole):
+    safetensors = pytest.importorskip("safetensors.torch")
+    left_out = CLOCKS | {"vocabulary_parallel"}
+    expect_close(without_clocks(log_of(trained / f"{shared}-{size}"), left_out), without_clocks(log_of(trained / f"{whole}-{size}"), left_out), TOLERANCE, shared)
+    got, wanted = (safetensors.load_file(max((trained / f"{name}-{size}" / "checkpoints").glob("step-*")) / "model.safetensors") for name in (shared, whole))
+    assert got.keys() == wanted.keys()
+    for key, tensor in wanted.items():
+        assert (got[key] - tensor).abs().max().item() <= 4 * ROUNDING_OF_A_STEP * tensor.abs().max().item(), key  # four steps
 
 
 @pytest.mark.parametrize("size", [2, 4])
@@ -316,13 +337,16 @@ def test_what_is_wrong_is_said_by_all_alike(trained):
         (2, "[train] all processes must have the same state to begin from, got step 0, dataset content, tokenizer bytes in process 0 "
          "and step 0, dataset other, tokenizer bytes in process 1",
          [[here, *at, "data.path=data"], [there, *at, "data.path=data"]]),
-        (2, "[train] model.tie_word_embeddings must be false with parallel.vocabulary on, got true", [config, "parallel.vocabulary=on", "model.tie_word_embeddings=true"]),
+        (2, "[train] the head must be one linear map, whose rows nothing else looks at,",
+         [config, "parallel.vocabulary=on", "model.tie_word_embeddings=true", "head.tied_share=0.5"]),
         (2, "[train] the head must be one linear map, whose rows nothing else looks at, with parallel.vocabulary on, got two_level",
          [config, "parallel.vocabulary=on", 'head={"type": "two_level"}']),
         (2, "[train] the head must be one linear map", [config, "parallel.vocabulary=on", "head.center_rows=true"]),
         (2, "[train] head_gradient must be left as it is with parallel.vocabulary on", [config, "parallel.vocabulary=on", "head_gradient.hidden.rule=fixed_feedback"]),
         (2, "[train] the update of lm_head.weight must be of each row by itself with parallel.vocabulary on",
          [config, "parallel.vocabulary=on", 'optimizer.groups=[{"pattern": "lm_head.weight", "type": "muon"}]']),
+        (2, "[train] the update of model.embed_tokens.weight must be of each row by itself with parallel.vocabulary on",
+         [config, "parallel.vocabulary=on", 'optimizer.groups=[{"pattern": "*embed*", "type": "adamw", "coupled": true}]']),
         (2, "[train] observe.diagnostics must be off with parallel.vocabulary on", [config, "parallel.vocabulary=on", "observe.diagnostics.every=2",
                                                                                     "observe.diagnostics.quality=true"]),
         (2, "[train] the vocabulary must have a word for each of the 2 processes with parallel.vocabulary on, got 1",

@@ -57,10 +57,13 @@ def test_a_step_is_its_products_and_what_is_sent(folder):
     assert gradients["bytes"] == 2 * 3 / 4 * 4 * json_["parameters"]
     hidden = min(seconds["gradients"], plain["product_seconds"] * 2 / 3)
     assert plain["step_seconds"] == pytest.approx(plain["product_seconds"] + plain["exchange_seconds"] - hidden)
-    # Rows of the optimiser's state lie in four processes; and of the head with everything that belongs to it.
+    # Rows of the optimiser's state lie in four processes; and of embedding and head with everything that belongs to them.
     sharded, words = ways["sharded", "off"], ways["sharded", "on"]
     assert sharded["memory_bytes"]["optimizer"] == pytest.approx(plain["memory_bytes"]["optimizer"] / 4, rel=0.1)
-    assert words["memory_bytes"]["values"] == pytest.approx(plain["memory_bytes"]["values"] - 3 / 4 * 4 * 64 * 16)
+    assert words["memory_bytes"]["values"] == pytest.approx(plain["memory_bytes"]["values"] - 2 * 3 / 4 * 4 * 64 * 16)
+    ways, _ = ways_of(folder, "config.json", "model.tie_word_embeddings=true", "--processes", 4, "--link", "2,100", "--rate", "0.001")
+    tied, tied_words = ways["replicated", "off"]["memory_bytes"]["values"], ways["replicated", "on"]["memory_bytes"]["values"]
+    assert tied_words == pytest.approx(tied - 3 / 4 * 4 * 64 * 16)
 
 
 def test_the_fastest_way_that_fits_is_chosen(folder):
@@ -85,8 +88,8 @@ def test_one_process_sends_nothing_and_needs_no_link(folder):
 
 
 def test_the_table_says_why_words_are_not_shared_out(folder):
-    table = plan(folder, "config.json", "model.tie_word_embeddings=true", "--processes", 2, "--link", "1,10", "--rate", "1")
-    assert "words cannot be shared out: model.tie_word_embeddings must be false" in table
+    table = plan(folder, "config.json", "head.center_rows=true", "--processes", 2, "--link", "1,10", "--rate", "1")
+    assert "words cannot be shared out: the head must be one linear map, whose rows nothing else looks at" in table
     ways, _ = ways_of(folder, "config.json", "data.batch_size=100", "--processes", 100, "--link", "1,10", "--rate", "1")
     assert ways["sharded", "on"]["cannot_be"] == "the vocabulary must have a word for each of the 100 processes with parallel.vocabulary on, got 64"
     ways, _ = ways_of(folder, "config.json", "observe.downstream.every=5", "--processes", 2, "--link", "1,10", "--rate", "1")

@@ -24,17 +24,17 @@ def peak_of(folder, name, size, changes):
     return json.loads((folder / f"{name}-{size}" / "summary.json").read_text())["peak_memory_bytes"]
 
 
-@pytest.mark.parametrize("size, parallel", [
-    (1, {}), (2, {}), (2, {"optimizer": "sharded"}), (2, {"optimizer": "sharded", "vocabulary": "on"}), (4, {}),
-    (4, {"optimizer": "sharded"}), (4, {"optimizer": "replicated", "vocabulary": "on"}),
+@pytest.mark.parametrize("size, parallel, tied", [
+    (1, {}, False), (2, {}, False), (2, {"optimizer": "sharded"}, False), (2, {"optimizer": "sharded", "vocabulary": "on"}, False), (4, {}, False),
+    (4, {"optimizer": "sharded"}, False), (4, {"optimizer": "replicated", "vocabulary": "on"}, False), (2, {"vocabulary": "on"}, True),
 ])  # fmt: skip
-def test_a_process_takes_what_the_plan_says(tmp_path, size, parallel):
+def test_a_process_takes_what_the_plan_says(tmp_path, size, parallel, tied):
     write_dataset(tmp_path / "data")
     program = peak_of(tmp_path, "tiny", size, {})
-    measured = peak_of(tmp_path, "large", size, {**LARGE, "parallel": parallel}) - program
+    measured = peak_of(tmp_path, "large", size, {**LARGE, "parallel": parallel, "model.tie_word_embeddings": tied}) - program
     command = [LMHEAD, "plan", "large.json", "--processes", str(size), "--link", "1,10", "--rate", "1", "--json"]
     plan = json.loads(subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout)
     way, = [way for way in plan["ways"] if (way["parallel.optimizer"], way["parallel.vocabulary"])
             == (parallel.get("optimizer", "replicated"), parallel.get("vocabulary", "off"))]  # fmt: skip
-    print(size, parallel, f"measured {measured / 2**20:.0f} MiB, planned {way['memory_bytes']['peak'] / 2**20:.0f} MiB")
+    print(size, parallel, tied, f"measured {measured / 2**20:.0f} MiB, planned {way['memory_bytes']['peak'] / 2**20:.0f} MiB")
     assert way["memory_bytes"]["peak"] == pytest.approx(measured, rel=CLOSE)
