@@ -14,6 +14,9 @@ namespace lmhead {
 /// known. `system` is the root under which /proc and /sys are read.
 std::optional<std::uint64_t> available_memory(const std::filesystem::path& system = "/");
 
+/// Bytes of freed memory that the C library may keep for what comes next (`run_command`).
+constexpr std::int64_t kMostKept = std::int64_t{256} << 20;
+
 /// "1.5 GiB".
 std::string format_bytes(double bytes);
 

@@ -65,7 +65,7 @@ CommandEnd run_command(int argument_count, char** arguments, const Processes& pr
   // Tensors of a few megabytes come and go every step. Left to itself the C library gives their pages back each time,
   // and a small model spends a tenth of its step on getting them again.
   ::mallopt(M_MMAP_THRESHOLD, 32 << 20);
-  ::mallopt(M_TRIM_THRESHOLD, 256 << 20);
+  ::mallopt(M_TRIM_THRESHOLD, int(kMostKept));
   CommandEnd end;
   try {
     end = run_verb(parse_command_line(argument_count, arguments, processes.is_first()), processes);

@@ -142,6 +142,8 @@ MemoryEstimate estimate(const TrainConfiguration& configuration, std::int64_t vo
   // The backward pass frees activations as gradients appear: most is needed before or after it.
   const double before = memory.activations + memory.logits + numbers.head * kNumber;
   memory.peak = memory.values + memory.optimizer + earlier + buffers + std::max(before, at_the_end);
+  // On a CPU the process keeps some of what it lets go of, and tensors of other sizes find no room in that.
+  if (configuration.training.device == "cpu") memory.peak += std::min({before, at_the_end, double(kMostKept)});
   return memory;
 }
 

@@ -9,7 +9,7 @@
 namespace lmhead {
 
 /// Bytes of the process that needs most, beside the program itself; where two things are not there at the same time,
-/// `peak` has the larger.
+/// `peak` has the larger, and on a CPU as much of the smaller as stays with the process when it is let go.
 struct MemoryEstimate {
   double parameters = 0;   // numbers that are trained, of the whole model
   double values = 0;       // bytes of parameters, and of the copies that products of bfloat16 use
