@@ -15,6 +15,8 @@ namespace {
 
 constexpr const char* kWho = "evaluate";
 constexpr std::int64_t kDefaultLength = 2048;  // as in the evaluation harness
+/// Passes that go through a block while it is in memory, where it has to be read: their features stay.
+constexpr std::size_t kPassesAReading = 4;
 
 /// What the decoder sees of a request.
 std::vector<std::int64_t> input_of(const ScoreRequest& request, std::int64_t max_length) {
@@ -26,10 +28,12 @@ std::vector<std::int64_t> input_of(const ScoreRequest& request, std::int64_t max
 }
 
 TokenTrees moved(TokenTrees trees, c10::Device device) {
-  move_to(device, {&trees.tokens, &trees.positions});
+  move_to(device, {&trees.tokens, &trees.positions, &trees.rows});
   for (TokenTrees::Tree& tree : trees.trees) move_to(device, {&tree.visible});
   return trees;
 }
+
+}  // namespace
 
 /// Requests on their way through the decoder together.
 struct ScoringPass {
@@ -42,8 +46,13 @@ struct ScoringPass {
     targets.insert(targets.end(), continuation.begin(), continuation.end());
     lengths.push_back(std::int64_t(continuation.size()));
   }
-  void score(const LoadedModel& model, std::vector<Score>& scores) const {
-    const TokenScores tokens = token_scores(model);
+  /// Continuations alone are asked about where the head does not look at what comes before them.
+  TokenTrees build(c10::Device device) const {
+    return moved(trees.build(keeps_paths ? std::vector<std::int64_t>() : rows), device);
+  }
+  void score(const LoadedModel& model, const TokenTrees& built, const Decoder::BatchFeatures& features,
+             std::vector<Score>& scores) const {
+    const TokenScores tokens = token_scores(model, built, features);
     const at::Tensor log_probability = tokens.log_probability.to(at::kDouble).cpu().contiguous();
     const at::Tensor correct = tokens.correct.cpu().contiguous();
     const double* value = log_probability.const_data_ptr<double>();
@@ -59,21 +68,14 @@ struct ScoringPass {
   }
 
   /// Of every target in turn. A head that looks at tokens is given one request's sequence at a time.
-  TokenScores token_scores(const LoadedModel& model) const {
-    const c10::Device device = model.decoder->embedding()->value.device();
+  TokenScores token_scores(const LoadedModel& model, const TokenTrees& built,
+                           const Decoder::BatchFeatures& features) const {
     const auto there = [&](const std::vector<std::int64_t>& ids) {
-      return on_device(at::tensor(ids, at::kLong), device);
+      return on_device(at::tensor(ids, at::kLong), built.tokens.device());
     };
-    const TokenTrees built = moved(trees.build(), device);
-    const HeadNeeds needs = model.head->needs();
-    std::vector<at::Tensor> layers;
-    HeadInput all{.hidden = model.decoder->forward_trees(built, needs.layers.empty() ? nullptr : &layers)};
-    for (const std::int64_t block : needs.layers) all.layers.push_back(layers.at(std::size_t(block)));
+    const HeadInput all{.hidden = features.hidden, .layers = features.layers};
     const at::Tensor wanted = there(targets);
-    if (!keeps_paths) {
-      all.rows = there(rows);
-      return model.head->token_scores(all, wanted);
-    }
+    if (!keeps_paths) return model.head->token_scores(all, wanted);
     std::vector<at::Tensor> log_probability, correct;
     std::int64_t first = 0;
     for (std::size_t index = 0; index < paths.size(); ++index) {
@@ -98,8 +100,6 @@ struct ScoringPass {
   std::vector<std::int64_t> rows, targets;       // one a token of a continuation
   std::vector<std::int64_t> lengths;             // one a request
 };
-
-}  // namespace
 
 std::int64_t longest_input(const LoadedModel& model) {
   const std::int64_t learned = model.decoder ? model.decoder->specification().position_embeddings : 0;
@@ -136,17 +136,34 @@ std::vector<Score> Scorer::score(const std::vector<ScoreRequest>& requests) cons
   for (std::size_t place = 0; place < requests.size(); ++place) check(requests[place], place);
   std::vector<Score> scores;
   scores.reserve(requests.size());
-  ScoringPass pass(*model_.head);
+  const std::size_t most = model_.decoder->block_source() ? kPassesAReading : 1;
+  std::vector<ScoringPass> passes;
   for (const ScoreRequest& request : requests) {
     const std::vector<std::int64_t> input = input_of(request, max_length_);
-    if (!pass.lengths.empty() && pass.trees.rows() + pass.trees.fresh_rows(input) > pass_tokens_) {
-      pass.score(model_, scores);
-      pass = ScoringPass(*model_.head);
+    if (passes.empty() || passes.back().trees.rows() + passes.back().trees.fresh_rows(input) > pass_tokens_) {
+      if (passes.size() == most) run(passes, scores);
+      passes.emplace_back(*model_.head);
     }
-    pass.add(input, request.continuation);
+    passes.back().add(input, request.continuation);
   }
-  if (!pass.lengths.empty()) pass.score(model_, scores);
+  run(passes, scores);
   return scores;
+}
+
+/// Takes all of `passes` through the model, one block after another.
+void Scorer::run(std::vector<ScoringPass>& passes, std::vector<Score>& scores) const {
+  if (passes.empty()) return;
+  std::vector<TokenTrees> trees;
+  for (const ScoringPass& pass : passes) trees.push_back(pass.build(model_.decoder->device()));
+  const auto features = [&] {
+    // One pass at a time is in blocks that are read when it comes to them.
+    std::unique_lock lock(*reading_, std::defer_lock);
+    if (model_.decoder->block_source()) lock.lock();
+    return model_.decoder->forward_trees(trees, model_.head->needs().layers);
+  }();
+  for (std::size_t index = 0; index < passes.size(); ++index)
+    passes[index].score(model_, trees[index], features[index], scores);
+  passes.clear();
 }
 
 }  // namespace lmhead

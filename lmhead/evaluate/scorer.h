@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <vector>
 
 #include "lmhead/models/loaded_model.h"
@@ -29,6 +30,8 @@ struct ScorerOptions {
 /// run was trained on; 2,048 where nothing is known.
 std::int64_t longest_input(const LoadedModel& model);
 
+struct ScoringPass;
+
 /// Scores requests under any model and head. Several threads may call one scorer at once.
 class Scorer {
  public:
@@ -40,8 +43,9 @@ class Scorer {
   /// What is too long loses its first tokens: the decoder sees the last `max_length` of context and continuation less
   /// its last token. Requests that follow each other share what they begin with, so the choices of one question run its
   /// context once; the head computes continuations alone. Scores differ in their last digits with what is scored beside
-  /// them. Memory: a pass of features, never logits of all its tokens. Throws, with the place of the request, on empty
-  /// parts, on a continuation longer than `max_length` and on ids outside the vocabulary.
+  /// them. Memory: a pass of features, never logits of all its tokens; where blocks are read when a pass comes to them
+  /// (block_source.h), features of four passes, for which a block is read once. Throws, with the place of the request,
+  /// on empty parts, on a continuation longer than `max_length` and on ids outside the vocabulary.
   std::vector<Score> score(const std::vector<ScoreRequest>& requests) const;
 
   /// Throws where `score` would throw on this request, saying its place.
@@ -51,8 +55,11 @@ class Scorer {
   std::int64_t max_length() const { return max_length_; }
 
  private:
+  void run(std::vector<ScoringPass>& passes, std::vector<Score>& scores) const;
+
   LoadedModel model_;
   std::int64_t max_length_, pass_tokens_;
+  std::unique_ptr<std::mutex> reading_ = std::make_unique<std::mutex>();
 };
 
 }  // namespace lmhead

@@ -150,6 +150,12 @@ LoadedModel open_model(const fs::path& path, at::ScalarType type, c10::Device de
   return model;
 }
 
+LoadedModel open_model_by_blocks(const fs::path& path, at::ScalarType type, c10::Device device) {
+  at::NoGradGuard no_grad;
+  if (!fs::is_directory(path) || is_trained_model(path)) return load_model(path, type, device);
+  return moved(open_pretrained(path, type, device, {}, type), device);
+}
+
 at::ScalarType fastest_type(const fs::path& path, c10::Device device) {
   if (!fs::is_directory(path) || is_trained_model(path)) return at::kFloat;
   if (device.is_cpu() && !has_bfloat16_products()) return at::kFloat;

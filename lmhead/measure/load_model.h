@@ -33,6 +33,10 @@ LoadedModel load_model(const std::filesystem::path& path, at::ScalarType type = 
 LoadedModel open_model(const std::filesystem::path& path, at::ScalarType type, c10::Device device,
                        const BeforeReading& before_reading = {});
 
+/// The same as `load_model` with blocks of a pretrained folder read when a pass comes to them; all else in memory, in
+/// the same types. The scores of such a model are those of the other.
+LoadedModel open_model_by_blocks(const std::filesystem::path& path, at::ScalarType type, c10::Device device);
+
 /// The type of products that serves a model best: bfloat16 where that is how the weights of a pretrained folder are
 /// stored and `device` has instructions for it, else float32.
 at::ScalarType fastest_type(const std::filesystem::path& path, c10::Device device);

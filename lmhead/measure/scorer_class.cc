@@ -3,7 +3,10 @@
 #include <ATen/ops/tensor.h>
 #include <torch/custom_class.h>
 
+#include <functional>
+#include <mutex>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -17,17 +20,20 @@
 namespace lmhead {
 namespace {
 
-LoadedModel open(const std::string& path, const std::string& precision, const std::string& device) {
+LoadedModel open(const std::string& path, const std::string& precision, const std::string& device, bool keeps_weights) {
   require(precision == "float32" || precision == "bfloat16", "evaluate",
           "precision must be float32 or bfloat16, got \"", precision, '"');
-  return load_model(path, precision == "float32" ? at::kFloat : at::kBFloat16, find_device(device, "evaluate"));
+  const at::ScalarType type = precision == "float32" ? at::kFloat : at::kBFloat16;
+  const c10::Device place = find_device(device, "evaluate");
+  return keeps_weights ? load_model(path, type, place) : open_model_by_blocks(path, type, place);
 }
 
 class ScorerClass : public torch::CustomClassHolder {
  public:
   ScorerClass(const std::string& path, std::int64_t max_length, const std::string& precision, std::int64_t pass_tokens,
-              const std::string& device)
-      : scorer_(open(path, precision, device), {.max_length = max_length, .pass_tokens = pass_tokens}) {}
+              const std::string& device, bool keeps_weights)
+      : scorer_(open(path, precision, device, keeps_weights), {.max_length = max_length, .pass_tokens = pass_tokens}),
+        open_whole_([=] { return open(path, precision, device, true); }) {}
 
   /// `ids` [n] are those of every context and continuation in turn, whose lengths are `lengths` [R, 2].
   std::tuple<at::Tensor, at::Tensor, at::Tensor> score(const at::Tensor& ids, const at::Tensor& lengths) const {
@@ -61,12 +67,12 @@ class ScorerClass : public torch::CustomClassHolder {
   /// The ids that follow `prompt` [n], as `lmhead sample` draws them; behind one of `end_tokens` there is nothing.
   at::Tensor generate(const at::Tensor& prompt, std::int64_t max_new_tokens,
                       const std::vector<std::int64_t>& end_tokens, double temperature, std::int64_t top_k, double top_p,
-                      std::int64_t seed) const {
+                      std::int64_t seed) {
     require(prompt.dim() == 1 && prompt.scalar_type() == at::kLong, "evaluate", "a prompt must be int64 [n], got ",
             prompt.sizes());
     const at::Tensor ids = prompt.contiguous();
     const std::int64_t* id = ids.const_data_ptr<std::int64_t>();
-    const LoadedModel& model = scorer_.model();
+    const LoadedModel& model = whole_model();
     return at::tensor(lmhead::generate(*model.decoder, *model.head, {id, id + ids.size(0)},
                                        {.sampling = {temperature, top_k, top_p},
                                         .max_new_tokens = max_new_tokens,
@@ -97,12 +103,23 @@ class ScorerClass : public torch::CustomClassHolder {
   }
 
  private:
+  /// With all weights in memory: every token that is generated goes through all of them.
+  const LoadedModel& whole_model() {
+    if (!scorer_.model().decoder->block_source()) return scorer_.model();
+    const std::lock_guard lock(mutex_);
+    if (!whole_) whole_ = open_whole_();
+    return *whole_;
+  }
+
   Scorer scorer_;
+  std::function<LoadedModel()> open_whole_;
+  std::mutex mutex_;
+  std::optional<LoadedModel> whole_;
 };
 
 TORCH_LIBRARY_FRAGMENT(lmhead, library) {
   library.class_<ScorerClass>("Scorer")
-      .def(torch::init<std::string, std::int64_t, std::string, std::int64_t, std::string>())
+      .def(torch::init<std::string, std::int64_t, std::string, std::int64_t, std::string, bool>())
       .def("score", [](const c10::intrusive_ptr<ScorerClass>& self, const at::Tensor& ids,
                        const at::Tensor& lengths) { return self->score(ids, lengths); })
       .def("generate",

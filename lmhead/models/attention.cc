@@ -68,16 +68,13 @@ at::Tensor causal_attention(const at::Tensor& query, const at::Tensor& key, cons
   return join(mixed);
 }
 
-at::Tensor tree_attention(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value,
-                          const at::Tensor& visible, const at::Tensor& positions, const AttentionOptions& options) {
+at::Tensor masked_attention(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value,
+                            const at::Tensor& visible, const AttentionOptions& options) {
   const std::int64_t heads = query.size(2);
   const at::Tensor q = query.transpose(1, 2), k = spread(key, heads), v = spread(value, heads);
-  at::Tensor mask = visible;
-  if (options.sliding_window > 0)
-    mask = mask.logical_and((positions.unsqueeze(1) - positions.unsqueeze(0)).lt(options.sliding_window));
   return join(options.softcap > 0
-                  ? capped_attention(q, k, v, mask, options)
-                  : at::scaled_dot_product_attention(q, k, v, mask, 0.0, /*is_causal=*/false, options.scale));
+                  ? capped_attention(q, k, v, visible, options)
+                  : at::scaled_dot_product_attention(q, k, v, visible, 0.0, /*is_causal=*/false, options.scale));
 }
 
 }  // namespace lmhead

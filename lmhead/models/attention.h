@@ -19,9 +19,9 @@ struct AttentionOptions {
 at::Tensor causal_attention(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value,
                             const AttentionOptions& options);
 
-/// The same for one sequence's T tokens of which each sees those that `visible` [T, T] says: [1, T, H, d] in,
-/// [T, H d] out. A sliding window counts by `positions` [T].
-at::Tensor tree_attention(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value,
-                          const at::Tensor& visible, const at::Tensor& positions, const AttentionOptions& options);
+/// The same for `query` [1, M, H, d] of which each sees those of T keys that `visible` [M, T] says; [M, H d]. A window
+/// is the mask's business.
+at::Tensor masked_attention(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value,
+                            const at::Tensor& visible, const AttentionOptions& options);
 
 }  // namespace lmhead

@@ -26,10 +26,10 @@ bool is_larger_than_half_of_memory(const TensorFolder& folder) {
 }  // namespace
 
 CheckpointBlocks::CheckpointBlocks(const std::filesystem::path& folder, FamilyModel model, at::ScalarType type,
-                                   c10::Device device)
+                                   at::ScalarType table_type, c10::Device device)
     : model_(std::move(model)),
       folder_(TensorFolder::open(folder)),
-      tensors_(folder_, model_, type, at::kFloat),
+      tensors_(folder_, model_, type, table_type),
       device_(device),
       drops_cache_(is_larger_than_half_of_memory(folder_)) {}
 

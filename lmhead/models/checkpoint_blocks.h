@@ -16,7 +16,8 @@ namespace lmhead {
 /// system's cache. Memory: one block, and while a matrix is rearranged that matrix.
 class CheckpointBlocks : public BlockSource {
  public:
-  CheckpointBlocks(const std::filesystem::path& folder, FamilyModel model, at::ScalarType type, c10::Device device);
+  CheckpointBlocks(const std::filesystem::path& folder, FamilyModel model, at::ScalarType type,
+                   at::ScalarType table_type, c10::Device device);
   ~CheckpointBlocks() override;
 
   const FamilyModel& model() const { return model_; }

@@ -72,7 +72,7 @@ class CheckpointTensors {
   at::ScalarType type_, table_type_;
   std::optional<std::filesystem::path> tables_folder_;
   std::string prefix_;
-  std::set<std::string, std::less<>> used_;
+  std::set<std::string, std::less<>> used_, finite_;
 };
 
 }  // namespace lmhead

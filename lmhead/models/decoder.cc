@@ -21,13 +21,16 @@
 #include "lmhead/models/experts.h"
 #include "lmhead/models/recomputed_block.h"
 #include "lmhead/models/shared_embedding.h"
+#include "lmhead/models/tree_attention.h"
 
 namespace lmhead {
 namespace {
 
+at::Tensor project(const at::Tensor& input, const at::Tensor& weight, const at::Tensor& bias) {
+  return projection(input.to(weight.scalar_type()), weight, bias);
+}
 at::Tensor project(const at::Tensor& input, const at::Tensor& weight, const ParameterPtr& bias) {
-  const at::Tensor x = input.to(weight.scalar_type());
-  return projection(x, weight, bias ? bias->working : at::Tensor());
+  return project(input, weight, bias ? bias->working : at::Tensor());
 }
 
 at::Tensor activate(Activation activation, const at::Tensor& x) {
@@ -106,13 +109,34 @@ bool Decoder::keeps_keys(std::int64_t seen, std::int64_t length) const {
          });
 }
 
-at::Tensor Decoder::forward_trees(const TokenTrees& trees, std::vector<at::Tensor>* layers) const {
-  require(keeps_keys(1, trees.depth), "decoder",
-          "sequences that are scored must be so short that rotary frequencies do "
-          "not follow their length, got ",
-          trees.depth, " tokens");
-  return run(trees.tokens.unsqueeze(0),
-             {.batch = 1, .positions = trees.positions, .length = trees.depth, .trees = &trees}, layers);
+std::vector<Decoder::BatchFeatures> Decoder::forward_trees(const std::vector<TokenTrees>& trees,
+                                                           const std::vector<std::int64_t>& kept_layers) const {
+  std::vector<Stream> streams;
+  for (const TokenTrees& own : trees) {
+    require(keeps_keys(1, own.depth), "decoder",
+            "sequences that are scored must be so short that rotary frequencies do "
+            "not follow their length, got ",
+            own.depth, " tokens");
+    streams.push_back(
+        {own.tokens.unsqueeze(0), {.batch = 1, .positions = own.positions, .length = own.depth, .trees = &own}});
+  }
+  std::vector<BatchFeatures> all(streams.size(), {{}, std::vector<at::Tensor>(kept_layers.size())});
+  run(streams, [&](std::size_t layer, std::size_t index) {
+    const at::Tensor& rows = trees[index].rows;
+    const bool has_others = rows.defined() && layer + 1 < blocks_.size();
+    for (std::size_t place = 0; place < kept_layers.size(); ++place) {
+      const at::Tensor& features = streams[index].features;
+      if (kept_layers[place] == std::int64_t(layer))
+        all[index].layers[place] = has_others ? features.index_select(0, rows) : features;
+    }
+  });
+  for (std::size_t index = 0; index < all.size(); ++index) {
+    const at::ScalarType type = streams[index].pass.type;
+    at::Tensor features = std::exchange(streams[index].features, {});
+    if (blocks_.empty() && trees[index].rows.defined()) features = features.index_select(0, trees[index].rows);
+    all[index].hidden = normalise(final_norm_, features, type).to(type);
+  }
+  return all;
 }
 
 ParameterList Decoder::block_parameters(std::size_t layer) const {
@@ -209,19 +233,24 @@ at::Tensor Decoder::embed(const at::Tensor& tokens, const Pass& pass) const {
   return x.view({-1, specification_.hidden_size});
 }
 
-at::Tensor Decoder::apply(std::size_t layer, const at::Tensor& x, const Pass& pass) const {
+/// Behind the last block, features of tokens that nobody asks for are not computed.
+at::Tensor Decoder::apply(std::size_t layer, const at::Tensor& features, const Pass& pass) const {
   const Block& block = blocks_[layer];
+  const bool is_narrowed = layer + 1 == blocks_.size() && pass.trees && pass.trees->rows.defined();
+  const auto asked = [&](const at::Tensor& all) { return is_narrowed ? all.index_select(0, pass.trees->rows) : all; };
   const bool after_sum = specification_.norm_position == NormPosition::kAfterSum;
   const auto join = [&](const at::Tensor& stream, const at::Tensor& update, const Norm& norm) {
     if (after_sum) return normalise(norm, stream + update, at::kFloat);
     const at::Tensor added = normalise(norm, update, at::kFloat);
     return stream + (specification_.residual_scale == 1 ? added : added * specification_.residual_scale);
   };
-  const at::Tensor attention_input = normalise(block.attention_input_norm, x, pass.type);
-  const at::Tensor stream = join(x, attend(layer, attention_input, pass), block.attention_output_norm);
+  const at::Tensor attention_input = normalise(block.attention_input_norm, features, pass.type), x = asked(features);
+  const at::Tensor attended =
+      is_narrowed ? attend_rows(layer, attention_input, pass) : attend(layer, attention_input, pass);
+  const at::Tensor stream = join(x, attended, block.attention_output_norm);
   const at::Tensor mlp_input =
       specification_.shared_input_norm
-          ? attention_input
+          ? asked(attention_input)
           : normalise(block.mlp_input_norm, specification_.parallel_residual ? x : stream, pass.type);
   return join(stream, transform(block, mlp_input), block.mlp_output_norm);
 }
@@ -264,7 +293,13 @@ at::Tensor Decoder::attend(std::size_t layer, const at::Tensor& input, const Pas
     const RotaryRows& rows = pass.rotaries[*block.layer.rotary];
     projected = rotary(projected, rows.cosine, rows.sine, queries + keys);
   }
-  const at::Tensor mixed = pass.trees ? mix_trees(layer, projected, *pass.trees) : mix(layer, projected, pass.cache);
+  at::Tensor mixed;
+  if (pass.trees) {
+    const auto parts = projected[0].split_with_sizes({queries, keys, keys}, 1);
+    mixed = tree_attention({parts[0], parts[1], parts[2]}, *pass.trees, attention_options(layer));
+  } else {
+    mixed = mix(layer, projected, pass.cache);
+  }
   return project(mixed, block.attention_output.weight->working, block.attention_output.bias);
 }
 
@@ -277,26 +312,40 @@ at::Tensor Decoder::mix(std::size_t layer, const at::Tensor& projected, KeyValue
     return packed_causal_attention(projected, queries, s.attention_scale);
   const auto parts = projected.split_with_sizes({queries, keys, keys}, 2);
   const auto seen = cache ? cache->append(layer, parts[1], parts[2]) : KeyValueCache::KeysAndValues{parts[1], parts[2]};
-  return causal_attention(parts[0], seen.keys, seen.values, {s.attention_scale, s.attention_softcap, window});
+  return causal_attention(parts[0], seen.keys, seen.values, attention_options(layer));
 }
 
-/// Every tree by itself; one without branches is a sequence as any other.
-at::Tensor Decoder::mix_trees(std::size_t layer, const at::Tensor& projected, const TokenTrees& trees) const {
+/// The same of those tokens alone that are asked for: queries of the others are not computed.
+at::Tensor Decoder::attend_rows(std::size_t layer, const at::Tensor& input, const Pass& pass) const {
   const DecoderSpecification& s = specification_;
+  const Block& block = blocks_[layer];
   const std::int64_t queries = s.num_attention_heads, keys = s.num_key_value_heads;
-  std::vector<at::Tensor> mixed;
-  for (const TokenTrees::Tree& tree : trees.trees) {
-    const at::Tensor own = projected.narrow(1, tree.first, tree.size);
-    if (!tree.visible.defined()) {
-      mixed.push_back(mix(layer, own, nullptr));
-      continue;
-    }
-    const auto parts = own.split_with_sizes({queries, keys, keys}, 2);
-    mixed.push_back(tree_attention(parts[0], parts[1], parts[2], tree.visible,
-                                   trees.positions.narrow(0, tree.first, tree.size),
-                                   {s.attention_scale, s.attention_softcap, blocks_[layer].layer.sliding_window}));
+  const at::Tensor& rows = pass.trees->rows;
+  const auto heads = [&](const at::Tensor& from, std::int64_t first, std::int64_t count) {
+    const auto part = [&](const at::Tensor& all) { return all.narrow(0, first * s.head_dim, count * s.head_dim); };
+    const ParameterPtr& bias = block.query_key_value.bias;
+    return project(from, part(block.query_key_value.weight->working), bias ? part(bias->working) : at::Tensor())
+        .view({1, from.size(0), count, s.head_dim});
+  };
+  at::Tensor query = heads(input.index_select(0, rows), 0, queries), shared = heads(input, queries, 2 * keys);
+  if (block.query_norm) {
+    const auto parts = shared.split_with_sizes({keys, keys}, 2);
+    query = normalise_heads(query, block.query_norm->working);
+    shared = at::cat(std::vector<at::Tensor>{normalise_heads(parts[0], block.key_norm->working), parts[1]}, 2);
   }
-  return at::cat(mixed);
+  if (!pass.rotaries.empty() && block.layer.rotary) {
+    const RotaryRows &all = pass.rotaries[*block.layer.rotary], own = all.select(rows);
+    query = rotary(query, own.cosine, own.sine, queries);
+    shared = rotary(shared, all.cosine, all.sine, keys);
+  }
+  const at::Tensor mixed =
+      tree_attention({query[0], shared[0].narrow(1, 0, keys), shared[0].narrow(1, keys, keys), /*of_asked=*/true},
+                     *pass.trees, attention_options(layer));
+  return project(mixed, block.attention_output.weight->working, block.attention_output.bias);
+}
+
+AttentionOptions Decoder::attention_options(std::size_t layer) const {
+  return {specification_.attention_scale, specification_.attention_softcap, blocks_[layer].layer.sliding_window};
 }
 
 at::Tensor Decoder::transform(const Block& block, const at::Tensor& input) const {

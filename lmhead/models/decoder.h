@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "lmhead/base/module.h"
+#include "lmhead/models/attention.h"
 #include "lmhead/models/block_source.h"
 #include "lmhead/models/decoder_options.h"
 #include "lmhead/models/decoder_specification.h"
@@ -33,7 +34,7 @@ class Decoder {
 
   /// What `forward_batches` gives of a batch.
   struct BatchFeatures {
-    at::Tensor hidden;               // [B T, D] float32
+    at::Tensor hidden;               // [B T, D] float32; of trees in the type of products
     std::vector<at::Tensor> layers;  // [B T, D] after the blocks that were asked for
   };
   struct BatchesOptions {
@@ -63,10 +64,12 @@ class Decoder {
   /// frequencies follow the length.
   bool keeps_keys(std::int64_t seen, std::int64_t length) const;
 
-  /// Features [N, D] of every token of `trees`, as `forward` over each token's own sequence would give; `layers` as
-  /// there. What sequences share is computed once. For inference. Throws where rotary frequencies follow the length of
-  /// one of the sequences.
-  at::Tensor forward_trees(const TokenTrees& trees, std::vector<at::Tensor>* layers = nullptr) const;
+  /// Features of every token of `trees` that is asked for, [M, D], as `forward` over each token's sequence would give,
+  /// and those after `kept_layers`. What sequences share is computed once, and the last block computes nothing but keys
+  /// and values of the other tokens. All of `trees` go through a block before the next is asked for. For inference.
+  /// Memory as `forward_batches`. Throws where rotary frequencies follow the length of one of the sequences.
+  std::vector<BatchFeatures> forward_trees(const std::vector<TokenTrees>& trees,
+                                           const std::vector<std::int64_t>& kept_layers = {}) const;
 
   /// Whether `forward` keeps each block's input alone for the backward pass, which computes the block again. The
   /// decoder must then outlive that pass.
@@ -132,7 +135,8 @@ class Decoder {
   at::Tensor normalise_heads(const at::Tensor& heads, const at::Tensor& weight) const;
   at::Tensor attend(std::size_t layer, const at::Tensor& input, const Pass& pass) const;
   at::Tensor mix(std::size_t layer, const at::Tensor& projected, KeyValueCache* cache) const;
-  at::Tensor mix_trees(std::size_t layer, const at::Tensor& projected, const TokenTrees& trees) const;
+  at::Tensor attend_rows(std::size_t layer, const at::Tensor& input, const Pass& pass) const;
+  AttentionOptions attention_options(std::size_t layer) const;
   at::Tensor transform(const Block& block, const at::Tensor& input) const;
 
   DecoderSpecification specification_;

@@ -70,10 +70,11 @@ LoadedModel load_pretrained(const fs::path& folder, at::ScalarType type) {
 }
 
 LoadedModel open_pretrained(const fs::path& folder, at::ScalarType type, c10::Device device,
-                            const BeforeReading& before_reading) {
+                            const BeforeReading& before_reading, at::ScalarType table_type) {
   const HfConfiguration configuration = HfConfiguration::read(folder / "config.json");
   LoadedModel loaded = described(folder, configuration);
-  const auto blocks = std::make_shared<CheckpointBlocks>(folder, describe_model(configuration), type, device);
+  const auto blocks =
+      std::make_shared<CheckpointBlocks>(folder, describe_model(configuration), type, table_type, device);
   if (before_reading) {
     loaded.decoder = std::make_shared<const Decoder>(blocks->model().decoder, shapes_alone());
     blocks->tensors().keep_tables_in(before_reading(loaded));

@@ -25,7 +25,7 @@ using BeforeReading = std::function<std::optional<std::filesystem::path>(const L
 
 /// The same model with no block in memory: each is read, as `type`, when a pass comes to it, and given back behind it
 /// (block_source.h). So is the embedding, row by row, where the head has a matrix of its own. Embedding and head are
-/// float32 in any `type`.
+/// of `table_type`.
 ///
 /// That every tensor is there and fits is checked here; that its numbers are finite, and that its file is still the one
 /// that was opened, when it is read. Passes compute on `device`; embedding and head are the caller's to move there.
@@ -33,7 +33,7 @@ using BeforeReading = std::function<std::optional<std::filesystem::path>(const L
 /// whose unnamed files embedding and head are to lie (scratch_tensor.h), if not in memory.
 LoadedModel open_pretrained(const std::filesystem::path& folder, at::ScalarType type = at::kFloat,
                             c10::Device device = c10::Device(c10::DeviceType::CPU),
-                            const BeforeReading& before_reading = {});
+                            const BeforeReading& before_reading = {}, at::ScalarType table_type = at::kFloat);
 
 /// What is known of the text behind the ids of a folder's model, whose `configuration` is its config.json.
 ModelText read_model_text(const std::filesystem::path& folder, const HfConfiguration& configuration);

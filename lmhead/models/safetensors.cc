@@ -40,7 +40,9 @@ constexpr std::array<std::pair<std::string_view, at::ScalarType>, 19> kAtenTypes
     {"U64", at::kUInt64},
 }};
 
-constexpr std::int64_t kConvertedBytes = 4 << 20;  // that are read at once where they become another type
+/// Bytes that are read at once where they become another type: a larger buffer between tensors that stay would leave
+/// holes that the next ones do not fill.
+constexpr std::int64_t kConvertedBytes = 256 << 10;
 constexpr std::size_t kReadAheadBytes = 1 << 20;
 
 using NamedTensors = std::vector<std::pair<std::string, at::Tensor>>;

@@ -49,17 +49,23 @@ const std::vector<std::int64_t>& TokenTreeBuilder::add(const std::vector<std::in
   return path_;
 }
 
-TokenTrees TokenTreeBuilder::build() const {
+TokenTrees TokenTreeBuilder::build(const std::vector<std::int64_t>& rows) const {
   TokenTrees result;
   std::vector<std::int64_t> positions;
   std::vector<bool> branches;  // of each tree
-  for (std::int64_t row = 0; row < rows(); ++row) {
+  for (std::int64_t row = 0; row < this->rows(); ++row) {
     const std::int64_t parent = parents_[std::size_t(row)];
     if (parent < 0) {
       result.trees.push_back({row, 0, {}});
       branches.push_back(false);
     }
     ++result.trees.back().size;
+    if (parent < 0 || parent != row - 1) {
+      result.beside.push_back(parent < 0 ? std::vector<TokenTrees::Rows>()
+                                         : result.beside[std::size_t(result.beside_which[std::size_t(parent)])]);
+      if (parent >= 0) result.beside.back().push_back({parent + 1, row});
+    }
+    result.beside_which.push_back(std::int64_t(result.beside.size()) - 1);
     branches.back() = branches.back() || (parent >= 0 && parent != row - 1);
     positions.push_back(parent < 0 ? 0 : positions[std::size_t(parent)] + 1);
     result.depth = std::max(result.depth, positions.back() + 1);
@@ -67,6 +73,17 @@ TokenTrees TokenTreeBuilder::build() const {
   for (std::size_t index = 0; index < result.trees.size(); ++index) {
     TokenTrees::Tree& tree = result.trees[index];
     if (branches[index]) tree.visible = visibility(parents_, tree.first, tree.size);
+  }
+  if (!rows.empty()) {
+    auto next = rows.begin();
+    for (TokenTrees::Tree& tree : result.trees) {
+      const auto begin = next;
+      while (next != rows.end() && *next >= tree.first && *next < tree.first + tree.size) ++next;
+      tree.asked_first = begin - rows.begin(), tree.asked = next - begin;
+    }
+    require(next == rows.end(), "decoder", "rows that are asked for must be those of one tree after another, got row ",
+            next == rows.end() ? 0 : *next, " out of turn");
+    result.rows = at::tensor(rows, at::kLong);
   }
   result.tokens = at::tensor(tokens_, at::kLong);
   result.positions = at::tensor(positions, at::kLong);

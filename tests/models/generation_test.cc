@@ -163,9 +163,9 @@ TEST(Generation, FrequenciesThatFollowTheLengthAreThoseOfTheWholeForward) {
     EXPECT_THROW(decoder.extend(draw_ids({1, 1}, kVocabSize), cache), Error);
     TokenTreeBuilder builder(specification.hidden_size);
     builder.add({1, 2, 3, 4, 5, 6});
-    decoder.forward_trees(builder.build());
+    decoder.forward_trees({builder.build()});
     builder.add({1, 2, 3, 4, 5, 6, 7});
-    EXPECT_THROW(decoder.forward_trees(builder.build()), Error);
+    EXPECT_THROW(decoder.forward_trees({builder.build()}), Error);
   }
 }
 

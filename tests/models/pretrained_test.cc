@@ -125,7 +125,7 @@ void expect_other_ways_agree(const Decoder& decoder, const at::Tensor& tokens, c
     const at::Tensor ids = tokens[row].contiguous();
     builder.add({ids.const_data_ptr<std::int64_t>(), ids.const_data_ptr<std::int64_t>() + length});
   }
-  EXPECT_LT(relative_difference(decoder.forward_trees(builder.build()), hidden), 1e-5);
+  EXPECT_LT(relative_difference(decoder.forward_trees({builder.build()})[0].hidden, hidden), 1e-5);
 }
 
 // Folders with config.json, weights and parity.safetensors (tokens, logits, hidden, loss), separated by colons.

@@ -74,8 +74,9 @@ TEST(TokenTrees, GiveTheFeaturesOfEverySequenceByItself) {
     TokenTreeBuilder builder(specification.hidden_size);
     std::vector<Ids> rows;
     for (const Ids& sequence : kSequences) rows.push_back(builder.add(sequence));
-    std::vector<at::Tensor> layers;
-    const at::Tensor got = decoder.forward_trees(builder.build(), &layers);
+    std::vector<std::int64_t> kept(specification.layers.size());
+    std::iota(kept.begin(), kept.end(), 0);
+    const auto [got, layers] = decoder.forward_trees({builder.build()}, kept)[0];
     ASSERT_EQ(layers.size(), specification.layers.size());
     for (std::size_t index = 0; index < kSequences.size(); ++index) {
       const at::Tensor tokens = at::tensor(kSequences[index], at::kLong).unsqueeze(0);
@@ -88,6 +89,45 @@ TEST(TokenTrees, GiveTheFeaturesOfEverySequenceByItself) {
             << name << " " << index << " " << layer;
     }
   }
+}
+
+TEST(TokenTrees, GiveWhatIsAskedForAlone) {
+  at::NoGradGuard no_grad;
+  for (const auto& [name, specification] : specifications(kVocabSize)) {
+    const Decoder decoder(specification, fresh_parameters(0));
+    randomise(decoder.parameters());
+    std::vector<TokenTreeBuilder> builders(2, TokenTreeBuilder(specification.hidden_size));
+    std::vector<Ids> asked(2);
+    std::vector<TokenTrees> whole, parts;
+    std::vector<std::int64_t> kept(specification.layers.size());
+    std::iota(kept.begin(), kept.end(), 0);
+    for (std::size_t index = 0; index < builders.size(); ++index) {
+      for (const Ids& sequence : kSequences) {
+        if (index == 1 && sequence.size() > 6) continue;
+        const Ids& rows = builders[index].add(sequence);  // the last ones twice where sequences are the same
+        asked[index].insert(asked[index].end(), rows.end() - std::min<std::int64_t>(2, std::int64_t(rows.size())),
+                            rows.end());
+      }
+      whole.push_back(builders[index].build());
+      parts.push_back(builders[index].build(asked[index]));
+    }
+    const auto want = decoder.forward_trees(whole, kept), got = decoder.forward_trees(parts, kept);
+    for (std::size_t index = 0; index < want.size(); ++index) {
+      const at::Tensor rows = at::tensor(asked[index], at::kLong);
+      const auto expect = [&](const at::Tensor& one, const at::Tensor& all) {
+        ASSERT_EQ(one.size(0), rows.size(0));
+        EXPECT_LE(largest(one - all.index_select(0, rows)), 1e-5 * (1 + largest(all))) << name << " " << index;
+      };
+      expect(got[index].hidden, want[index].hidden);
+      for (std::size_t layer = 0; layer < kept.size(); ++layer)
+        expect(got[index].layers[layer], want[index].layers[layer]);
+    }
+  }
+  TokenTreeBuilder builder(/*hidden_size=*/16);
+  builder.add({1, 2, 3});
+  builder.add({4, 5});
+  EXPECT_THROW(builder.build({4, 0}), Error);
+  EXPECT_EQ(builder.build({2, 0}).trees[1].asked, 0);
 }
 
 TEST(Decoder, ServesThreadsAtOnce) {

@@ -83,6 +83,35 @@ def test_threads_share_a_scorer(checkpoint):
     assert got == [want] * 3
 
 
+@pytest.mark.parametrize("name", ["llama", "gpt2"])  # of these the former has a table that is not its head, the latter not
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_blocks_that_are_read_give_the_same_scores(tmp_path, name, precision):
+    make_checkpoint(tmp_path / name, *CASES[name])
+    requests = [request for seed in range(12) for request in draw_requests(seed)]
+    options = {"precision": precision, "pass_tokens": 20}  # more passes than go through a block at once
+    want = Scorer(tmp_path / name, **options).score(requests)
+    scorer = Scorer(tmp_path / name, keep_weights=False, **options)
+    got = [None] * 2
+    threads = [threading.Thread(target=lambda place=place: got.__setitem__(place, scorer.score(requests))) for place in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert got == [want] * 2
+    generated = Scorer(tmp_path / name, precision=precision).generate([1, 2, 3], max_new_tokens=5)
+    assert scorer.generate([1, 2, 3], max_new_tokens=5) == generated
+    assert scorer.score(requests) == want
+
+
+def test_a_file_that_changed_is_not_read_on(checkpoint):
+    scorer = Scorer(checkpoint, keep_weights=False)
+    scorer.score([([1], [2])])
+    weights = checkpoint / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-8])
+    with pytest.raises(RuntimeError, match="model.safetensors"):
+        scorer.score([([1], [2])])
+
+
 def test_what_is_wrong_is_said(checkpoint):
     scorer = Scorer(checkpoint, max_length=5)
     assert scorer.max_length == 5 and scorer.vocab_size == VOCAB

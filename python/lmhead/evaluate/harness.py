@@ -24,8 +24,9 @@ from lmhead.evaluate.cache import AnswerCache, generation_key, request_key
 from lmhead.evaluate.scorer import Score, Scorer
 from lmhead.evaluate.tokenizer import open_tokenizer
 
-TOKENS_AT_ONCE = 4096  # between two looks at the keyboard and the cache: about a pass of the scorer
-REQUESTS_AT_ONCE = 256
+# Between two looks at the keyboard and the cache: about four passes of the scorer, for which it reads weights once.
+TOKENS_AT_ONCE = 16384
+REQUESTS_AT_ONCE = 1024
 Request = tuple[Sequence[int], Sequence[int]]  # ids of a context, and of what is scored after it
 FIRST_TOKENS = 16  # generated before the first look for a stop sequence; then as many again
 
@@ -89,6 +90,7 @@ class LmheadLM(HarnessTokens):
         add_bos_token, prefix_token_id: as for the harness's model `hf`.
         batch_size, max_batch_size: for the harness's sake; passes are filled by tokens.
         device: where the model computes, as for Scorer; None: on the CPU.
+        keep_weights: as for Scorer; without, memory holds one block of a pretrained model at a time.
         cache: answers that are known already, and where those that are computed go.
         progress: told how many requests are done, of how many, in place of the harness's bars.
     """
@@ -104,11 +106,12 @@ class LmheadLM(HarnessTokens):
         batch_size: int | str | None = None,
         max_batch_size: int | None = None,
         device: str | None = None,
+        keep_weights: bool = False,
         cache: AnswerCache | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
         self.scorer = said_in_a_line(Scorer, pretrained, max_length=max_length, device=device or "cpu",
-                                     precision="float32" if dtype == "auto" else dtype)
+                                     keep_weights=keep_weights, precision="float32" if dtype == "auto" else dtype)
         if prefix_token_id is not None and not 0 <= prefix_token_id < self.scorer.vocab_size:
             raise RequestError(f"prefix_token_id must be at least 0 and below {self.scorer.vocab_size}, got {prefix_token_id}")
         if tokenizer is None:

@@ -36,6 +36,9 @@ class Scorer:
         precision: of products, "float32" or "bfloat16".
         pass_tokens: tokens through the model at once; memory grows with it.
         device: where the model computes: "cpu", "cuda", "cuda:1", "mps", or "auto", an accelerator if there is one.
+        keep_weights: False: of a pretrained model, blocks are read from its files whenever a call of ``score`` comes to
+            them, once for four passes, so that memory holds one block in place of all; for calls with many requests. The
+            first call of ``generate`` reads them all.
     """
 
     def __init__(
@@ -46,9 +49,10 @@ class Scorer:
         precision: str = "float32",
         pass_tokens: int = 4096,
         device: str = "cpu",
+        keep_weights: bool = True,
     ) -> None:
         place = convert(model) if is_gguf(model) else os.fspath(model)
-        self._native = torch.classes.lmhead.Scorer(place, max_length or 0, precision, pass_tokens, device)
+        self._native = torch.classes.lmhead.Scorer(place, max_length or 0, precision, pass_tokens, device, keep_weights)
         self.description: dict[str, Any] = json.loads(self._native.describe())
         self.max_length: int = self.description["max_length"]
         self.vocab_size: int = self.description["vocab_size"]
