@@ -4,6 +4,7 @@
 #include <ATen/ops/from_blob.h>
 #include <c10/core/CPUAllocator.h>
 #include <sys/mman.h>
+#include <torch/library.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -63,6 +64,13 @@ class Waiting {
 #endif
     ::munmap(mapping.bytes, mapping.size);
   }
+  void release() {
+    const std::unique_lock lock(mutex_, std::try_to_lock);
+    if (!lock) return;
+    for (const Mapping& one : mappings_) ::munmap(one.bytes, one.size);
+    mappings_.clear();
+    total_ = 0;
+  }
 
  private:
   std::mutex mutex_;
@@ -87,7 +95,12 @@ void give_back(const Mapping& mapping) {
 
 }  // namespace
 
-NoReusedMemory::NoReusedMemory() { ++refusals; }
+void release_reused_memory() { waiting().release(); }
+
+NoReusedMemory::NoReusedMemory() {
+  ++refusals;
+  release_reused_memory();
+}
 NoReusedMemory::~NoReusedMemory() { --refusals; }
 
 std::int64_t reused_memory_in_use() { return in_use; }
@@ -109,5 +122,7 @@ at::Tensor reused_memory(std::int64_t size, at::ScalarType type) {
   return at::from_blob(
       mapping.bytes, {size}, [mapping](void*) { give_back(mapping); }, at::TensorOptions().dtype(type));
 }
+
+TORCH_LIBRARY_FRAGMENT(lmhead, library) { library.def("_release_reused_memory() -> ()", release_reused_memory); }
 
 }  // namespace lmhead

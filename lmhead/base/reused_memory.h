@@ -13,7 +13,10 @@ namespace lmhead {
 /// memory; at most an eighth of the machine's memory waits, and no more than 2 GiB.
 at::Tensor reused_memory(std::int64_t size, at::ScalarType type);
 
-/// While there is one, nothing is made to wait: for what must stay within a limit of memory.
+/// Gives what waits back to the system.
+void release_reused_memory();
+
+/// While there is one, nothing waits, of earlier either: for what must stay within a limit of memory.
 class NoReusedMemory {
  public:
   NoReusedMemory();

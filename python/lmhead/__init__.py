@@ -20,7 +20,7 @@ if TYPE_CHECKING:
         linear_token_log_probabilities,
         target_logits,
     )
-    from lmhead.ops import LinearCrossEntropyLoss, filtered_linear_cross_entropy, linear_cross_entropy
+    from lmhead.ops import LinearCrossEntropyLoss, empty_cache, filtered_linear_cross_entropy, linear_cross_entropy
     from lmhead.retention import GradientRetention, measure
     from lmhead.vocabulary_parallel import (
         vocabulary_parallel_cross_entropy,
@@ -32,6 +32,7 @@ _NATIVE = {
     "Scorer": "evaluate.scorer",
     "measure": "retention",
     "LinearCrossEntropyLoss": "ops",
+    "empty_cache": "ops",
     "filtered_linear_cross_entropy": "ops",
     "linear_cross_entropy": "ops",
     "linear_distillation": "distillation",
@@ -48,6 +49,7 @@ __all__ = [
     "GradientRetention",
     "LinearCrossEntropyLoss",
     "Scorer",
+    "empty_cache",
     "filtered_linear_cross_entropy",
     "heads",
     "linear_cross_entropy",

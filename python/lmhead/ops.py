@@ -19,6 +19,7 @@ import lmhead
 __all__ = [
     "LinearCrossEntropyLoss",
     "TokenStatistics",
+    "empty_cache",
     "filtered_linear_cross_entropy",
     "library_path",
     "linear_cross_entropy",
@@ -40,6 +41,17 @@ def library_path() -> Path:
 
 
 torch.ops.load_library(str(library_path()))
+
+
+def empty_cache() -> None:
+    """Gives the kernels' workspaces that wait for the next call back to the system, as ``torch.cuda.empty_cache`` does.
+
+    Of the CPU only, at most 2 GiB or an eighth of the machine's memory. They are marked as free while they wait, so that the
+    system can take them anyway; what a process is seen to hold counts them until it does.
+    """
+    torch.ops.lmhead._release_reused_memory()
+
+
 
 _SHAPE = "[linear_cross_entropy] {} must have the shape {} that goes with input, got {}"
 

@@ -49,6 +49,14 @@ TEST(ReusedMemory, NothingWaitsWhileItIsRefused) {
   EXPECT_EQ(fresh.sum().item<std::int64_t>(), 0);  // pages of the system are clear
 }
 
+TEST(ReusedMemory, WhatWaitsIsReleasedByRequest) {
+  constexpr std::int64_t kSize = 13 * kLarge;  // of no other test
+  reused_memory(kSize, at::kByte).fill_(1);
+  release_reused_memory();
+  const at::Tensor fresh = reused_memory(kSize, at::kByte);
+  EXPECT_EQ(fresh.sum().item<std::int64_t>(), 0);  // pages of the system are clear
+}
+
 TEST(ReusedMemory, SmallTensorsAreThoseOfTheAllocator) {
   const std::int64_t before = reused_memory_in_use();
   const at::Tensor tensor = reused_memory(1000, at::kFloat);

@@ -274,3 +274,17 @@ def test_errors_name_the_operation():
         ops.linear_cross_entropy(hidden, weight[:, :5], target)
     with pytest.raises(RuntimeError, match=r"\[linear_cross_entropy\] targets must be below 301"):
         ops.linear_cross_entropy(hidden, weight, target + 301)
+
+
+@pytest.mark.skipif(not pathlib.Path("/proc/self/status").exists(), reason="reads what the process holds from /proc")
+def test_what_waits_between_steps_is_given_back_by_request():
+    def resident():
+        return int(next(line for line in pathlib.Path("/proc/self/status").read_text().splitlines() if line.startswith("VmRSS")).split()[1]) << 10
+
+    hidden, weight = torch.randn(256, 64), torch.randn(65_536, 64, requires_grad=True)
+    ops.linear_cross_entropy(hidden, weight, torch.arange(256)).backward()
+    weight.grad = None  # its 16 MiB lay in a workspace
+    before = resident()
+    ops.empty_cache()
+    assert before - resident() >= weight.nbytes
+    ops.empty_cache()  # nothing waits
