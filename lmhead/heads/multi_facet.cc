@@ -81,12 +81,8 @@ class MultiFacetHead : public TokenLossHead {
     return all.size(0) == input.tokens.size(0) ? all
                                                : all.narrow(0, first / input.tokens.size(1), input.tokens.size(0));
   }
-  /// What facets are scored with: words of the input [N, D], A and B.
-  MadeRows::Tensors maps(const HeadInput& input) const {
-    return {at::embedding(weight_->working, input.tokens.reshape({-1})), up_->working, down_->working};
-  }
   /// The logits [M, T] of the words at each position of a row's sequence, by the facet of the context; `hidden` is that
-  /// of the rows asked for.
+  /// of the rows asked for, `maps` are the rows of W of the words of the input [N, D], A and B.
   static at::Tensor facet_logits(const HeadInput& input, const at::Tensor& hidden, const MadeRows::Tensors& maps) {
     const at::Tensor facet = hidden + at::linear(at::gelu(at::linear(hidden, maps[1])), maps[2]);
     return widened(context_products(input, facet, maps[0]));
@@ -100,9 +96,11 @@ class MultiFacetHead : public TokenLossHead {
 
   at::Tensor compute_logits(const HeadInput& input) const override {
     const at::Tensor hidden = input.select(input.hidden), logits = widened(at::linear(hidden, weight_->working));
-    const at::Tensor tokens = tokens_of_rows(input);
-    const at::Tensor change = (facet_logits(input, hidden, maps(input)) - logits.gather(1, tokens))
-                                  .masked_fill(unused_positions(input, context_words(input).repeats), 0);
+    const at::Tensor tokens = tokens_of_rows(input),
+                     words = at::embedding(weight_->working, input.tokens.reshape({-1}));
+    const at::Tensor change =
+        (facet_logits(input, hidden, {words, up_->working, down_->working}) - logits.gather(1, tokens))
+            .masked_fill(unused_positions(input, context_words(input).repeats), 0);
     return logits.scatter_add(1, tokens, change);
   }
   TokenLossProblem token_loss_problem(const HeadInput& input, const at::Tensor& targets) const override {
@@ -122,13 +120,16 @@ class MultiFacetHead : public TokenLossHead {
       const at::Tensor of_target = logits.masked_fill(is_other, 0).sum(1).masked_fill(is_other.all(1), NAN);
       return MadeRows::Block{{of_tokens[0]}, at::stack({of_words, of_target}, 1)};
     };
-    return {
-        .map = {weight_->working},
-        .targets = targets,
-        .loss = [](std::int64_t, const TokenTerms& terms, const TokenSlopes& by) { return facet_loss(terms, by); },
-        .absent_begin = std::move(context.begin),
-        .absent = std::move(context.words),
-        .made = {.by_token = {input.select(input.hidden)}, .shared = maps(input), .make = make, .further_count = 2}};
+    return {.map = {weight_->working},
+            .targets = targets,
+            .loss = [](std::int64_t, const TokenTerms& terms, const TokenSlopes& by) { return facet_loss(terms, by); },
+            .absent_begin = std::move(context.begin),
+            .absent = std::move(context.words),
+            .made = {.by_token = {input.select(input.hidden)},
+                     .shared = {up_->working, down_->working},
+                     .make = make,
+                     .further_count = 2,
+                     .map_rows = input.tokens.reshape({-1})}};
   }
 
   ParameterPtr weight_, up_, down_;

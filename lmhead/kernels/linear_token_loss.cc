@@ -48,6 +48,9 @@ void check(const TokenLossProblem& problem) {
   require(problem.made.make || (problem.further.dim() == 2 && problem.further.size(0) == tokens), kWho,
           "further must be [", tokens, ", S], got ",
           problem.further.defined() ? problem.further.sizes() : at::IntArrayRef());
+  const at::Tensor& map_rows = problem.made.map_rows;
+  require(!map_rows.defined() || (map_rows.dim() == 1 && map_rows.scalar_type() == at::kLong), kWho,
+          "map_rows must be int64 [R], got ", map_rows.defined() ? map_rows.sizes() : at::IntArrayRef());
   const at::Tensor& slopes = problem.slopes;
   require(problem.absent_begin.empty() || !(bends_logits(problem.map.transform) || slopes.defined()), kWho,
           "logits must be linear where words are absent");
@@ -67,6 +70,12 @@ void check(const TokenLossProblem& problem) {
       !problem.unit_rows || !(problem.map.bias.defined() || bends_logits(problem.map.transform) || slopes.defined()),
       kWho, "logits must have no bias and no bend where rows count at length 1");
   check_logit_transform(problem.map.transform, kWho);
+}
+
+/// `made` with the rows of the map that it begins with.
+MadeRows with_map_rows(MadeRows made, const at::Tensor& weight) {
+  if (made.map_rows.defined()) made.shared.insert(made.shared.begin(), weight.detach().index_select(0, made.map_rows));
+  return made;
 }
 
 struct Wanted {
@@ -197,6 +206,15 @@ Outcome run_forward(const TokenLossProblem& problem, const at::Tensor& further, 
   return outcome;
 }
 
+/// Those of what rows are made of. Rows of the map have none of their own: it joins `by_weight`.
+variable_list made_gradients(MadeRowsPass& pass, const MadeRows& made, const at::Tensor& by_weight) {
+  variable_list found = pass.gradients();
+  if (!made.map_rows.defined()) return found;
+  const at::Tensor of_rows = std::exchange(found[made.by_token.size()], {});
+  if (of_rows.defined()) by_weight.index_add_(0, made.map_rows, of_rows);
+  return found;
+}
+
 /// Kept for the backward pass.
 struct HeldMake : torch::CustomClassHolder {
   explicit HeldMake(decltype(MadeRows::make) given) : make(std::move(given)) {}
@@ -228,11 +246,12 @@ struct LinearTokenLossFunction : torch::autograd::Function<LinearTokenLossFuncti
     if (fast) {
       saved = rows.gradients(problem);
       saved.push_back(given_further ? (further_slopes(outcome.slopes, more) * share).to(further_type) : at::Tensor());
-      const variable_list of_made = takes_back ? made->gradients() : variable_list(made_of.size());
+      const variable_list of_made =
+          takes_back ? made_gradients(*made, problem.made, saved[1]) : variable_list(made_of.size());
       saved.insert(saved.end(), of_made.begin(), of_made.end());
     } else {
-      saved = {problem.hidden,  weight,         problem.map.bias, problem.slopes,
-               problem.targets, problem.ranges, outcome.slopes,   outcome.sums};
+      saved = {problem.hidden, weight,         problem.map.bias, problem.slopes,       problem.targets,
+               problem.ranges, outcome.slopes, outcome.sums,     problem.made.map_rows};
       saved.insert(saved.end(), made_of.begin(), made_of.end());
     }
     context->save_for_backward(saved);
@@ -273,7 +292,7 @@ struct LinearTokenLossFunction : torch::autograd::Function<LinearTokenLossFuncti
           results[which < kTensors ? which : which - kTensors + kArguments] = scaled_gradient(saved[which], upstream);
       return results;
     }
-    constexpr std::ptrdiff_t kSaved = 8;
+    constexpr std::ptrdiff_t kSaved = 9;
     const auto middle = saved.begin() + kSaved + context->saved_data["by token"].toInt();
     const auto held = context->saved_data["make"].toCapsule();
     const std::int64_t more = context->saved_data["more"].toInt();
@@ -293,7 +312,8 @@ struct LinearTokenLossFunction : torch::autograd::Function<LinearTokenLossFuncti
         .made = {.by_token = {saved.begin() + kSaved, middle},
                  .shared = {middle, saved.end()},
                  .make = static_cast<const HeldMake&>(*held).make,
-                 .further_count = more}};
+                 .further_count = more,
+                 .map_rows = saved[8]}};
     Rows rows(problem);
     const auto tensors = context->saved_data["wanted"].toBoolList();
     const Wanted wanted{tensors[0], tensors[1], tensors[2], tensors[3], {wanted_made.begin(), wanted_made.end()}};
@@ -324,7 +344,8 @@ struct LinearTokenLossFunction : torch::autograd::Function<LinearTokenLossFuncti
     if (!made)
       results[kTensors - 1] =
           further_slopes(slopes, more).to(static_cast<at::ScalarType>(context->saved_data["further type"].toInt()));
-    if (wanted.any_made()) std::ranges::copy(made->gradients(), results.begin() + kArguments);
+    if (wanted.any_made())
+      std::ranges::copy(made_gradients(*made, problem.made, results[1]), results.begin() + kArguments);
     return results;
   }
 };
@@ -338,12 +359,15 @@ bool linear_token_loss_takes(const TokenLossProblem& problem) {
          !needs_plain_derivatives(problem.made.inputs());
 }
 
-at::Tensor linear_token_loss(const TokenLossProblem& problem, Reduction reduction) {
-  check(problem);
+at::Tensor linear_token_loss(const TokenLossProblem& given, Reduction reduction) {
+  check(given);
+  TokenLossProblem problem = given;
+  problem.made = with_map_rows(given.made, given.map.weight);
   const auto needs = [](const at::Tensor& tensor) { return needs_derivatives({tensor}); };
   Wanted wanted{needs(problem.hidden), needs(problem.map.weight), needs(problem.map.bias), needs(problem.slopes), {}};
   const std::vector<at::Tensor> made_of = problem.made.inputs();
   for (const at::Tensor& tensor : made_of) wanted.made.push_back(needs(tensor));
+  if (problem.made.map_rows.defined()) wanted.made[problem.made.by_token.size()] = wanted.weight;
   return LinearTokenLossFunction::apply(optional_of(problem.hidden), problem.map.weight, optional_of(problem.map.bias),
                                         optional_of(problem.slopes), optional_of(problem.further), problem, reduction,
                                         wanted, at::TensorList(made_of));

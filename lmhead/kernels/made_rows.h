@@ -27,8 +27,11 @@ struct MadeRows {
   /// The rows of tokens [first, first + count); `by_token` holds theirs alone. Called from any thread.
   std::function<Block(std::int64_t first, std::int64_t count, const Tensors& by_token, const Tensors& shared)> make;
   std::int64_t further_count = 0;  // S
+  /// int64 [R]: rows of the map's weight that `make` finds before all else in `shared`. Their gradient is added to the
+  /// weight's, which a lookup of one's own would have stand twice.
+  at::Tensor map_rows;
 
-  Tensors inputs() const;  // both, in this order
+  Tensors inputs() const;  // by_token and shared, in this order
 };
 
 /// One pass with such rows. A block's gradients go to `by_token` as they are; those of `shared` are added up in

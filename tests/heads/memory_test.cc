@@ -71,6 +71,12 @@ TEST(HeadMemory, WhatIsMadeForEveryTokenIsMadeForABlockOfTokens) {
   at::set_num_threads(2);
 }
 
+TEST(HeadMemory, WordsOfTheContextBringNoSecondGradientOfAllWords) {
+  constexpr Shape kFew = {64, 16384, 256};
+  EXPECT_LT(peak_beyond_gradients("multi_facet", Json::object(), kFew),
+            peak_beyond_gradients("linear", Json::object(), kFew) + 0.3 * 4.0 * kFew.vocab_size * kFew.hidden_size);
+}
+
 TEST(HeadMemory, TokenLossesKeepNoLogits) {
   constexpr Shape kShape = {512, 32768, 8};
   for (const HeadKind& kind : head_kinds()) {
