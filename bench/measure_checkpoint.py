@@ -5,6 +5,9 @@ Both measure loss and retained energy of the same ids on one random model, store
 in turn, round by round; the ratio is the median over rounds. Ours is timed from the start of its process to the end; the plain way without its imports and
 with its logits in float64 in blocks of 512 tokens, so that it is not slow for want of memory. Before anything is timed figures must agree: in float32 within
 1e-5, in bfloat16 both within 0.02 of those in float32. Memory is the most that a process held resident, libraries included.
+
+`--whole` says how long a checkpoint takes that is too large to be made here: models of its sizes with one layer and with a few more are measured, and
+what a layer more costs stands for each of the others.
 """
 import argparse
 import json
@@ -25,6 +28,11 @@ SHAPES = {
     "tiny": {"vocab_size": 300, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
              "max_position_embeddings": 1024, "tie_word_embeddings": False},
 }
+LARGE = {  # sizes as published in their configurations
+    "llama-3.1-8b": {"vocab_size": 128256, "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8},
+    "llama-3.1-70b": {"vocab_size": 128256, "hidden_size": 8192, "intermediate_size": 28672, "num_hidden_layers": 80, "num_attention_heads": 64, "num_key_value_heads": 8},
+    "tiny": {"vocab_size": 300, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 9, "num_attention_heads": 4, "num_key_value_heads": 2},
+}
 WINDOW = 1024
 PRECISIONS = {"float32": {"loss": 1e-5, "retained_energy": 1e-5}, "bfloat16": {"loss": 0.02, "retained_energy": 0.02}}
 
@@ -38,6 +46,52 @@ def write_model(folder, shape, tokens):
     model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**SHAPES[shape], initializer_range=0.05, bos_token_id=None, eos_token_id=None))
     model.to(torch.bfloat16).save_pretrained(folder)
     numpy.random.default_rng(0).integers(0, SHAPES[shape]["vocab_size"], tokens + 1).astype("<u2").tofile(folder / "ids.bin")
+
+
+def write_layers(folder, shape, layers, tokens):
+    """A random Llama folder in bfloat16, one tensor at a time."""
+    import numpy
+    import torch
+    from safetensors.torch import save_file
+
+    sizes = LARGE[shape] | {"num_hidden_layers": layers}
+    width, inner, words = sizes["hidden_size"], sizes["intermediate_size"], sizes["vocab_size"]
+    keys = width // sizes["num_attention_heads"] * sizes["num_key_value_heads"]
+    of_layer = {"self_attn.q_proj": (width, width), "self_attn.k_proj": (keys, width), "self_attn.v_proj": (keys, width), "self_attn.o_proj": (width, width),
+                "mlp.gate_proj": (inner, width), "mlp.up_proj": (inner, width), "mlp.down_proj": (width, inner),
+                "input_layernorm": (width,), "post_attention_layernorm": (width,)}
+    shapes = {"model.embed_tokens": (words, width), "model.norm": (width,), "lm_head": (words, width)}
+    shapes |= {f"model.layers.{layer}.{name}": size for layer in range(layers) for name, size in of_layer.items()}
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(sizes | {"model_type": "llama", "tie_word_embeddings": False, "max_position_embeddings": WINDOW}))
+    generator, weight_map = torch.Generator().manual_seed(0), {}
+    for number, (name, size) in enumerate(shapes.items()):
+        values = torch.ones(size, dtype=torch.bfloat16) if len(size) == 1 else torch.empty(size, dtype=torch.bfloat16).normal_(0, 0.02, generator=generator)
+        shard = f"model-{number + 1:05}-of-{len(shapes):05}.safetensors"
+        save_file({f"{name}.weight": values}, folder / shard)
+        weight_map[f"{name}.weight"] = shard
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    numpy.random.default_rng(0).integers(0, words, tokens + 1).astype("<u4").tofile(folder / "ids.bin")
+
+
+def time_of_whole(shape, arguments):
+    """Prints and keeps the seconds of every size that is measured, and of the whole by them."""
+    few, more = 1, 1 + arguments.layers_more
+    for precision in [arguments.precision] if arguments.precision else PRECISIONS:
+        found = {}
+        for layers in (few, more):
+            with tempfile.TemporaryDirectory(dir=arguments.scratch) as scratch:
+                folder = pathlib.Path(scratch) / "model"
+                write_layers(folder, shape, layers, arguments.tokens)
+                found[layers] = run("lmhead", folder, precision, arguments.threads, "uint32")
+        layer = (found[more]["seconds"] - found[few]["seconds"]) / (more - few)
+        whole = found[few]["seconds"] + (LARGE[shape]["num_hidden_layers"] - few) * layer
+        print(f"{shape}, {arguments.tokens} tokens, {precision}, {arguments.threads} threads: {found[few]['seconds']:.1f} s with {few} layer, {layer:.2f} s a layer more, "
+              f"{whole / 60:.1f} minutes for all {LARGE[shape]['num_hidden_layers']}; {found[more]['memory'] / 2**30:.2f} GiB", flush=True)
+        result_rows.append(result_rows.file_of(arguments, "measure_checkpoint"), [
+            {"benchmark": "measure_checkpoint_whole", "shape_name": shape, "shape": LARGE[shape], "tokens": arguments.tokens, "threads": arguments.threads, "precision": precision,
+             "unit": "seconds", "measured": {layers: one["seconds"] for layers, one in found.items()}, "a_layer_more": layer, "whole": whole,
+             "memory": found[more]["memory"]}])
 
 
 def plain_figures(folder, precision):
@@ -67,11 +121,11 @@ def plain_figures(folder, precision):
     return {"seconds": time.perf_counter() - start, "loss": loss / (len(ids) - 1), "retained_energy": kept / energy}
 
 
-def run(name, folder, precision, threads):
+def run(name, folder, precision, threads, token_type="uint16"):
     """What an entrant's process found, how long it took and the most that it held."""
     out = folder / "out.json"
     if name == "lmhead":
-        command = [ROOT / ".venv/bin/lmhead", "measure", folder, "--tokens", folder / "ids.bin", "--token-type", "uint16", "--precision", precision,
+        command = [ROOT / ".venv/bin/lmhead", "measure", folder, "--tokens", folder / "ids.bin", "--token-type", token_type, "--precision", precision,
                    "--sequence-length", str(WINDOW), "--only", "quality", "gradient_retention", "--json", out]
     else:
         command = [sys.executable, __file__, "--plain", folder, "--precision", precision, "--threads", str(threads)]
@@ -109,6 +163,9 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=result_rows.torch.get_num_threads())
     parser.add_argument("--precision", choices=list(PRECISIONS), help="one of them alone (default: both)")
+    parser.add_argument("--whole", nargs="+", choices=list(LARGE), metavar="SHAPE", help=f"how long these would take, in place of the rest: {', '.join(LARGE)}")
+    parser.add_argument("--layers-more", type=int, default=1, help="layers of the second model of --whole beyond the first (default: 1)")
+    parser.add_argument("--scratch", type=pathlib.Path, help="folder for models of --whole, some GB each (default: the system's)")
     parser.add_argument("--plain", type=pathlib.Path, help=argparse.SUPPRESS)
     result_rows.add_arguments(parser)
     arguments = parser.parse_args()
@@ -118,6 +175,10 @@ def main():
 
         transformers.utils.logging.disable_progress_bar()
         print(json.dumps(plain_figures(arguments.plain, arguments.precision)))
+        return
+    for shape in arguments.whole or ():
+        time_of_whole(shape, arguments)
+    if arguments.whole:
         return
     entrants = ("lmhead", "plain")
     with tempfile.TemporaryDirectory() as scratch:

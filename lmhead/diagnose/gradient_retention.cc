@@ -19,7 +19,6 @@ namespace lmhead {
 namespace {
 
 constexpr const char* kWho = "gradient_retention";
-constexpr double kRoundingOfTrainingPass = 1e-4;
 
 TokenStatistics select_rows(const TokenStatistics& statistics, const at::Tensor& rows) {
   const auto of = [&](const at::Tensor& values) { return lmhead::select_rows(values, rows); };
@@ -136,7 +135,7 @@ GradientRetentionResult measure_gradient_retention(const LinearMap& map, const a
                                                    const TokenStatistics* statistics) {
   at::NoGradGuard no_grad;
   HeadSpaceOptions how = options.head_space;
-  if (statistics) how.amplified_rounding = kRoundingOfTrainingPass;
+  how.from_training_pass = statistics != nullptr;
   GradientRetention retention(map, how);
   const HeadSpace& space = retention.head_space();
   const at::Tensor rows = chosen_rows(hidden, targets, space, options.tokens);

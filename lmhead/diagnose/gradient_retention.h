@@ -70,9 +70,11 @@ class GradientRetention {
 };
 
 /// One batch measured by itself, over `options.tokens` evenly spaced rows where that is not 0. `statistics` of all its
-/// rows under the same map, from a training pass in the type of the map's weight, save both products; the rounding of
-/// that type, times W's condition, then errs the figures by up to 1e-4. Where it would be more, the batch is passed
-/// through the head again.
+/// rows under the same map, from a training pass in the type of the map's weight, save both products. Their sums are
+/// float32, and where the rounding of these, times W's condition, would err the figures by more than 1e-4, the batch is
+/// passed through the head again. In bfloat16 each logit z and each entry of p - y is rounded besides, by 2^-9 of
+/// itself at most, before it meets W: visible_cosine then errs by up to (1 + max |z|) 2^-9, and by about sqrt(D / V) of
+/// that where roundings are independent, whatever W's condition.
 GradientRetentionResult measure_gradient_retention(const LinearMap& map, const at::Tensor& hidden,
                                                    const at::Tensor& targets,
                                                    const GradientRetentionOptions& options = {},

@@ -27,6 +27,8 @@ namespace {
 constexpr const char* kWho = "head_space";
 /// Above this condition one float64 Gram matrix has lost too many digits of the small directions.
 constexpr double kOnePassCondition = 1e4;
+/// The rounding of a gradient, times the condition of W, that is let through: in a pass of its own, in one of training.
+constexpr double kAmplifiedRounding = 4e-6, kAmplifiedRoundingOfTraining = 1e-4;
 /// Column blocks in which a Gram matrix is formed, of which those above the diagonal are left out.
 constexpr std::int64_t kGramBlocks = 8;
 
@@ -93,8 +95,9 @@ HeadSpace::HeadSpace(const LinearMap& map, const HeadSpaceOptions& options, cons
   // The gradient's rounding is that of the type it is computed in, which is never narrower than float32.
   const bool is_double = weight.scalar_type() == at::kDouble, is_float = weight.scalar_type() == at::kFloat;
   const double rounding = is_double ? std::numeric_limits<double>::epsilon() : std::numeric_limits<float>::epsilon();
-  const bool careful =
-      condition_ * rounding > options.amplified_rounding || options.center_weight || (!is_double && !is_float);
+  const double most = options.from_training_pass ? kAmplifiedRoundingOfTraining : kAmplifiedRounding;
+  const bool is_narrow = !is_double && !is_float && !options.from_training_pass;
+  const bool careful = condition_ * rounding > most || options.center_weight || is_narrow;
   if (map_.bias.defined()) map_.bias = map_.bias.to(is_double ? at::kDouble : at::kFloat);
   if (careful) form_basis();
 }

@@ -22,8 +22,10 @@ struct TokenStatistics;
 struct HeadSpaceOptions {
   std::optional<double> rank_cutoff;  // null: 2e-7 for float64 weights, else 1e-6
   bool center_weight = false;
-  /// What rounding of a gradient, times the condition of W, is let through; no option of a configuration.
-  double amplified_rounding = 4e-6;
+  /// Gradients come from a training pass, in which W was rounded to the type that it is given in: they are taken as
+  /// they are unless the rounding of their float32 sums, times the condition of W, would show. No option of a
+  /// configuration.
+  bool from_training_pass = false;
   /// In whose unnamed files a basis as large as W lies (scratch_tensor.h); none: memory. No option of a configuration.
   std::optional<std::filesystem::path> scratch = std::nullopt;
   void visit_fields(FieldVisitor& visitor);

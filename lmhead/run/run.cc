@@ -17,15 +17,16 @@
 namespace lmhead {
 namespace {
 
-/// Measures gradient retention every so many steps of a run, from the training pass itself where that is float32.
+/// Measures gradient retention every so many steps of a run, from the training pass itself unless small gradients
+/// vanish in its type.
 class RetentionObserver : public Observer {
  public:
   /// `words`: those that each have rows of the head.
-  RetentionObserver(const GradientRetentionOptions& options, bool is_float32, const Processes& words)
-      : options_(options), is_float32_(is_float32), words_(words) {}
+  RetentionObserver(const GradientRetentionOptions& options, bool is_float16, const Processes& words)
+      : options_(options), is_float16_(is_float16), words_(words) {}
   std::string name() const override { return "gradient_retention"; }
   bool wants(std::int64_t step) const override { return step % options_.every == 0; }
-  bool wants_statistics() const override { return is_float32_ && words_.alone(); }
+  bool wants_statistics() const override { return !is_float16_ && words_.alone(); }
   bool is_of_all_processes() const override { return !words_.alone(); }
   Json observe(const StepView& view) override {
     if (!words_.alone()) {
@@ -33,13 +34,15 @@ class RetentionObserver : public Observer {
       return to_json(measure_gradient_retention(words, view.input.hidden, view.targets, options_));
     }
     const bool is_known = view.statistics.hidden_gradient.defined();
-    return to_json(measure_gradient_retention(*view.head.linear_map(), view.input.hidden, view.targets, options_,
+    LinearMap map = *view.head.linear_map();
+    if (is_known) map.weight = map.weight.to(view.input.hidden.scalar_type());  // what the pass went through
+    return to_json(measure_gradient_retention(map, view.input.hidden, view.targets, options_,
                                               is_known ? &view.statistics : nullptr));
   }
 
  private:
   GradientRetentionOptions options_;
-  bool is_float32_;
+  bool is_float16_;
   Processes words_;
 };
 
@@ -81,7 +84,7 @@ void add_observers(Trainer& trainer, const RunConfiguration& configuration) {
   if (options.gradient_retention.every > 0) {
     require(is_linear, "config", "observe.gradient_retention.every must be 0 for a head that is no linear map");
     trainer.add_observer(std::make_unique<RetentionObserver>(
-        options.gradient_retention, configuration.train.training.precision == "float32", trainer.word_processes()));
+        options.gradient_retention, configuration.train.training.precision == "float16", trainer.word_processes()));
   }
   if (options.diagnostics.every > 0 || options.diagnostics.powers_of_two) {
     const auto& chosen = options.diagnostics.chosen;

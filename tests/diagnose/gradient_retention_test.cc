@@ -295,6 +295,27 @@ TEST(GradientRetention, TakesTheStatisticsOfATrainingPass) {
   }
 }
 
+TEST(GradientRetention, TakesATrainingPassInBfloat16) {
+  for (const double scale : {1.0, 6.0}) {
+    SCOPED_TRACE(scale);
+    oracle::Problem problem = oracle::problem(512, 32, 2000);  // enough rows for packed products
+    problem.hidden = (problem.hidden * scale).to(at::kBFloat16);
+    problem.map.weight = problem.map.weight.to(at::kBFloat16);
+    const auto pass =
+        linear_cross_entropy_with_statistics(problem.hidden.detach().requires_grad_(), problem.map, problem.targets);
+    const auto passed = measure_gradient_retention(problem.map, problem.hidden, problem.targets, {}, &pass.statistics);
+    problem.hidden = problem.hidden.to(at::kDouble);
+    problem.map.weight = problem.map.weight.to(at::kDouble);  // the same numbers
+    const at::Tensor gradient = oracle::logit_gradient(problem);
+    const double visible = std::sqrt(oracle::retained_energy(gradient, oracle::basis(problem.map.weight)));
+    const double largest_logit = at::matmul(problem.hidden, problem.map.weight.t()).abs().max().item<double>();
+    EXPECT_LE(std::abs(passed.visible_cosine - visible), (1 + largest_logit) / 512);
+    EXPECT_NEAR(passed.visible_cosine, visible, 1e-3 * visible);  // over 512 tokens roundings cancel
+    EXPECT_NEAR(passed.step_cosine, oracle::step_cosine(gradient, problem.map.weight), 1e-3);
+    EXPECT_NE(passed.visible_cosine, visible);
+  }
+}
+
 TEST(GradientRetention, DistrustsATrainingPassThroughAnIllConditionedHead) {
   oracle::Problem problem = oracle::problem(30, 8, 50);
   problem.map.weight = with_singular_values(at::logspace(0, -5, 8, 10, at::kDouble), 50).to(at::kFloat);

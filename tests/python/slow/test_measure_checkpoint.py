@@ -37,3 +37,14 @@ def test_the_benchmark_compares_figures_before_it_times_them(tmp_path):
     for row in rows:
         low, high = row["ratio_quantiles"]
         assert 0 < low <= row["ratio"] <= high and row["lmhead"] > 0 < row["plain"] and 0 < row["memory"]["lmhead"] < row["memory"]["plain"]
+
+
+def test_the_benchmark_says_how_long_a_checkpoint_takes_that_is_not_made(tmp_path):
+    if not (ROOT / ".venv/bin/lmhead").exists():
+        pytest.skip("lmhead is not installed")
+    subprocess.run([sys.executable, ROOT / "bench/measure_checkpoint.py", "--out", tmp_path / "rows.jsonl", "--whole", "tiny", "--layers-more", "3", "--tokens", "1500",
+                    "--precision", "float32", "--scratch", tmp_path], check=True, capture_output=True, text=True, timeout=300)
+    [row] = [json.loads(row) for row in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    one, four = row["measured"]["1"], row["measured"]["4"]
+    assert row["a_layer_more"] == pytest.approx((four - one) / 3)
+    assert row["whole"] == pytest.approx(one + 8 * row["a_layer_more"])
