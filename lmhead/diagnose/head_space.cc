@@ -19,6 +19,7 @@
 #include "lmhead/base/options.h"
 #include "lmhead/base/scratch_tensor.h"
 #include "lmhead/diagnose/token_rows.h"
+#include "lmhead/kernels/gram.h"
 #include "lmhead/kernels/linear_cross_entropy.h"
 
 namespace lmhead {
@@ -29,8 +30,6 @@ constexpr const char* kWho = "head_space";
 constexpr double kOnePassCondition = 1e4;
 /// The rounding of a gradient, times the condition of W, that is let through: in a pass of its own, in one of training.
 constexpr double kAmplifiedRounding = 4e-6, kAmplifiedRoundingOfTraining = 1e-4;
-/// Column blocks in which a Gram matrix is formed, of which those above the diagonal are left out.
-constexpr std::int64_t kGramBlocks = 8;
 
 constexpr at::Tensor TokenEnergies::* kEnergies[] = {&TokenEnergies::total, &TokenEnergies::retained,
                                                      &TokenEnergies::gradient_square, &TokenEnergies::step_square,
@@ -41,26 +40,26 @@ std::int64_t tile_rows(std::int64_t hidden_size) {
   return std::clamp<std::int64_t>((std::int64_t(1) << 20) / hidden_size, 64, 8192);
 }
 
-/// Calls `use(row, tile)` with consecutive rows of `weight` in float64.
+/// Calls `use(row, tile)` with consecutive rows of `weight`.
 template <class Use>
 void for_each_tile(const at::Tensor& weight, const Use& use) {
   const std::int64_t vocab_size = weight.size(0), step = tile_rows(weight.size(1));
   for (std::int64_t row = 0; row < vocab_size; row += step)
-    use(row, weight.narrow(0, row, std::min(step, vocab_size - row)).to(at::kDouble));
+    use(row, weight.narrow(0, row, std::min(step, vocab_size - row)));
 }
 
 }  // namespace
 
 at::Tensor mean_row(const at::Tensor& weight) {
   at::Tensor sum = at::zeros({weight.size(1)}, weight.options().dtype(at::kDouble));
-  for_each_tile(weight, [&](std::int64_t, const at::Tensor& tile) { sum += tile.sum(0); });
+  for_each_tile(weight, [&](std::int64_t, const at::Tensor& tile) { sum += tile.to(at::kDouble).sum(0); });
   return sum / weight.size(0);
 }
 
 at::Tensor row_norms(const at::Tensor& weight) {
   at::Tensor norms = at::empty({weight.size(0)}, weight.options().dtype(at::kDouble));
   for_each_tile(weight, [&](std::int64_t row, const at::Tensor& tile) {
-    norms.narrow(0, row, tile.size(0)).copy_(tile.square().sum(1).sqrt());
+    norms.narrow(0, row, tile.size(0)).copy_(tile.to(at::kDouble).square().sum(1).sqrt());
   });
   return norms;
 }
@@ -104,17 +103,11 @@ HeadSpace::HeadSpace(const LinearMap& map, const HeadSpaceOptions& options, cons
 
 at::Tensor HeadSpace::gram(const at::Tensor& transform) const {
   const std::int64_t width = transform.defined() ? transform.size(1) : hidden_size_;
-  const std::int64_t block = std::max<std::int64_t>(32, (width + kGramBlocks - 1) / kGramBlocks);
-  at::Tensor sum = at::zeros({width, width}, map_.weight.options().dtype(at::kDouble));
+  const at::Tensor sum = at::zeros({width, width}, map_.weight.options().dtype(at::kDouble));
   for_each_tile(map_.weight, [&](std::int64_t, const at::Tensor& rows) {
-    at::Tensor tile = mean_row_.defined() ? rows - mean_row_ : rows;
-    if (transform.defined()) tile = at::matmul(tile, transform);
-    for (std::int64_t first = 0; first < width; first += block) {
-      const std::int64_t columns = std::min(block, width - first), rest = width - first;
-      sum.narrow(0, first, rest)
-          .narrow(1, first, columns)
-          .addmm_(tile.narrow(1, first, rest).t(), tile.narrow(1, first, columns));
-    }
+    if (!mean_row_.defined() && !transform.defined()) return add_gram(rows, sum);
+    const at::Tensor tile = mean_row_.defined() ? rows.to(at::kDouble) - mean_row_ : rows.to(at::kDouble);
+    add_gram(transform.defined() ? at::matmul(tile, transform) : tile, sum);
   });
   const at::Tensor lower = at::tril(sum);
   return processes_.sum(lower + at::tril(lower, -1).t());
@@ -163,7 +156,7 @@ void HeadSpace::form_basis() {
   at::Tensor basis =
       on_device(scratch_tensor({map_.weight.size(0), rank_}, type, options_.scratch), map_.weight.device());
   for_each_tile(map_.weight, [&](std::int64_t row, const at::Tensor& rows) {
-    const at::Tensor tile = mean_row_.defined() ? rows - mean_row_ : rows;
+    const at::Tensor tile = mean_row_.defined() ? rows.to(at::kDouble) - mean_row_ : rows.to(at::kDouble);
     basis.narrow(0, row, tile.size(0)).copy_(at::matmul(tile, transform_));
   });
   map_.weight = basis;

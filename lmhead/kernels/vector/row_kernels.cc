@@ -3,6 +3,7 @@
 
 #include "lmhead/kernels/vector/attention_rows.h"
 #include "lmhead/kernels/vector/block_rows.h"
+#include "lmhead/kernels/vector/gram_panels.h"
 #include "lmhead/kernels/vector/logit_rows.h"
 #include "lmhead/kernels/vector/packing.h"
 
@@ -15,6 +16,7 @@ extern const RowKernels kRowKernels;
 const RowKernels kRowKernels = {
     LMHEAD_TEXT(LMHEAD_VECTOR_LEVEL),
     {turn, interleave},
+    kGramKernels,
     logit_kernels<float, float>(),
     logit_kernels<double, double>(),
     logit_kernels<Bfloat16, float>(),

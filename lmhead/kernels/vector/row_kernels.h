@@ -128,10 +128,23 @@ struct PackingKernels {
   void (*interleave)(const Bfloat16* even, const Bfloat16* odd, std::int64_t size, std::uint32_t* pairs);
 };
 
+/// Products of columns in float64, a block of `rows` by `columns` at a time.
+struct GramKernels {
+  int rows, columns;  // `columns` is a multiple of `rows`
+  /// A panel [count, columns] of a matrix whose rows lie `stride` apart; of `given` columns, zeros behind them.
+  void (*pack_float)(const float* matrix, std::int64_t count, std::int64_t stride, std::int64_t given, double* panel);
+  void (*pack_double)(const double* matrix, std::int64_t count, std::int64_t stride, std::int64_t given, double* panel);
+  void (*pack_bfloat16)(const Bfloat16* matrix, std::int64_t count, std::int64_t stride, std::int64_t given,
+                        double* panel);
+  /// products [rows, columns] = the first `rows` columns of `left` transposed times `right`, both panels.
+  void (*multiply)(const double* left, const double* right, std::int64_t count, double* products);
+};
+
 /// Every operation for one instruction set.
 struct RowKernels {
   const char* name;
   PackingKernels packing;
+  GramKernels gram;
   LogitKernels<float, float> logits_float;
   LogitKernels<double, double> logits_double;
   LogitKernels<Bfloat16, float> logits_bfloat16;
