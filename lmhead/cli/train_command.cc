@@ -13,6 +13,8 @@
 namespace lmhead {
 namespace {
 
+constexpr double kShownShare = 0.005;  // of the time of training that observers take, from which it is said
+
 namespace fs = std::filesystem;
 
 int print_keys() {
@@ -109,6 +111,8 @@ int run_train(const TrainRequest& request, const Processes& processes) {
     std::printf(", %.4f bits/byte", validation["bits_per_byte"].get<double>());
   if (summary["tokens_per_second"].is_number())
     std::printf(", %.0f tokens/s", summary["tokens_per_second"].get<double>());
+  const double share = summary["measure_seconds"].get<double>() / summary["wall_seconds"].get<double>();
+  if (share >= kShownShare) std::printf(", %.1f %% more time for observers", 100 * share);
   std::printf("\n");
   return 0;
 }

@@ -170,6 +170,13 @@ def test_a_stop_signal_saves_and_says_how_to_go_on(folder, stop):
         assert (folder / "whole" / last).read_bytes() == (folder / "stopped" / last).read_bytes()
 
 
+def test_the_last_line_says_what_observers_cost(folder):
+    process = train(folder, "config.json", "training.steps=4", "observe.gradient_retention.every=1", "--run", "run")
+    summary = json.loads((folder / "run" / "summary.json").read_text())
+    share = f"{100 * summary['measure_seconds'] / summary['wall_seconds']:.1f}"
+    assert process.stdout_text.endswith(f" tokens/s, {share} % more time for observers\n"), process.stdout_text
+
+
 def test_a_finished_run_is_left_alone(folder):
     assert train(folder, "config.json", "--run", "run").returncode == 0
     before = (folder / "run" / "log.jsonl").stat().st_mtime_ns
