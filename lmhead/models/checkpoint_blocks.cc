@@ -5,6 +5,9 @@
 #include <ATen/ops/empty_like.h>
 
 #include <algorithm>
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 
 #include "lmhead/base/device.h"
 #include "lmhead/base/error.h"
@@ -77,6 +80,9 @@ void CheckpointBlocks::release(std::size_t layer) noexcept {
   for (const ParameterPtr& parameter : blocks_[layer].parameters)
     parameter->value = parameter->working =
         at::empty_like(parameter->value, at::TensorOptions().device(at::kMeta).dtype(parameter->value.scalar_type()));
+#ifdef __GLIBC__
+  ::malloc_trim(0);  // small tensors that stay would keep the places of several blocks with the process
+#endif
 }
 
 /// Only rows of tokens that occur are read, so only they need be finite.
