@@ -52,26 +52,23 @@ def write_layers(folder, shape, layers, tokens):
     """A random Llama folder in bfloat16, one tensor at a time."""
     import numpy
     import torch
+    import transformers
     from safetensors.torch import save_file
 
-    sizes = LARGE[shape] | {"num_hidden_layers": layers}
-    width, inner, words = sizes["hidden_size"], sizes["intermediate_size"], sizes["vocab_size"]
-    keys = width // sizes["num_attention_heads"] * sizes["num_key_value_heads"]
-    of_layer = {"self_attn.q_proj": (width, width), "self_attn.k_proj": (keys, width), "self_attn.v_proj": (keys, width), "self_attn.o_proj": (width, width),
-                "mlp.gate_proj": (inner, width), "mlp.up_proj": (inner, width), "mlp.down_proj": (width, inner),
-                "input_layernorm": (width,), "post_attention_layernorm": (width,)}
-    shapes = {"model.embed_tokens": (words, width), "model.norm": (width,), "lm_head": (words, width)}
-    shapes |= {f"model.layers.{layer}.{name}": size for layer in range(layers) for name, size in of_layer.items()}
+    config = transformers.LlamaConfig(**LARGE[shape] | {"num_hidden_layers": layers}, max_position_embeddings=WINDOW, bos_token_id=None, eos_token_id=None)
+    with torch.device("meta"):
+        tensors = transformers.LlamaForCausalLM(config).state_dict()
     folder.mkdir()
-    (folder / "config.json").write_text(json.dumps(sizes | {"model_type": "llama", "tie_word_embeddings": False, "max_position_embeddings": WINDOW}))
+    config.save_pretrained(folder)
     generator, weight_map = torch.Generator().manual_seed(0), {}
-    for number, (name, size) in enumerate(shapes.items()):
-        values = torch.ones(size, dtype=torch.bfloat16) if len(size) == 1 else torch.empty(size, dtype=torch.bfloat16).normal_(0, 0.02, generator=generator)
-        shard = f"model-{number + 1:05}-of-{len(shapes):05}.safetensors"
-        save_file({f"{name}.weight": values}, folder / shard)
-        weight_map[f"{name}.weight"] = shard
+    for number, (name, tensor) in enumerate(tensors.items()):
+        values = torch.ones(tensor.shape, dtype=torch.bfloat16)
+        if values.dim() == 2:
+            values.normal_(0, 0.02, generator=generator)
+        weight_map[name] = f"model-{number + 1:05}-of-{len(tensors):05}.safetensors"
+        save_file({name: values}, folder / weight_map[name])
     (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
-    numpy.random.default_rng(0).integers(0, words, tokens + 1).astype("<u4").tofile(folder / "ids.bin")
+    numpy.random.default_rng(0).integers(0, config.vocab_size, tokens + 1).astype("<u4").tofile(folder / "ids.bin")
 
 
 def time_of_whole(shape, arguments):

@@ -40,7 +40,7 @@ std::int64_t tile_rows(std::int64_t hidden_size) {
   return std::clamp<std::int64_t>((std::int64_t(1) << 20) / hidden_size, 64, 8192);
 }
 
-/// Calls `use(row, tile)` with consecutive rows of `weight`.
+/// Calls `use(row, tile)` with consecutive rows of `weight`, in its type: less a float64 row they are float64.
 template <class Use>
 void for_each_tile(const at::Tensor& weight, const Use& use) {
   const std::int64_t vocab_size = weight.size(0), step = tile_rows(weight.size(1));
@@ -105,9 +105,8 @@ at::Tensor HeadSpace::gram(const at::Tensor& transform) const {
   const std::int64_t width = transform.defined() ? transform.size(1) : hidden_size_;
   const at::Tensor sum = at::zeros({width, width}, map_.weight.options().dtype(at::kDouble));
   for_each_tile(map_.weight, [&](std::int64_t, const at::Tensor& rows) {
-    if (!mean_row_.defined() && !transform.defined()) return add_gram(rows, sum);
-    const at::Tensor tile = mean_row_.defined() ? rows.to(at::kDouble) - mean_row_ : rows.to(at::kDouble);
-    add_gram(transform.defined() ? at::matmul(tile, transform) : tile, sum);
+    const at::Tensor tile = mean_row_.defined() ? rows - mean_row_ : rows;
+    add_gram(transform.defined() ? at::matmul(tile.to(at::kDouble), transform) : tile, sum);
   });
   const at::Tensor lower = at::tril(sum);
   return processes_.sum(lower + at::tril(lower, -1).t());
@@ -156,8 +155,8 @@ void HeadSpace::form_basis() {
   at::Tensor basis =
       on_device(scratch_tensor({map_.weight.size(0), rank_}, type, options_.scratch), map_.weight.device());
   for_each_tile(map_.weight, [&](std::int64_t row, const at::Tensor& rows) {
-    const at::Tensor tile = mean_row_.defined() ? rows.to(at::kDouble) - mean_row_ : rows.to(at::kDouble);
-    basis.narrow(0, row, tile.size(0)).copy_(at::matmul(tile, transform_));
+    const at::Tensor tile = mean_row_.defined() ? rows - mean_row_ : rows;
+    basis.narrow(0, row, tile.size(0)).copy_(at::matmul(tile.to(at::kDouble), transform_));
   });
   map_.weight = basis;
   through_basis_ = true;

@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "lmhead/base/error.h"
+#include "lmhead/kernels/readable_tensor.h"
 #include "lmhead/kernels/threads.h"
 #include "lmhead/kernels/tile_sizes.h"
 #include "lmhead/kernels/vector/row_kernels.h"
@@ -31,9 +32,7 @@ void check(const at::Tensor& rows, const at::Tensor& sum) {
 }
 
 bool takes(const at::Tensor& rows, const at::Tensor& sum) {
-  const at::ScalarType type = rows.scalar_type();
-  return rows.is_cpu() && sum.is_contiguous() && (rows.stride(1) == 1 || rows.size(1) == 1) &&
-         (type == at::kFloat || type == at::kDouble || type == at::kBFloat16);
+  return rows.is_cpu() && has_kernel_type(rows) && sum.is_contiguous() && (rows.stride(1) == 1 || rows.size(1) == 1);
 }
 
 void pack(const vector::GramKernels& kernels, const at::Tensor& rows, std::int64_t first, std::int64_t count,
