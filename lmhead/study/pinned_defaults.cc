@@ -60,7 +60,8 @@ constexpr const char* kPinned = R"({
   },
   "optimizer": {
     "type": "adamw", "learning_rate": 0.003, "betas": [0.9, 0.95], "eps": 1e-08, "weight_decay": 0.1,
-    "momentum": 0.95, "nesterov": true, "matrix_learning_rate": null, "groups": [], "groups[]": {"type": "inherit"}
+    "momentum": 0.95, "nesterov": true, "matrix_learning_rate": null, "groups": [],
+    "groups[]": {"type": "inherit", "rare_from": null, "rare_learning_rate_scale": 1.0}
   },
   "schedule": {"type": "cosine", "warmup_steps": 20, "final_fraction": 0.1, "decay_fraction": 0.2},
   "training": {

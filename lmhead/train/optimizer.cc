@@ -30,23 +30,6 @@ RuleKind rule_kind(const UpdateOptions& options) {
   return {make_sign, true};
 }
 
-/// The group of each parameter, the first whose pattern matches, or nothing.
-std::vector<std::optional<std::size_t>> find_groups(const OptimizerOptions& options, const ParameterList& parameters) {
-  std::vector<std::optional<std::size_t>> found;
-  std::vector<bool> matched(options.groups.size(), false);
-  for (const ParameterPtr& parameter : parameters) {
-    std::optional<std::size_t> group;
-    for (std::size_t index = 0; index < options.groups.size() && !group; ++index)
-      if (::fnmatch(options.groups[index].pattern.c_str(), parameter->name.c_str(), 0) == 0) group = index;
-    if (group) matched[*group] = true;
-    found.push_back(group);
-  }
-  for (std::size_t index = 0; index < matched.size(); ++index)
-    require(matched[index], "config", "optimizer.groups.", index,
-            ".pattern must match a parameter that no earlier group took, got \"", options.groups[index].pattern, '"');
-  return found;
-}
-
 void check(const UpdateOptions& options, const std::string& where) {
   require(options.betas.size() == 2, "config", where, ".betas must be two numbers, got ", options.betas.size());
   require(!(options.amsgrad && options.coupled), "config", where, ".amsgrad must be off with coupled, got both");
@@ -78,6 +61,22 @@ class RuleList : public Optimizer {
 };
 
 }  // namespace
+
+std::vector<std::optional<std::size_t>> find_groups(const OptimizerOptions& options, const ParameterList& parameters) {
+  std::vector<std::optional<std::size_t>> found;
+  std::vector<bool> matched(options.groups.size(), false);
+  for (const ParameterPtr& parameter : parameters) {
+    std::optional<std::size_t> group;
+    for (std::size_t index = 0; index < options.groups.size() && !group; ++index)
+      if (::fnmatch(options.groups[index].pattern.c_str(), parameter->name.c_str(), 0) == 0) group = index;
+    if (group) matched[*group] = true;
+    found.push_back(group);
+  }
+  for (std::size_t index = 0; index < matched.size(); ++index)
+    require(matched[index], "config", "optimizer.groups.", index,
+            ".pattern must match a parameter that no earlier group took, got \"", options.groups[index].pattern, '"');
+  return found;
+}
 
 std::vector<StoredRows> Optimizer::stored_state() {
   std::vector<StoredRows> all;

@@ -5,6 +5,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -47,6 +48,9 @@ class Optimizer {
 /// dimensions: values are multiplied by 1 - rate x decay. Throws where a group's pattern matches no parameter and where
 /// a rule of matrices meets a vector. Memory: that of the rules.
 std::unique_ptr<Optimizer> make_optimizer(const OptimizerOptions& options, const ParameterList& parameters);
+
+/// The group of each parameter, the first whose pattern matches, or nothing. Throws where a pattern matches none.
+std::vector<std::optional<std::size_t>> find_groups(const OptimizerOptions& options, const ParameterList& parameters);
 
 /// Of each parameter whether its update is of all its rows together, so that they cannot be shared out.
 std::vector<bool> need_all_rows(const OptimizerOptions& options, const ParameterList& parameters);

@@ -40,6 +40,13 @@ void ParameterGroupOptions::visit_fields(FieldVisitor& visitor) {
   visitor.field("pattern", pattern, "shell wildcards over parameter names, such as lm_head.*");
   visitor.field("learning_rate", learning_rate, "peak rate of the group; null: the optimiser's", at_least(0));
   visitor.field("learning_rate_scale", learning_rate_scale, "the group's rate is multiplied by this", at_least(0));
+  visitor.field(
+      "rare_from", rare_from,
+      "rank by count in the training data from which words are rare; null: none is. For matrices with a row a "
+      "word",
+      at_least(1));
+  visitor.field("rare_learning_rate_scale", rare_learning_rate_scale,
+                "the rates of rare words' rows are multiplied by this too", at_least(0));
   visitor.field("weight_decay", weight_decay, "decay of the group; null: the optimiser's for matrices, 0 for vectors",
                 at_least(0));
   std::string type = update.type;

@@ -1,6 +1,7 @@
 // What of an optimiser a configuration chooses, for all parameters and for groups of them.
 #pragma once
 
+#include <cstdint>
 #include <optional>
 #include <string>
 #include <vector>
@@ -30,6 +31,8 @@ struct ParameterGroupOptions {
   std::string pattern;
   std::optional<double> learning_rate, weight_decay;
   double learning_rate_scale = 1;  // so that the ratio of two rates can be searched while the base rate moves
+  std::optional<std::int64_t> rare_from;
+  double rare_learning_rate_scale = 1;
   UpdateOptions update = UpdateOptions::of_type(kInherit);
 
   static constexpr const char* kInherit = "inherit";

@@ -19,6 +19,7 @@
 #include "lmhead/base/error.h"
 #include "lmhead/train/gathered_rows.h"
 #include "lmhead/train/memory_estimate.h"
+#include "lmhead/train/row_rates.h"
 #include "lmhead/train/sharded_optimizer.h"
 #include "lmhead/train/shared_step.h"
 #include "lmhead/train/starting_files.h"
@@ -155,9 +156,13 @@ Trainer::Trainer(const TrainConfiguration& configuration, const Json& complete, 
              token_counts_of(*batches_, model_vocab_size(configuration, *batches_)), token_bytes_of(*batches_),
              word_processes()),
       parameters_(parameters_on(model_, device_)),
-      optimizer_(sharing_.layout.is_all_everywhere()
-                     ? make_optimizer(configuration.optimizer, parameters_)
-                     : make_sharded_optimizer(configuration.optimizer, parameters_, sharing_.layout, processes)),
+      optimizer_(
+          with_row_rates(sharing_.layout.is_all_everywhere()
+                             ? make_optimizer(configuration.optimizer, parameters_)
+                             : make_sharded_optimizer(configuration.optimizer, parameters_, sharing_.layout, processes),
+                         configuration.optimizer, parameters_, model_.word_rows(),
+                         token_counts_of(*batches_, model_vocab_size(configuration, *batches_)),
+                         {processes.rank(), processes.size()})),
       head_gradient_(make_head_gradient(configuration, *model_.head, device_, processes)),
       checkpoints_(checkpoints_of(run_folder), configuration.training.keep_last),
       frequency_bands_(bands_of(*batches_)),

@@ -211,6 +211,8 @@ TEST(GroupUpdates, AreWrittenBackWithTheKeysOfTheirType) {
   EXPECT_EQ(written["groups"][0], (Json{{"pattern", "lm_head.weight"},
                                         {"learning_rate", nullptr},
                                         {"learning_rate_scale", 3.0},
+                                        {"rare_from", nullptr},
+                                        {"rare_learning_rate_scale", 1.0},
                                         {"weight_decay", 0.2},
                                         {"type", "sign"},
                                         {"momentum", 0.5},
