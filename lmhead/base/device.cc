@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <array>
+#include <sstream>
 
 #include "lmhead/base/error.h"
 
@@ -49,6 +50,20 @@ c10::Device find_device(const std::string& name, std::string_view who) {
   require(is_there, who, "device must be one that is here (", known_devices(), ") or auto, got \"", name, '"');
   if (device->is_cpu()) return c10::Device(c10::DeviceType::CPU);
   return c10::Device(device->type(), std::max<c10::DeviceIndex>(device->index(), 0));
+}
+
+std::vector<std::string> find_devices(const std::string& names, std::string_view who) {
+  std::vector<std::string> found;
+  std::istringstream parts(names + ",");  // so that a last part that is empty is seen
+  for (std::string part; std::getline(parts, part, ',');) {
+    const c10::Device device = find_device(part, who);
+    const bool is_one = device.is_cpu() || part.find(':') != part.npos;
+    for (int index = 0; index < (is_one ? 1 : count_of(device.type())); ++index)
+      found.push_back(is_one ? device.str() : c10::Device(device.type(), c10::DeviceIndex(index)).str());
+  }
+  for (const std::string& device : found)
+    require(std::ranges::count(found, device) == 1, who, "devices must be named once each, got ", names);
+  return found;
 }
 
 at::Tensor on_device(const at::Tensor& tensor, c10::Device device) {

@@ -18,6 +18,10 @@ namespace lmhead {
 /// Throws `[who] ...` where there is no such device.
 c10::Device find_device(const std::string& name, std::string_view who);
 
+/// Devices by their names, between commas, each once. A kind that is named without a number is all of that kind that
+/// are there, and auto all of the first kind. Throws as `find_device` does.
+std::vector<std::string> find_devices(const std::string& names, std::string_view who);
+
 /// `tensor` on `device`; from the CPU through pinned memory and without waiting for the device. Itself where it is
 /// there already, or undefined.
 at::Tensor on_device(const at::Tensor& tensor, c10::Device device);

@@ -9,6 +9,7 @@
 #include <filesystem>
 #include <iostream>
 #include <string>
+#include <string_view>
 
 #include "lmhead/base/device.h"
 #include "lmhead/base/error.h"
@@ -18,6 +19,7 @@
 #include "lmhead/cli/python_program.h"
 #include "lmhead/cli/signals.h"
 #include "lmhead/cli/standard_streams.h"
+#include "lmhead/run/run_child.h"
 #include "lmhead/train/trainer.h"
 
 namespace lmhead {
@@ -57,15 +59,23 @@ CommandEnd run_verb(const Request& request, const Processes& processes) {
   }
 }
 
+/// Tensors of a few megabytes come and go every step. Left to itself the C library gives their pages back each time,
+/// and a small model spends a tenth of its step on getting them again.
+void keep_freed_memory() {
+  ::mallopt(M_MMAP_THRESHOLD, 32 << 20);
+  ::mallopt(M_TRIM_THRESHOLD, int(kMostKept));
+}
+
 }  // namespace
 
 CommandEnd run_command(int argument_count, char** arguments, const Processes& processes) {
+  if (argument_count == 2 && std::string_view(arguments[1]) == kSpawnedRun) {  // before any signal gets through
+    keep_freed_memory();
+    return {carry_out_spawned_run()};
+  }
   prepare_standard_streams();
   end_on_stop_signals();
-  // Tensors of a few megabytes come and go every step. Left to itself the C library gives their pages back each time,
-  // and a small model spends a tenth of its step on getting them again.
-  ::mallopt(M_MMAP_THRESHOLD, 32 << 20);
-  ::mallopt(M_TRIM_THRESHOLD, int(kMostKept));
+  keep_freed_memory();
   CommandEnd end;
   try {
     end = run_verb(parse_command_line(argument_count, arguments, processes.is_first()), processes);

@@ -84,7 +84,9 @@ Request parse_command_line(int argument_count, char** arguments, bool speaks) {
       "file of finished runs, read and appended to; those in it need not run again. Of a folder every file "
       "is read, so that studies share runs (default: rows.jsonl in the study's folder)");
   study_app->add_option("--device", study.device,
-                        std::string(kDevice) + "; several, cuda:0,cuda:1: as many runs at once, one on each");
+                        std::string(kDevice) +
+                            "; several, cuda:0,cuda:1: as many runs at once, one on each; cuda with "
+                            "--jobs N: N at once, on as many of them");
   study_app->add_flag("--discard-runs", study.discard_runs, "delete a run's folder once its row is written");
   CLI::Option* dry_run =
       study_app->add_flag("--dry-run", study.dry_run, "print the runs, what is done of them and the cost; run nothing");

@@ -4,8 +4,9 @@
 #include <filesystem>
 #include <memory>
 #include <nlohmann/json.hpp>
-#include <sstream>
+#include <string>
 
+#include "lmhead/base/device.h"
 #include "lmhead/base/error.h"
 #include "lmhead/base/files.h"
 #include "lmhead/base/printable_text.h"
@@ -56,28 +57,22 @@ std::string status_line(const StudyStatus& status) {
   return line;
 }
 
-/// `--device` may name several, one behind a comma another.
-std::vector<std::string> devices_of(const std::string& text) {
+/// Who carries the runs out, on `device`, which may be several. Processes of this machine come before anything that
+/// would give this process threads.
+std::unique_ptr<RunWorkers> make_workers(const StudyRequest& request, const std::string& device, std::size_t jobs,
+                                         const fs::path& folder) {
+  const bool runs_any = !request.dry_run && !request.statistics_only;
+  require(request.ray.empty() || device.find(',') == device.npos, "study", "--device must be one with --ray, got ",
+          device);
+  if (!request.ray.empty() && runs_any)
+    return std::make_unique<ProgramWorkers>(python_program("lmhead-ray"), request.ray, folder);
   std::vector<std::string> devices;
-  std::istringstream parts(text);
-  for (std::string part; std::getline(parts, part, ',');) devices.push_back(part);
-  for (const std::string& device : devices)
-    require(!device.empty() && std::ranges::count(devices, device) == 1, "study",
-            "--device must name devices, each once, got ", text);
-  return devices;
-}
-
-/// Who carries the runs out. Processes of this machine come before anything that would give this process threads.
-std::unique_ptr<RunWorkers> make_workers(const StudyRequest& request, std::size_t jobs,
-                                         const std::vector<std::string>& devices, const fs::path& folder) {
-  const bool several = devices.size() > 1;
-  require(!several || request.ray.empty(), "study", "--device must be one with --ray, got ", request.device);
-  require(!several || jobs <= devices.size(), "study", "--jobs must be at most the ", devices.size(),
-          " devices of --device, one run on each, got ", jobs);
-  if (request.ray.empty() || request.dry_run || request.statistics_only)
-    return std::make_unique<RunProcesses>(jobs > 1 ? std::optional(1) : std::nullopt,
-                                          several ? devices : std::vector<std::string>());
-  return std::make_unique<ProgramWorkers>(python_program("lmhead-ray"), request.ray, folder);
+  if (device != "cpu" && runs_any) devices = find_devices(device, "study");
+  if (devices == std::vector<std::string>{"cpu"}) devices.clear();  // on which runs share the cores
+  require(devices.empty() || jobs <= devices.size(), "study", "--jobs must be at most ", devices.size(),
+          ", one run on each device, got ", jobs);
+  return std::make_unique<RunProcesses>(jobs > 1 ? std::optional(1) : std::nullopt, devices,
+                                        fs::read_symlink("/proc/self/exe"));
 }
 
 /// What of the study is left to other shards, as one line; nothing where this shard has runs without a row itself.
@@ -99,16 +94,18 @@ std::optional<std::string> left_to_others(StudyProgress& progress, const StudySh
 
 int run_study(const StudyRequest& request) {
   std::vector<std::string> overrides = request.overrides;
-  const std::vector<std::string> devices = devices_of(request.device);
-  if (!devices.empty()) overrides.push_back("training.device=" + devices[0]);
-  const std::size_t jobs = request.jobs.value_or(std::max<std::size_t>(1, devices.size()));
+  // Of several, each run gets its own.
+  if (!request.device.empty())
+    overrides.push_back("training.device=" + request.device.substr(0, request.device.find(',')));
   const Study study = read_study(read_json(request.study), overrides);
   const StudyShard shard = request.shard.empty() ? StudyShard() : parse_study_shard(request.shard);
   std::string name = study.name;
   if (shard.count > 1) name += "-shard-" + std::to_string(shard.index) + "-of-" + std::to_string(shard.count);
   const fs::path folder = request.out.empty() ? fs::path("runs") / name : fs::path(request.out);
   const fs::path rows = request.rows.empty() ? folder / "rows.jsonl" : fs::path(request.rows);
-  const std::unique_ptr<RunWorkers> workers = make_workers(request, jobs, devices, folder);
+  const std::string device = request.device.empty() ? device_of_run(study.base) : request.device;
+  const std::size_t jobs = request.jobs.value_or(std::size_t(1 + std::ranges::count(device, ',')));
+  const std::unique_ptr<RunWorkers> workers = make_workers(request, device, jobs, folder);
   StudyProgress progress(study, folder, rows);
   if (request.dry_run) {
     print_plan(progress, jobs);

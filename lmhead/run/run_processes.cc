@@ -3,20 +3,21 @@
 #include <ATen/Parallel.h>
 #include <fcntl.h>
 #include <poll.h>
-#include <sys/prctl.h>
+#include <spawn.h>
+#include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
-#include <chrono>
 #include <csignal>
 #include <cstring>
 #include <nlohmann/json.hpp>
 
-#include "lmhead/base/device.h"
 #include "lmhead/base/error.h"
-#include "lmhead/run/run.h"
+#include "lmhead/run/run_child.h"
+
+extern char** environ;
 
 namespace lmhead {
 namespace {
@@ -25,69 +26,37 @@ namespace fs = std::filesystem;
 
 constexpr int kWaitMilliseconds = 100;
 
-/// How this process asks a child to stop. What stops a whole group of processes (Ctrl-C, a terminal that closes, a
-/// batch system) comes to the children too, and must not be a second time from here.
-constexpr int kStopSignal = SIGUSR1;
-
-volatile std::sig_atomic_t child_stop = 0;
-
-void on_stop_signal(int) { child_stop = 1; }
-
-void on_group_signal(int signal) {
-  child_stop = 1;
-  std::signal(signal, SIG_DFL);  // a second one ends the child at once
-}
-
-void handle_child_signals() {
-  for (const int signal : {SIGINT, SIGTERM}) std::signal(signal, on_group_signal);
-  struct sigaction hangup{};
-  if (::sigaction(SIGHUP, nullptr, &hangup) == 0 && hangup.sa_handler != SIG_IGN)  // nohup means it
-    std::signal(SIGHUP, on_group_signal);
-  std::signal(kStopSignal, on_stop_signal);
-  std::signal(SIGPIPE, SIG_IGN);
-}
-
 std::size_t count_threads() {
   std::size_t count = 0;
   for (const auto& entry : fs::directory_iterator("/proc/self/task")) count += !entry.path().empty();
   return count;
 }
 
-/// The child's end of the pipe. Lines are short enough to be written whole.
-void say(int pipe, const Json& line) {
-  const std::string text = line.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
-  for (std::size_t done = 0; done < text.size();) {
-    const ssize_t count = ::write(pipe, text.data() + done, text.size() - done);
-    if (count < 0 && errno == EINTR) continue;
-    if (count <= 0) return;  // nobody reads any more; the run folder has everything
-    done += std::size_t(count);
-  }
+/// A forked child, in which this returns 0.
+pid_t fork_child() {
+  const pid_t process = ::fork();
+  require(process >= 0, "study", "a process must be made, got: ", std::strerror(errno));
+  return process;
 }
 
-std::string first_line(const std::string& text) { return text.substr(0, text.find('\n')); }
-
-/// All that a child does.
-void train_and_tell(const Json& configuration, const fs::path& folder, int pipe) {
-  using Clock = std::chrono::steady_clock;
-  Clock::time_point told = Clock::now();
-  const auto on_step = [&](const StepRecord& record) {
-    if (Clock::now() - told < std::chrono::milliseconds(kWaitMilliseconds)) return;
-    told = Clock::now();
-    say(pipe, {{"step", record.step}});
-  };
-  try {
-    const bool finished =
-        run_training(configuration, folder,
-                     {.on_start = [&](const RunStart& start) { say(pipe, {{"step", start.after_step}}); },
-                      .trainer = {.on_step = on_step, .should_stop = [] { return child_stop != 0; }}});
-    say(pipe, {{"end", finished ? "finished" : "stopped"}});
-  } catch (const Divergence& error) {
-    say(pipe, {{"end", "diverged"}, {"error", error.what()}});
-  } catch (const Error& error) {
-    say(pipe, {{"end", "failed"}, {"error", error.what()}});
-  } catch (const std::exception& error) {  // behind the first line of a library's words is a stack
-    say(pipe, {{"end", "failed"}, {"error", device_failure(error).value_or(first_line(error.what()))}});
-  }
+/// `program` as a child that finds `request` in its standard input, and the pipe where it looks for it.
+pid_t spawn_child(const fs::path& program, const std::string& request, int pipe) {
+  const int file = ::memfd_create("lmhead-run", MFD_CLOEXEC);
+  require(file >= 0 && ::write(file, request.data(), request.size()) == ssize_t(request.size()) &&
+              ::lseek(file, 0, SEEK_SET) == 0,
+          "study", "a run's configuration must be handed on, got: ", std::strerror(errno));
+  posix_spawn_file_actions_t actions;
+  ::posix_spawn_file_actions_init(&actions);
+  ::posix_spawn_file_actions_adddup2(&actions, file, STDIN_FILENO);
+  ::posix_spawn_file_actions_adddup2(&actions, pipe, kSpawnedPipe);
+  std::string path = program.string(), verb = kSpawnedRun;
+  char* arguments[] = {path.data(), verb.data(), nullptr};
+  pid_t process = 0;
+  const int refused = ::posix_spawn(&process, path.c_str(), &actions, nullptr, arguments, environ);
+  ::posix_spawn_file_actions_destroy(&actions);
+  ::close(file);
+  require(refused == 0, "study", path, " must be a program that runs, got: ", std::strerror(refused));
+  return process;
 }
 
 }  // namespace
@@ -99,11 +68,17 @@ RunEnd run_end_named(const std::string& name) {
                               : RunEnd::kFailed;
 }
 
-RunProcesses::RunProcesses(std::optional<int> threads, std::vector<std::string> devices)
-    : threads_(threads.value_or(at::get_num_threads())), devices_(std::move(devices)) {
+std::string device_of_run(const Json& configuration) {
+  static const Json::json_pointer kDevice("/training/device");
+  const bool is_named = configuration.contains(kDevice) && configuration.at(kDevice).is_string();
+  return is_named ? configuration.at(kDevice).get<std::string>() : "cpu";
+}
+
+RunProcesses::RunProcesses(std::optional<int> threads, std::vector<std::string> devices, fs::path program)
+    : threads_(threads.value_or(at::get_num_threads())), devices_(std::move(devices)), program_(std::move(program)) {
   at::set_num_threads(1);
-  require(count_threads() == 1, "study", "runs must be started before this process has threads of its own, got ",
-          count_threads(), " threads");
+  require(!devices_.empty() || count_threads() == 1, "study",
+          "runs must be started before this process has threads of its own, got ", count_threads(), " threads");
 }
 
 RunProcesses::~RunProcesses() {
@@ -124,34 +99,26 @@ std::string RunProcesses::free_device() const {
 
 void RunProcesses::start(std::size_t ticket, const Json& given, const fs::path& folder) {
   const std::string device = free_device();
-  Json configuration = given;
-  if (!device.empty()) configuration["training"]["device"] = device;
+  ChildRun run{given, folder, threads_, ::getpid()};
+  if (!device.empty()) run.configuration["training"]["device"] = device;
+  const bool is_spawned = !device.empty() || device_of_run(run.configuration) != "cpu";
   int ends[2];
   require(::pipe2(ends, O_CLOEXEC) == 0, "study", "a pipe must be made, got: ", std::strerror(errno));
-  // A signal between the fork and the child's own handlers would be lost.
-  sigset_t stopping, before;
-  ::sigemptyset(&stopping);
-  for (const int signal : {SIGINT, SIGTERM, SIGHUP, kStopSignal}) ::sigaddset(&stopping, signal);
-  ::sigprocmask(SIG_BLOCK, &stopping, &before);
-  const pid_t parent = ::getpid();
-  const pid_t process = ::fork();
-  const int error = errno;
-  if (process != 0) ::sigprocmask(SIG_SETMASK, &before, nullptr);
-  if (process < 0) {
+  run.pipe = ends[1];
+  pid_t process = 0;
+  try {
+    const HeldSignals held;
+    process = is_spawned ? spawn_child(program_, request_of(run, held.before()).dump(), run.pipe) : fork_child();
+    if (process == 0) {
+      ::close(ends[0]);
+      for (const Child& other : children_) ::close(other.pipe);
+      carry_out(run, held.before());
+      ::_exit(0);  // the parent's objects are not the child's to destroy
+    }
+  } catch (...) {
     ::close(ends[0]);
     ::close(ends[1]);
-    fail("study", "a process must be made, got: ", std::strerror(error));
-  }
-  if (process == 0) {
-    ::close(ends[0]);
-    for (const Child& other : children_) ::close(other.pipe);
-    handle_child_signals();
-    ::sigprocmask(SIG_SETMASK, &before, nullptr);
-    ::prctl(PR_SET_PDEATHSIG, kStopSignal);
-    if (::getppid() != parent) ::_exit(1);  // it was gone before that held
-    at::set_num_threads(threads_);
-    train_and_tell(configuration, folder, ends[1]);
-    ::_exit(0);  // the parent's objects are not the child's to destroy
+    throw;
   }
   ::close(ends[1]);
   children_.push_back({ticket, process, ends[0], "", std::nullopt, device});
@@ -202,7 +169,7 @@ std::vector<RunEvent> RunProcesses::wait() {
 }
 
 void RunProcesses::stop() {
-  for (const Child& child : children_) ::kill(child.process, kStopSignal);
+  for (const Child& child : children_) ::kill(child.process, kStopRun);
 }
 
 }  // namespace lmhead

@@ -35,15 +35,24 @@ class RunWorkers {
   virtual void stop() = 0;
 };
 
-/// A forked child for every run. `threads` is what a run uses whose configuration leaves that open; nothing:
-/// as many as libtorch would use here. This process itself is set to one thread, so that it never has a pool
-/// that a child would lack. A child saves and ends where it gets SIGINT, SIGTERM or SIGHUP (unless that is ignored
-/// here), and where this process is gone. With `devices` no more runs go on at once than there are of them, each on one
-/// that no other has, whatever its configuration says.
+/// What a run's configuration says of where it computes.
+std::string device_of_run(const Json& configuration);
+
+/// A child for every run: forked, which costs milliseconds where a new process would load libtorch first; for a run on
+/// another device than the CPU, or one of `devices`, a new process of `program`, because a forked child cannot use a
+/// CUDA that its parent has opened.
+///
+/// `threads` is what a run uses whose configuration leaves that open; nothing: as many as libtorch would use here. This
+/// process itself is set to one thread, so that it never has a pool that a forked child would lack. A child saves and
+/// ends where it gets SIGINT, SIGTERM or SIGHUP (unless that is ignored here), and where this process is gone. With
+/// `devices` no more runs go on at once than there are of them, each on one that no other has, whatever its
+/// configuration says.
 class RunProcesses : public RunWorkers {
  public:
-  /// Throws where this process has more than one thread already.
-  explicit RunProcesses(std::optional<int> threads, std::vector<std::string> devices = {});
+  /// `program` takes `kSpawnedRun` (run_child.h). Throws where there are no `devices` and this process has more than
+  /// one thread already.
+  explicit RunProcesses(std::optional<int> threads, std::vector<std::string> devices = {},
+                        std::filesystem::path program = {});
   /// Waits for children that are still there, after asking them to stop.
   ~RunProcesses() override;
   RunProcesses(const RunProcesses&) = delete;
@@ -68,6 +77,7 @@ class RunProcesses : public RunWorkers {
 
   int threads_;
   std::vector<std::string> devices_;
+  std::filesystem::path program_;
   std::vector<Child> children_;
 };
 

@@ -32,8 +32,18 @@ TEST(Device, IsFoundByItsName) {
   EXPECT_FALSE(find_device("auto", "train").is_cpu());
 }
 
+TEST(Device, OfAKindAreAllThatAreThere) {
+  using Names = std::vector<std::string>;
+  EXPECT_EQ(find_devices("cpu", "study"), Names{"cpu"});
+  EXPECT_EQ(find_devices("stand_in:1", "study"), Names{"stand_in:1"});
+  EXPECT_EQ(find_devices("stand_in", "study"), (Names{"stand_in:0", "stand_in:1"}));
+  EXPECT_EQ(find_devices("stand_in:1,cpu", "study"), (Names{"stand_in:1", "cpu"}));
+  for (const char* wrong : {"cpu,cpu", "stand_in,stand_in:1", "cpu,", "stand_in:2", ""})
+    EXPECT_THROW(find_devices(wrong, "study"), Error) << wrong;
+}
+
 TEST(Device, ThatIsNotThereIsSaidInOneLine) {
-  for (const char* name : {"stand_in:1", "xpu", "gpu", "", "cpu:3", "cuda:99"}) {
+  for (const char* name : {"stand_in:2", "xpu", "gpu", "", "cpu:3", "cuda:99"}) {
     const std::string message = message_of(name);
     EXPECT_TRUE(message.starts_with("[train] device must be one that is here (cpu, ")) << name << ": " << message;
     EXPECT_NE(message.find("stand_in"), message.npos) << message;

@@ -15,15 +15,15 @@ def load() -> torch.device:
     module = types.ModuleType("torch.stand_in")
     module.is_available = lambda: True
     module.is_initialized = lambda: True
-    module.device_count = lambda: 1
+    module.device_count = lambda: 2
     module.current_device = lambda: 0
     module._is_in_bad_fork = lambda: False
     module.manual_seed_all = lambda seed: None
     if not hasattr(torch, "stand_in"):
         torch._register_device_module("stand_in", module)
-    return torch.device("stand_in:0")
+    return torch.device("stand_in:1")
 
 
-def environment() -> dict[str, str]:
+def environment(**variables: str) -> dict[str, str]:
     """In which programs have the device too."""
-    return {**os.environ, "LD_PRELOAD": str(LIBRARY)}
+    return {**os.environ, "LD_PRELOAD": str(LIBRARY), **variables}

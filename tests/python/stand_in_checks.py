@@ -19,7 +19,7 @@ def test_retention_and_the_scorer_compute_where_the_weight_is():
     assert shares[1].device == DEVICE and torch.allclose(shares[1].cpu(), shares[0], atol=1e-6)
     assert there.compute() == pytest.approx(here.compute(), rel=1e-5)
     request = ([1, 2, 3], [4, 5])
-    scores = [lmhead.Scorer(os.environ["LMHEAD_RUN"], device=device).score([request])[0] for device in ("cpu", "stand_in")]
+    scores = [lmhead.Scorer(os.environ["LMHEAD_RUN"], device=device).score([request])[0] for device in ("cpu", "stand_in:1")]
     assert scores[1].log_probability == pytest.approx(scores[0].log_probability, abs=1e-4)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -52,32 +53,84 @@ def test_a_run_is_the_same_within_rounding(runs):
 def test_a_device_that_is_not_there_is_one_line(runs):
     for verb, *rest in (["train", runs / "tiny.json", "--run", runs / "none"], ["sample", runs / "cpu", "--prompt-ids", "1"]):
         said = run(verb, *rest, "--device", "cuda:7", code=2).stderr
-        assert said.count("\n") == 1 and 'must be one that is here (cpu, stand_in) or auto, got "cuda:7"' in said
+        assert said.count("\n") == 1 and 'must be one that is here (cpu, stand_in, stand_in:1) or auto, got "cuda:7"' in said
     assert 'must be one that is here (cpu) or auto, got "stand_in"' in run("train", runs / "tiny.json", "--run", runs / "none",
                                                                          "--device", "stand_in", code=2, device=False).stderr
 
 
+def write_study(file, runs, seeds, **base):
+    configuration = json.loads((runs / "tiny.json").read_text())
+    configuration["training"] |= base
+    file.write_text(json.dumps({"name": "tiny", "base": configuration, "arms": [{"name": "a"}], "seeds": seeds}))
+
+
+def devices_of(folder):
+    return [json.loads(file.read_text())["device"] for file in folder.rglob("summary.json")]
+
+
 def test_a_study_runs_on_it(runs):
-    study = {"name": "tiny", "base": json.loads((runs / "tiny.json").read_text()),
-             "arms": [{"name": "a"}, {"name": "b", "set": {"optimizer.learning_rate": 0.01}}], "seeds": [0, 1]}
-    (runs / "study.json").write_text(json.dumps(study))
+    write_study(runs / "study.json", runs, [0, 1])
     for name, *device in (["cpu"], ["there", "--device", "stand_in"]):
         run("study", runs / "study.json", "--out", runs / f"study-{name}", "--jobs", "2", *device)
     rows = [[json.loads(line) for line in (runs / f"study-{name}" / "rows.jsonl").read_text().splitlines()] for name in ("cpu", "there")]
-    assert {row["configuration"] for row in rows[0]} == {row["configuration"] for row in rows[1]} and len(rows[1]) == 4
+    assert {row["configuration"] for row in rows[0]} == {row["configuration"] for row in rows[1]} and len(rows[1]) == 2
+    assert sorted(devices_of(runs / "study-there")) == ["stand_in:0", "stand_in:1"]  # one run a device
 
 
 def test_a_study_runs_on_several_at_once(runs):
-    study = {"name": "tiny", "base": json.loads((runs / "tiny.json").read_text()), "arms": [{"name": "a"}], "seeds": [0, 1, 2, 3]}
-    (runs / "several.json").write_text(json.dumps(study))
+    write_study(runs / "several.json", runs, [0, 1, 2, 3])
     asked = ["study", runs / "several.json", "--out", runs / "study-several"]
-    said = run(*asked, "--device", "cpu,stand_in", "--jobs", "3", code=2).stderr
-    assert said == "[study] --jobs must be at most the 2 devices of --device, one run on each, got 3\n"
-    assert "--device must name devices, each once, got cpu,cpu" in run(*asked, "--device", "cpu,cpu", code=2).stderr
-    run(*asked, "--device", "cpu,stand_in")
+    said = run(*asked, "--device", "cpu,stand_in:1", "--jobs", "3", code=2).stderr
+    assert said == "[study] --jobs must be at most 2, one run on each device, got 3\n"
+    said = run(*asked, "--device", "stand_in:0", "--jobs", "2", code=2).stderr
+    assert said == "[study] --jobs must be at most 1, one run on each device, got 2\n"
+    assert "[study] devices must be named once each, got cpu,cpu" in run(*asked, "--device", "cpu,cpu", code=2).stderr
+    assert "[study] device must be one that is here" in run(*asked, "--device", "cpu,cuda:9", code=2).stderr
+    run(*asked, "--device", "cpu,stand_in:1")
     assert len((runs / "study-several" / "rows.jsonl").read_text().splitlines()) == 4
-    there = [json.loads(file.read_text())["device"] for file in (runs / "study-several").rglob("summary.json")]
-    assert len(there) == 4 and set(there) == {"cpu", "stand_in:0"}
+    assert len(devices_of(runs / "study-several")) == 4 and set(devices_of(runs / "study-several")) == {"cpu", "stand_in:1"}
+
+
+def test_a_study_that_names_a_device_itself_has_one_run_on_each(runs):
+    write_study(runs / "own.json", runs, [0, 1], device="stand_in")
+    run("study", runs / "own.json", "--out", runs / "study-own", "--jobs", "2")
+    assert sorted(devices_of(runs / "study-own")) == ["stand_in:0", "stand_in:1"]
+
+
+def test_a_run_of_a_study_that_fails_on_its_device_is_one_line(runs):
+    write_study(runs / "failing.json", runs, [0, 1])
+    done = subprocess.run([LMHEAD, "study", runs / "failing.json", "--out", runs / "study-failing", "--device", "stand_in", "--jobs", "2"],
+                          capture_output=True, text=True, env=stand_in.environment(LMHEAD_STAND_IN_WITHOUT="aten::_fused_adamw_"), check=False)
+    assert done.returncode == 1
+    lines = [line for line in done.stderr.splitlines() if "failed: " in line]
+    assert len(lines) == 2 and all("[device] the device must have the operator aten::_fused_adamw_" in line for line in lines)
+
+
+def test_a_device_without_memory_or_an_operator_is_one_line_and_the_checkpoint_stays(runs):
+    """A run as a kill leaves it behind its last checkpoint but one; then what fails; then it goes on as if nothing had been."""
+    whole, folder = runs / "whole", runs / "failing run"
+    run("train", runs / "tiny.json", "--run", whole, "--device", "stand_in:1")
+    shutil.copytree(whole, folder)
+    (folder / "summary.json").unlink()
+    newest = sorted((folder / "checkpoints").glob("step-*"))
+    assert len(newest) > 1
+    shutil.rmtree(newest[-1])
+
+    def checkpoints():
+        return {file: file.read_bytes() for file in (folder / "checkpoints").rglob("*") if file.is_file()}
+
+    saved = checkpoints()
+    for variable, value, said in (
+        ("LMHEAD_STAND_IN_MEMORY", "40000", "[device] the device's memory must hold what was asked for, got an allocation that failed; smaller batches"),
+        ("LMHEAD_STAND_IN_WITHOUT", "aten::_fused_adamw_", "[device] the device must have the operator aten::_fused_adamw_, got a PyTorch that has it not there; device cpu works"),
+    ):
+        done = subprocess.run([LMHEAD, "train", folder, "--device", "stand_in:1"], capture_output=True, text=True,
+                              env=stand_in.environment(**{variable: value}), check=False)
+        lines = [line for line in done.stderr.splitlines() if not line.startswith("going on after step")]
+        assert done.returncode == 2 and len(lines) == 1 and lines[0].startswith(said), done.stderr
+        assert checkpoints() == saved
+    run("train", folder, "--device", "stand_in:1")
+    assert losses(folder) == losses(whole)
 
 
 def test_sampling_is_the_same(runs):

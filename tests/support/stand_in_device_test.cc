@@ -10,7 +10,10 @@
 #include <ATen/ops/ones.h>
 #include <ATen/ops/randn.h>
 #include <ATen/ops/sort.h>
+#include <c10/util/Exception.h>
 #include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 namespace lmhead::test {
 namespace {
@@ -45,6 +48,46 @@ TEST(StandInDevice, RefusesTensorsOfTheCpu) {
   EXPECT_ANY_THROW(at::mm(here, at::ones({4, 2})));
   EXPECT_ANY_THROW(here.index_select(0, at::arange(2)));
   EXPECT_TRUE((here + at::ones({})).cpu().equal(here.cpu() + 1));  // as on a GPU, one number may lie there
+}
+
+TEST(StandInDevice, AreTwoThatRefuseEachOther) {
+  const at::Tensor first = numbers(), second = numbers().to(stand_in_device(1));
+  EXPECT_EQ(second.device(), stand_in_device(1));
+  EXPECT_EQ((second + 1).device(), stand_in_device(1));
+  EXPECT_EQ(at::arange(3, second.options()).device(), stand_in_device(1));
+  EXPECT_TRUE(second.cpu().equal(first.cpu()));
+  EXPECT_ANY_THROW(first + second);
+  EXPECT_EQ(at::ones({2}, at::TensorOptions(c10::Device("stand_in"))).device(), stand_in_device(0));
+  EXPECT_EQ(*static_cast<float*>(memory_of_stand_in(first.select(0, 1).const_data_ptr())), 4);
+  EXPECT_ANY_THROW(memory_of_stand_in(second.const_data_ptr()));  // not of the current device
+  EXPECT_ANY_THROW(memory_of_stand_in(first.cpu().const_data_ptr()));
+}
+
+TEST(StandInDevice, CountsItsMemoryAndRunsOutOfIt) {
+  const at::Tensor here = at::ones({1000}).to(stand_in_device());
+  EXPECT_EQ(most_bytes_on_stand_in([&] { (here + 1).add_(1); }), 4000);
+  EXPECT_EQ(most_bytes_on_stand_in([&] { EXPECT_EQ(((here + 1) * 2).numel(), 1000); }), 8000);
+  const StandInMemory little(6000);
+  const at::Tensor kept = here + 1;
+  EXPECT_THROW(here + 1, c10::OutOfMemoryError);
+  EXPECT_THROW(here.clone(), c10::OutOfMemoryError);
+  EXPECT_NO_THROW(here.slice(0, 0, 500) + 1);
+}
+
+TEST(StandInDevice, IsLostInAForkedProcess) {
+  const at::Tensor here = numbers();
+  const pid_t child = ::fork();
+  if (child == 0) {
+    try {
+      (void)(here + 1);
+    } catch (const c10::Error&) {
+      ::_exit(7);
+    }
+    ::_exit(0);
+  }
+  int status = 0;
+  ASSERT_EQ(::waitpid(child, &status, 0), child);
+  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 7);
 }
 
 TEST(StandInDevice, DrawsNothing) { EXPECT_ANY_THROW(at::randn({3}, at::TensorOptions(stand_in_device()))); }
