@@ -3,6 +3,7 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/full.h>
 #include <ATen/ops/mm.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/where.h>
@@ -174,10 +175,12 @@ at::Tensor losses_of(const CrossEntropyArguments& arguments, const Rows& rows, c
   return options.z_loss == 0 ? loss : loss + options.z_loss * logsumexp.square();
 }
 
-/// The rows of a chunk through the row kernel: writes losses [n] and row sums [n, 2] there, and gives the gradient with
-/// respect to the products for an upstream of [1] or [n], or nothing where that is undefined.
+/// The rows of a chunk through the row kernel: writes losses [n], row sums [n, 2] and, where that is defined, figures
+/// [n, kFiguresOfRow] there, and gives the gradient with respect to the products for an upstream of [1] or [n], or
+/// nothing where that is undefined.
 at::Tensor run_fused(const FusedRows& kernel, const CrossEntropyArguments& arguments, const Rows& rows,
-                     const at::Tensor& given_upstream, const at::Tensor& losses, const at::Tensor& row_sums) {
+                     const at::Tensor& given_upstream, const at::Tensor& losses, const at::Tensor& row_sums,
+                     const at::Tensor& figures = {}) {
   at::Tensor products = at::mm(rows.hidden, arguments.map.weight.t());
   const TaskNumbers bias(arguments.map.bias), temperature(rows.temperature), target_weight(rows.target_weight),
       token_weight(rows.token_weight), class_weight(rows.class_weight), weight_sum(rows.weight_sum),
@@ -202,8 +205,33 @@ at::Tensor run_fused(const FusedRows& kernel, const CrossEntropyArguments& argum
                         .upstream = upstream,
                         .upstream_stride = given_upstream.defined() && given_upstream.numel() > 1,
                         .losses = losses.mutable_data_ptr<float>(),
-                        .row_sums = row_sums.mutable_data_ptr<double>()});
+                        .row_sums = row_sums.mutable_data_ptr<double>(),
+                        .figures = figures.defined() ? figures.mutable_data_ptr<float>() : nullptr});
   return given_upstream.defined() ? products : at::Tensor();
+}
+
+/// The same losses with nothing added to plain cross-entropy, in which the gradient of a row is p - y.
+CrossEntropyArguments plain(const CrossEntropyArguments& arguments) {
+  CrossEntropyArguments result = arguments;
+  result.options = {};
+  return result;
+}
+Rows plain(const Rows& given, std::int64_t vocab_size) {
+  Rows rows = given;
+  rows.target_weight = rows.token_weight = given.kept.to(given.token_weight.scalar_type());
+  rows.class_weight = rows.temperature = at::Tensor();
+  rows.weight_sum = at::full({}, vocab_size, given.token_weight.options());
+  return rows;
+}
+
+TokenStatistics statistics_of(const at::Tensor& figures, const at::Tensor& hidden_gradient) {
+  const auto column = [&](RowFigure which) { return figures.select(1, std::int64_t(which)); };
+  return {.log_probability = column(RowFigure::kLogProbability),
+          .logsumexp = column(RowFigure::kLogsumexp),
+          .entropy = column(RowFigure::kEntropy),
+          .correct = column(RowFigure::kCorrect).to(at::kBool),
+          .logit_gradient_square = hidden_gradient.defined() ? column(RowFigure::kGradientSquare) : at::Tensor(),
+          .hidden_gradient = hidden_gradient};
 }
 
 TokenStatistics joined(const std::vector<TokenStatistics>& parts) {
@@ -230,14 +258,31 @@ CrossEntropyForward chunked_forward(const CrossEntropyArguments& given, const Wa
   result.row_sums = at::zeros({losses.size(0), 2}, losses.options().dtype(at::kDouble));
   GradientSums gradients(arguments, wanted);
   std::vector<TokenStatistics> of_chunks;
-  const auto kernel = statistics == WantedStatistics::kNone ? FusedRows::of(arguments.hidden) : std::nullopt;
+  // Statistics are of logits that no temperature divides.
+  const bool takes_kernel = statistics == WantedStatistics::kNone || !options.temperature.defined();
+  const auto kernel = takes_kernel ? FusedRows::of(arguments.hidden) : std::nullopt;
+  // g = W^T (p - y) is then that of the loss; float16 has no digits left for a gradient that was divided.
+  const bool shares_gradient = statistics == WantedStatistics::kAll && wanted.hidden &&
+                               arguments.hidden.scalar_type() != at::kHalf && is_plain_cross_entropy(arguments);
   for_each_chunk(arguments, kernel.has_value(), [&](std::int64_t begin, std::int64_t size) {
     const Rows rows = all.narrow(begin, size);
     if (kernel) {
       const at::Tensor upstream = wanted.any() ? (1 / denominator).reshape({1}) : at::Tensor();
+      at::Tensor figures, of_hidden;
+      if (statistics != WantedStatistics::kNone) figures = at::empty({size, kFiguresOfRow}, losses.options());
+      const bool is_other = statistics == WantedStatistics::kAll && !shares_gradient;
       const at::Tensor gradient = run_fused(*kernel, arguments, rows, upstream, losses.narrow(0, begin, size),
-                                            result.row_sums.narrow(0, begin, size));
+                                            result.row_sums.narrow(0, begin, size), is_other ? at::Tensor() : figures);
       if (wanted.any()) gradients.add(arguments, rows, begin, gradient);
+      if (statistics == WantedStatistics::kNone) return;
+      if (shares_gradient) of_hidden = gradients.sums.hidden.narrow(0, begin, size).to(type) * denominator;
+      if (is_other) {
+        const at::Tensor of_products = run_fused(*kernel, plain(arguments), plain(rows, arguments.map.weight.size(0)),
+                                                 at::ones({1}, losses.options()), at::empty({size}, losses.options()),
+                                                 at::empty({size, 2}, result.row_sums.options()), figures);
+        of_hidden = at::mm(of_products, arguments.map.weight).to(type);
+      }
+      of_chunks.push_back(statistics_of(figures, of_hidden));
       return;
     }
     const at::Tensor logits = wide_linear_logits(rows.hidden, arguments.map);

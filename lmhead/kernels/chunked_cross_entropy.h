@@ -6,7 +6,7 @@
 namespace lmhead {
 
 /// Memory: a chunk's logits, of at most 64 Mi elements, or 256 MiB where a fused row kernel makes them their own
-/// gradient (fused_rows.h), which takes no statistics. Not yet run on a GPU.
+/// gradient (fused_rows.h), and the statistics with it unless there is a temperature. Not yet run on a GPU.
 CrossEntropyForward chunked_forward(const CrossEntropyArguments& arguments, const WantedGradients& wanted,
                                     WantedStatistics statistics = WantedStatistics::kNone);
 CrossEntropyGradients chunked_backward(const CrossEntropyArguments& arguments, const at::Tensor& upstream,

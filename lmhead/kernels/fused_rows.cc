@@ -1,5 +1,6 @@
 #include "lmhead/kernels/fused_rows.h"
 
+#include <c10/core/DeviceGuard.h>
 #include <c10/core/impl/DeviceGuardImplInterface.h>
 #include <c10/util/Exception.h>
 #include <dlfcn.h>
@@ -49,7 +50,7 @@ std::optional<FusedRows> FusedRows::of(const at::Tensor& hidden) {
   const at::ScalarType type = hidden.scalar_type();
   if (type != at::kFloat && type != at::kBFloat16 && type != at::kHalf) return std::nullopt;
   LogitRowsLauncher launch = nullptr;
-  if (is_readable(hidden)) launch = on_host;
+  if (is_readable(hidden) || hidden.is_privateuseone()) launch = on_host;
   if (hidden.is_cuda()) {
     launch = cuda_rows().launch;
     if (!launch) {
@@ -73,6 +74,8 @@ void FusedRows::run(const at::Tensor& logits, LogitRowsTask task) const {
                                                          : LogitStorage::kFloat16;
   void* stream = nullptr;
   const c10::Device device = logits.device();
+  c10::OptionalDeviceGuard guard;  // a kernel starts on the current device, whatever the stream
+  if (!device.is_cpu()) guard.reset_device(device);
   if (!device.is_cpu()) stream = c10::impl::getDeviceGuardImpl(device.type())->getStream(device).native_handle();
   const int error = launch_(task, stream);
   require(error == 0, kWho,

@@ -39,8 +39,8 @@ class FusedRows {
   LogitRowsLauncher launch_;
 };
 
-/// While this lives `launch` is the row kernel of the CPU, whose tensors have none otherwise: for tests of what the
-/// kernel is made of.
+/// While this lives `launch` is the row kernel of the CPU and of PyTorch's PrivateUse1 backend, whose tensors have none
+/// otherwise: for tests of what the kernel is made of, and of what it is given.
 class FusedRowsOnHost {
  public:
   explicit FusedRowsOnHost(LogitRowsLauncher launch);

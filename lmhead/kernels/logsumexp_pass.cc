@@ -104,10 +104,11 @@ at::Tensor cooled(const LogsumexpArguments& part, const at::Tensor& logits) {
   return part.temperature.defined() ? logits / part.temperature.to(logits.scalar_type()) : logits;
 }
 
-/// The rows of a chunk through the row kernel: writes their largest logit and logsumexp to `sums` [n, 2], and gives the
-/// gradient with respect to the products for `upstream` [n], where that is defined.
+/// The rows of a chunk through the row kernel: writes their largest logit and logsumexp to `sums` [n, 2] and their
+/// figures to `figures` [n, kFiguresOfRow] where that is defined, and gives the gradient with respect to the products
+/// for `upstream` [n], where that is defined.
 at::Tensor run_fused(const FusedRows& kernel, const LogsumexpArguments& part, const at::Tensor& upstream,
-                     const at::Tensor& sums) {
+                     const at::Tensor& sums, const at::Tensor& figures = {}) {
   const at::Tensor products = at::mm(part.hidden, part.map.weight.t());
   const TaskNumbers bias(part.map.bias), temperature(part.temperature), above(upstream);
   const at::Tensor losses = at::empty({products.size(0)}, products.options().dtype(at::kFloat));
@@ -117,19 +118,23 @@ at::Tensor run_fused(const FusedRows& kernel, const LogsumexpArguments& part, co
                         .upstream = above,
                         .upstream_stride = 1,
                         .losses = losses.mutable_data_ptr<float>(),
-                        .row_sums = sums.mutable_data_ptr<double>()});
+                        .row_sums = sums.mutable_data_ptr<double>(),
+                        .figures = figures.defined() ? figures.mutable_data_ptr<float>() : nullptr});
   return products;
 }
 
 at::Tensor chunked_forward(const LogsumexpArguments& arguments, bool with_entropy) {
   at::Tensor row_sums = at::zeros({arguments.hidden.size(0), 3}, arguments.hidden.options().dtype(at::kDouble));
-  const auto kernel = with_entropy ? std::nullopt : FusedRows::of(arguments.hidden);
+  const auto kernel = FusedRows::of(arguments.hidden);
   for_each_chunk(arguments, [&](std::int64_t begin, const LogsumexpArguments& part) {
     const at::Tensor of_part = row_sums.narrow(0, begin, part.hidden.size(0));
     if (kernel) {
       const at::Tensor sums = at::empty({of_part.size(0), 2}, row_sums.options());
-      run_fused(*kernel, part, {}, sums);
+      at::Tensor figures;
+      if (with_entropy) figures = at::empty({of_part.size(0), kFiguresOfRow}, sums.options().dtype(at::kFloat));
+      run_fused(*kernel, part, {}, sums, figures);
       of_part.narrow(1, 0, 2).copy_(sums);
+      if (with_entropy) of_part.select(1, 2).copy_(figures.select(1, std::int64_t(RowFigure::kEntropy)));
       return;
     }
     const at::Tensor logits = cooled(part, wide_linear_logits(part.hidden, part.map));

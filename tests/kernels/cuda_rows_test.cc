@@ -1,9 +1,15 @@
 // The CUDA row kernel's own functions, run on the CPU block by block and thread by thread in the kernel's order.
 #define LMHEAD_VECTOR_LEVEL rows_on_host
 #include <ATen/TensorOperators.h>
+#include <ATen/ops/full.h>
 #include <ATen/ops/full_like.h>
+#include <ATen/ops/ones.h>
+#include <ATen/ops/zeros.h>
+#include <c10/core/impl/DeviceGuardImplInterface.h>
 #include <gtest/gtest.h>
 
+#include <functional>
+#include <type_traits>
 #include <vector>
 
 #include "lmhead/kernels/chunked_cross_entropy.h"
@@ -11,32 +17,53 @@
 #include "lmhead/kernels/fused_rows.h"
 #include "lmhead/kernels/linear_logsumexp.h"
 #include "tests/kernels/cross_entropy_problem.h"
+#include "tests/support/devices.h"
 
 namespace lmhead {
 namespace vector::rows_on_host {
 namespace {
 
-/// As `joined_in_warp`: what the first of `count` lanes has in the end.
-RowSums joined_in_warp(std::vector<RowSums> lanes) {
+/// What the first of a warp's lanes has once every lane has taken in those below it.
+template <class Value, class Join>
+Value joined_in_warp(std::vector<Value> lanes, const Join& join) {
   for (std::size_t distance = 16; distance > 0; distance /= 2)
     for (std::size_t lane = 0; lane + distance < lanes.size(); ++lane)
-      lanes[lane] = joined(lanes[lane], lanes[lane + distance]);
+      lanes[lane] = join(lanes[lane], lanes[lane + distance]);
   return lanes[0];
 }
 
-template <class T>
+/// The same of a block, whose threads' values are `value_of(thread)`.
+template <class Value, class ValueOf, class Join>
+Value joined_in_block(int threads, const Value& none, const ValueOf& value_of, const Join& join) {
+  constexpr int kWarp = 32;
+  std::vector<Value> of_warps(kWarp, none);
+  for (int warp = 0; warp < threads / kWarp; ++warp) {
+    std::vector<Value> lanes;
+    for (int lane = 0; lane < kWarp; ++lane) lanes.push_back(value_of(warp * kWarp + lane));
+    of_warps[std::size_t(warp)] = joined_in_warp(lanes, join);
+  }
+  return joined_in_warp(of_warps, join);
+}
+
+template <bool kFigures, class T>
 void run_block(const LogitRowsTask& task, std::int64_t index) {
-  constexpr int kThreads = 512, kWarp = 32;
+  constexpr int kThreads = 512;
   const LogitRow<T> row(task, index);
   const float of_target = target_logit(row);
-  std::vector<RowSums> of_warps(kWarp, no_sums());
-  for (int warp = 0; warp < kThreads / kWarp; ++warp) {
-    std::vector<RowSums> lanes;
-    for (int lane = 0; lane < kWarp; ++lane) lanes.push_back(sums_of_thread(row, warp * kWarp + lane, kThreads));
-    of_warps[std::size_t(warp)] = joined_in_warp(lanes);
-  }
-  const RowGradient gradient = finish_row(row, joined_in_warp(of_warps), of_target, /*writes=*/true);
-  for (int thread = 0; task.upstream && thread < kThreads; ++thread) write_gradient(row, gradient, thread, kThreads);
+  const RowSums sums = joined_in_block(
+      kThreads, no_sums(), [&](int thread) { return sums_of_thread<kFigures>(row, thread, kThreads); },
+      joined<kFigures>);
+  const RowGradient gradient = finish_row<kFigures>(row, sums, of_target, /*writes=*/true);
+  if (!task.upstream) return;
+  const float squares = joined_in_block(
+      kThreads, 0.f, [&](int thread) { return write_gradient<kFigures>(row, gradient, thread, kThreads); },
+      std::plus<float>());
+  if constexpr (kFigures) write_squares(row, gradient, squares);
+}
+template <class T>
+void run_block(const LogitRowsTask& task, std::int64_t index) {
+  if (task.figures) run_block<true, T>(task, index);
+  else run_block<false, T>(task, index);
 }
 
 int launches = 0;
@@ -48,6 +75,21 @@ int run_rows(const LogitRowsTask& task, void*) {
     else run_block<Float16>(task, row);
   }
   return 0;
+}
+
+/// On the stand-in: every pointer must lead into the current device's memory, and the stream be that device's.
+int run_rows_on_stand_in(const LogitRowsTask& given, void* stream) {
+  LogitRowsTask task = given;
+  const auto cross = [](auto&... pointers) {
+    const auto one = [](auto& pointer) {
+      if (pointer) pointer = static_cast<std::remove_reference_t<decltype(pointer)>>(test::memory_of_stand_in(pointer));
+    };
+    (one(pointers), ...);
+  };
+  cross(task.logits, task.bias, task.temperature, task.kept, task.targets, task.target_weight, task.token_weight,
+        task.class_weight, task.weight_sum, task.upstream, task.losses, task.row_sums, task.figures);
+  const c10::Device current = c10::impl::getDeviceGuardImpl(c10::DeviceType::PrivateUse1)->getDevice();
+  return stream == reinterpret_cast<void*>(std::uintptr_t(1 + current.index())) ? run_rows(task, nullptr) : 1;
 }
 
 }  // namespace
@@ -117,6 +159,116 @@ TEST(CudaRows, GiveTheSumsThatTheCompositionGives) {
   const at::Tensor want = chunked_forward(arguments, {}).row_sums;
   const FusedRowsOnHost rows(host::run_rows);
   EXPECT_TRUE(chunked_forward(arguments, {}).row_sums.allclose(want, 1e-5, 1e-5));
+}
+
+TEST(CudaRows, GiveTheStatisticsThatTheCompositionGives) {
+  RandomStream random(67, "cuda rows: statistics");
+  int fused = 0;
+  for (const at::ScalarType type : {at::kFloat, at::kBFloat16, at::kHalf})
+    for (int number = 0; number < 40; ++number) {
+      Problem problem = draw(1 + std::int64_t(random.below(20)),
+                             2 + std::int64_t(random.below(number % 6 ? 300 : 3000)), 12, at::kBFloat16, random);
+      if (problem.has_probabilities()) continue;
+      if (number % 3 == 0) problem.options = {.ignore_index = problem.options.ignore_index};  // shares the gradient
+      const auto chunked = [&](at::ScalarType in, WantedStatistics wanted, bool with_gradients) {
+        CrossEntropyArguments arguments{problem.hidden.to(in), problem.targets, problem.map(), problem.options};
+        arguments.map.weight = arguments.map.weight.to(in);
+        return chunked_forward(arguments, {with_gradients, with_gradients, false}, wanted).statistics;
+      };
+      for (const WantedStatistics wanted : {WantedStatistics::kScores, WantedStatistics::kAll})
+        for (const bool with_gradients : {false, true}) {
+          const TokenStatistics want = chunked(at::kDouble, wanted, with_gradients);
+          const FusedRowsOnHost rows(host::run_rows);
+          const int before = host::launches;
+          const TokenStatistics got = chunked(type, wanted, with_gradients);
+          EXPECT_EQ(host::launches > before, !problem.options.temperature.defined());
+          if (host::launches > before) ++fused;
+          for (auto column : kTokenStatistics) {
+            ASSERT_EQ((got.*column).defined(), (want.*column).defined());
+            if (!(want.*column).defined()) continue;
+            const at::Tensor exact = (want.*column).to(at::kDouble), found = (got.*column).to(at::kDouble);
+            ASSERT_EQ(found.sizes(), exact.sizes());
+            // Products are rounded to the type; a tie that this makes or breaks is another prediction.
+            if (column == &TokenStatistics::correct) {
+              if (type == at::kFloat) EXPECT_TRUE(found.equal(exact)) << describe(problem, type);
+              continue;
+            }
+            const double tolerance = type == at::kFloat ? 1e-5 : type == at::kHalf ? 0.01 : 0.08;
+            EXPECT_LE((found - exact).norm().item<double>(), tolerance * (0.1 + exact.norm().item<double>()))
+                << describe(problem, type);
+          }
+        }
+    }
+  EXPECT_GT(fused, 100);
+}
+
+TEST(CudaRows, GiveEntropiesBesideLogsumexps) {
+  RandomStream random(68, "cuda rows: entropy");
+  for (int number = 0; number < 12; ++number) {
+    const LinearMap map{normal({70, 6}, random).to(at::kHalf), {}, draw_transform(random)};
+    const at::Tensor hidden = normal({9, 6}, random).to(at::kHalf);
+    const at::Tensor temperature = (normal({9}, random).abs() + 0.5).to(at::kFloat);
+    const auto exact = plain_logsumexp_and_entropy(
+        hidden.to(at::kDouble), {map.weight.to(at::kDouble), {}, map.transform}, temperature.to(at::kDouble));
+    const FusedRowsOnHost rows(host::run_rows);
+    const int before = host::launches;
+    const auto fused = linear_logsumexp_and_entropy(hidden, map, temperature);
+    EXPECT_EQ(host::launches, before + 1);
+    EXPECT_TRUE(fused.logsumexp.to(at::kDouble).allclose(exact.logsumexp, 5e-3, 5e-3));
+    EXPECT_TRUE(fused.entropy.to(at::kDouble).allclose(exact.entropy, 5e-3, 5e-3));
+  }
+}
+
+TEST(CudaRows, NameTheFirstOfEqualLogits) {
+  const FusedRowsOnHost rows(host::run_rows);
+  const at::Tensor hidden = at::ones({1, 1}, at::kHalf);
+  for (const auto& [first, second] : {std::pair(0, 1), {5, 900}, {511, 512}, {40, 1999}, {3, 11}}) {
+    at::Tensor weight = at::zeros({2000, 1}, at::kHalf);
+    weight[first] = 2, weight[second] = 2;
+    const auto is_named = [&](std::int64_t id) {
+      return token_statistics(hidden, {weight, {}}, at::full({1}, id, at::kLong), false).correct.item<bool>();
+    };
+    EXPECT_TRUE(is_named(first)) << first;
+    EXPECT_FALSE(is_named(second)) << second;
+  }
+}
+
+/// What the kernel gets on a device is that device's memory, its stream and it itself as the current one.
+TEST(CudaRows, AreGivenPointersOfTheDeviceOfTheirTensors) {
+  RandomStream random(69, "cuda rows: device");
+  const FusedRowsOnHost rows(host::run_rows_on_stand_in);
+  for (const c10::DeviceIndex index : {0, 1})
+    for (int number = 0; number < 30; ++number) {
+      const Problem problem = draw(9, 70, 6, at::kFloat, random);
+      const auto losses_on = [&](c10::Device device) {
+        const auto there = [&](const at::Tensor& tensor) { return tensor.defined() ? tensor.to(device) : tensor; };
+        const auto wide = [&](const at::Tensor& tensor) {
+          return tensor.defined() ? tensor.to(at::kFloat).to(device) : tensor;
+        };
+        LinearCrossEntropyOptions options = problem.options;
+        options.class_weight = wide(options.class_weight), options.token_weight = wide(options.token_weight),
+        options.temperature = wide(options.temperature);
+        const at::Tensor hidden = wide(problem.hidden).requires_grad_(), weight = wide(problem.weight).requires_grad_();
+        const at::Tensor targets = problem.has_probabilities() ? wide(problem.targets) : there(problem.targets);
+        at::Tensor loss =
+            linear_cross_entropy(hidden, {weight, wide(problem.bias), problem.transform}, targets, options);
+        loss.sum().backward();
+        std::vector<at::Tensor> results{loss.detach(), hidden.grad(), weight.grad()};
+        if (problem.has_statistics()) {
+          const auto with = linear_cross_entropy_with_statistics(
+              hidden, {weight, wide(problem.bias), problem.transform}, targets, options);
+          results.insert(results.end(), {with.statistics.entropy.detach(), with.statistics.hidden_gradient.detach()});
+        }
+        for (at::Tensor& result : results) result = result.cpu();
+        return results;
+      };
+      const int before = host::launches;
+      const std::vector<at::Tensor> got = losses_on(test::stand_in_device(index));
+      EXPECT_GT(host::launches, before);
+      const std::vector<at::Tensor> want = losses_on(c10::Device(c10::DeviceType::CPU));
+      for (std::size_t place = 0; place < want.size(); ++place)
+        EXPECT_TRUE(got[place].allclose(want[place], 2e-4, 2e-5)) << describe(problem, at::kFloat) << ", " << place;
+    }
 }
 
 TEST(CudaRows, GiveLogsumexpsAndTheirGradients) {

@@ -2,7 +2,8 @@
 // the CPU in the same order.
 //
 // A row is read once for its sums, by every thread over its own numbers with a maximum that grows as it goes; threads'
-// sums are put together as a tree; and read once more to become its gradient, in place.
+// sums are put together as a tree; and read once more to become its gradient, in place. With kFigures what diagnostics
+// ask of a token comes out of the same two readings.
 #pragma once
 
 #include "lmhead/kernels/cuda/logit_rows.h"
@@ -122,34 +123,60 @@ struct RowSums {
   float sum;       // of exp(z - max)
   float weighted;  // of class_weight (z - max)
   float weight;    // of class_weight
+  // With kFigures:
+  float moment;       // of exp(z - max) (z - max)
+  std::int64_t best;  // the first place of max
 };
 
-LMHEAD_BOTH inline RowSums no_sums() { return {-static_cast<float>(HUGE_VAL), 0, 0, 0}; }
+LMHEAD_BOTH inline RowSums no_sums() { return {-static_cast<float>(HUGE_VAL), 0, 0, 0, 0, INT64_MAX}; }
 
 /// The sums around another maximum, at least as large.
+template <bool kFigures>
 LMHEAD_BOTH inline RowSums around(RowSums sums, float max) {
-  if (sums.max == max || sums.max == -static_cast<float>(HUGE_VAL)) return {max, sums.sum, sums.weighted, sums.weight};
-  const float difference = sums.max - max;
-  return {max, sums.sum * exponential(difference), sums.weighted + sums.weight * difference, sums.weight};
+  if (sums.max == max) return sums;
+  RowSums result = sums;
+  result.max = max;
+  if (sums.max == -static_cast<float>(HUGE_VAL)) return result;
+  const float difference = sums.max - max, factor = exponential(difference);
+  result.sum = sums.sum * factor;
+  result.weighted = sums.weighted + sums.weight * difference;
+  if constexpr (kFigures) result.moment = factor == 0 ? 0 : factor * (sums.moment + sums.sum * difference);
+  return result;
 }
 
+template <bool kFigures>
 LMHEAD_BOTH inline RowSums joined(const RowSums& left, const RowSums& right) {
   const float max = right.max > left.max ? right.max : left.max;
-  const RowSums a = around(left, max), b = around(right, max);
-  return {max, a.sum + b.sum, a.weighted + b.weighted, a.weight + b.weight};
+  const RowSums a = around<kFigures>(left, max), b = around<kFigures>(right, max);
+  RowSums both{max, a.sum + b.sum, a.weighted + b.weighted, a.weight + b.weight, 0, 0};
+  if constexpr (kFigures) {
+    both.moment = a.moment + b.moment;
+    const std::int64_t of_left = left.max == max ? left.best : INT64_MAX,
+                       of_right = right.max == max ? right.best : INT64_MAX;
+    both.best = of_left < of_right ? of_left : of_right;
+  }
+  return both;
 }
 
 /// Of the thread's numbers of a row.
-template <class T>
+template <bool kFigures, class T>
 LMHEAD_BOTH inline RowSums sums_of_thread(const LogitRow<T>& row, int thread, int threads) {
   RowSums sums = no_sums();
   const bool is_weighted = row.is_weighted();
   for_each_number<false>(row.numbers, row.task.vocab_size, thread, threads, [&](std::int64_t id, float product) {
     const float z = row.logit(id, product);
-    if (z > sums.max) sums = around(sums, z);
+    if (z > sums.max) {
+      sums = around<kFigures>(sums, z);
+      if constexpr (kFigures) sums.best = id;
+    }
     const float difference = z - sums.max;
-    if (z > -static_cast<float>(HUGE_VAL)) sums.sum += exponential(difference);
-    else if (!(z == z)) sums.sum = z;  // a NaN stays one
+    if (z > -static_cast<float>(HUGE_VAL)) {
+      const float e = exponential(difference);
+      sums.sum += e;
+      if constexpr (kFigures) sums.moment += e == 0 ? 0 : e * difference;
+    } else if (!(z == z)) {
+      sums.sum = z;  // a NaN stays one
+    }
     if (is_weighted) {
       const float weight = row.class_weight ? row.class_weight[id] : 1.f;
       if (weight != 0) sums.weighted += weight * difference;
@@ -164,6 +191,7 @@ LMHEAD_BOTH inline RowSums sums_of_thread(const LogitRow<T>& row, int thread, in
 struct RowGradient {
   std::int64_t target;  // -1: none
   float max, probability, smoothing, at_target;
+  float scale;
   bool is_kept;
 };
 
@@ -175,8 +203,8 @@ LMHEAD_BOTH inline float target_logit(const LogitRow<T>& row) {
   return row.logit(target, load(row.numbers[target]));
 }
 
-/// The row's loss, written with its sums where `writes`, and its gradient's factors.
-template <class T>
+/// The row's loss, written with its sums and figures where `writes`, and its gradient's factors.
+template <bool kFigures, class T>
 LMHEAD_BOTH inline RowGradient finish_row(const LogitRow<T>& row, const RowSums& sums, float logit_of_target,
                                           bool writes) {
   const LogitRowsTask& task = row.task;
@@ -205,25 +233,50 @@ LMHEAD_BOTH inline RowGradient finish_row(const LogitRow<T>& row, const RowSums&
     task.row_sums[2 * row.index] = is_kept ? sums.max : 0;
     task.row_sums[2 * row.index + 1] = is_kept ? static_cast<double>(sums.max) + lse : 0;
   }
+  if constexpr (kFigures) {
+    if (writes) {
+      float* figures = task.figures + kFiguresOfRow * row.index;
+      const auto set = [&](RowFigure which, float value) { figures[static_cast<int>(which)] = is_kept ? value : 0; };
+      set(RowFigure::kLogProbability, task.targets ? (logit_of_target - sums.max) - lse : 0);
+      set(RowFigure::kCorrect, task.targets && task.targets[row.index] == sums.best);
+      set(RowFigure::kLogsumexp, logsumexp);
+      set(RowFigure::kEntropy, lse - sums.moment / sums.sum);
+      set(RowFigure::kGradientSquare, 0);
+    }
+  }
   const float scale = task.upstream ? task.upstream[row.index * task.upstream_stride] * weight : 0;
   return {task.targets ? task.targets[row.index] : -1,
           sums.max,
           scale * probability / sums.sum,
           scale * of_class,
           scale * of_target,
+          scale,
           is_kept};
 }
 
-template <class T>
-LMHEAD_BOTH inline void write_gradient(const LogitRow<T>& row, const RowGradient& gradient, int thread, int threads) {
+/// With kFigures the sum of the thread's squares.
+template <bool kFigures, class T>
+LMHEAD_BOTH inline float write_gradient(const LogitRow<T>& row, const RowGradient& gradient, int thread, int threads) {
+  float squares = 0;
   for_each_number<true>(row.numbers, row.task.vocab_size, thread, threads, [&](std::int64_t id, float product) {
     if (!gradient.is_kept) return 0.f;
     const float z = row.logit(id, product);
     float d = gradient.probability * exponential(z - gradient.max);
     if (gradient.smoothing != 0) d -= gradient.smoothing * (row.class_weight ? row.class_weight[id] : 1.f);
     if (id == gradient.target) d -= gradient.at_target;
-    return d * row.slope(z);
+    d *= row.slope(z);
+    if constexpr (kFigures) squares += d * d;
+    return d;
   });
+  return squares;
+}
+
+/// Writes the sum of the squares of all threads.
+template <class T>
+LMHEAD_BOTH inline void write_squares(const LogitRow<T>& row, const RowGradient& gradient, float squares) {
+  if (!gradient.is_kept) return;
+  row.task.figures[kFiguresOfRow * row.index + static_cast<int>(RowFigure::kGradientSquare)] =
+      squares / gradient.scale / gradient.scale;
 }
 
 }  // namespace lmhead::vector::LMHEAD_VECTOR_LEVEL

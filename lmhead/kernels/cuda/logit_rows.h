@@ -34,13 +34,21 @@ struct LogitRowsTask {
   std::int64_t upstream_stride;
   float* losses;     // [rows]
   double* row_sums;  // [rows, 2]: largest logit and logsumexp, 0 where the row is not kept
+
+  /// [rows, kFiguresOfRow], 0 where the row is not kept, or null: log p of the target and whether it is the first of
+  /// the largest logits (0 without targets), logsumexp, entropy, and with `upstream` the sum of the squared gradient
+  /// for an upstream of one. Of logits over their temperature.
+  float* figures;
 };
+
+constexpr int kFiguresOfRow = 5;
+enum class RowFigure { kLogProbability, kCorrect, kLogsumexp, kEntropy, kGradientSquare };
 
 /// Queues the rows on `stream` of the current device; 0, or the number of a CUDA error.
 using LogitRowsLauncher = int (*)(const LogitRowsTask& task, void* stream);
 
 /// Of the library's functions below; another number is another layout of the task.
-constexpr int kLogitRowsVersion = 1;
+constexpr int kLogitRowsVersion = 2;
 
 }  // namespace lmhead
 
