@@ -165,14 +165,60 @@ TEST_F(DeviceRuns, GoFromDeviceToDevice) {
 }
 
 TEST_F(DeviceRuns, WaitForTheDeviceOnceAStep) {
-  std::int64_t waits[2];
-  for (const int longer : {0, 1}) {
-    const Json changes = {{"training", {{"steps", longer ? 9 : 4}, {"validate_every", 0}, {"checkpoint_every", 0}}}};
-    const std::int64_t before = stand_in_waits();
-    log_of(configuration(changes, stand_in_device()), longer ? "longer" : "shorter");
-    waits[longer] = stand_in_waits() - before;
+  const std::pair<std::string, Json> all[] = {
+      {"adamw", Json::object()},
+      {"in parts", {{"data", {{"micro_batches", 2}}}}},
+      {"sgd", {{"optimizer", {{"type", "sgd"}}}}},
+      {"muon", {{"optimizer", {{"type", "muon"}}}}},
+      {"clipped", {{"training", {{"clip_norm", 0.05}}}}},
+      {"bfloat16", {{"training", {{"precision", "bfloat16"}}}}},
+      {"float16", {{"training", {{"precision", "float16"}}}}},
+      {"loss seldom read", {{"training", {{"log_every", 10}}}}},
+      {"computed again", {{"training", {{"checkpoint_activations", true}}}}},
+  };
+  for (const auto& [name, changes] : all) {
+    std::int64_t waits[2];
+    for (const bool longer : {false, true}) {
+      Json json = configuration(changes, stand_in_device(1));
+      json["training"].update({{"steps", longer ? 24 : 4}, {"validate_every", 0}, {"checkpoint_every", 0}});
+      const std::int64_t before = stand_in_waits();
+      log_of(json, name + (longer ? " longer" : " shorter"));
+      waits[longer] = stand_in_waits() - before;
+    }
+    EXPECT_EQ(waits[1] - waits[0], 20) << name;
   }
-  EXPECT_EQ(waits[1] - waits[0], 5);
+}
+
+TEST_F(DeviceRuns, HoldLessWhereActivationsAreComputedAgain) {
+  std::int64_t bytes[2];
+  for (const bool again : {false, true}) {
+    const Json changes = {
+        {"model", {{"num_hidden_layers", 6}}},
+        {"data", {{"batch_size", 16}}},
+        {"training",
+         {{"steps", 3}, {"validate_every", 0}, {"checkpoint_every", 0}, {"checkpoint_activations", again}}}};
+    const Json json = configuration(changes, stand_in_device(1));
+    bytes[again] = most_bytes_on_stand_in([&] { log_of(json, again ? "again" : "kept"); });
+  }
+  EXPECT_LT(double(bytes[1]), 0.5 * double(bytes[0])) << bytes[0] << " bytes, and " << bytes[1];
+  EXPECT_EQ(figures_of(scratch_ / "again"), figures_of(scratch_ / "kept"));
+}
+
+TEST_F(DeviceRuns, KeepTheirCheckpointWhereMemoryIsOut) {
+  const Json json = configuration(Json::object(), stand_in_device(1));
+  log_of(json, "unbroken");
+  log_of(json, "run", 8);
+  {
+    const StandInMemory little(40000);
+    try {
+      log_of(json, "run");
+      FAIL() << "there is memory";
+    } catch (const std::exception& error) {
+      EXPECT_TRUE(device_failure(error).value_or("").starts_with("[device] the device's memory must hold"))
+          << error.what();
+    }
+  }
+  EXPECT_EQ(log_of(json, "run"), figures_of(scratch_ / "unbroken"));
 }
 
 TEST_F(DeviceRuns, KeepTheirCheckpointWhereTheDeviceFails) {
