@@ -160,6 +160,19 @@ def measure(folder, dtype, common, arguments, exact):
         result_rows.append(result_rows.file_of(arguments, "evaluation"), [row])
 
 
+def measure_memory(folder, dtype, common, arguments):
+    """Of both kinds of requests in one type: rows with memory alone, which other processes do not disturb."""
+    timed = {(row["shape_name"], row["kind"], row["dtype"]): row["batch_size"] for row in evaluation_table.newest(result_rows.file_of(arguments, "evaluation"))}
+    for kind in ("multiple choice", "rolling"):
+        batch_size = arguments.batch_size or timed.get((arguments.shape, kind, dtype))
+        if not batch_size:
+            raise SystemExit(f"[bench] {kind} in {dtype} must have been timed, or --batch-size given, got neither")
+        memory = {name: peak_memory(arguments, name, str(folder), dtype, kind, batch_size) for name in ("lmhead", "hf")}
+        row = common | {"dtype": dtype, "kind": kind, "batch_size": batch_size, "memory": memory}
+        print(f"  {dtype}, {kind}: " + "peak {} against {}: {}".format(*evaluation_table.memory(row, "peak")), flush=True)
+        result_rows.append(result_rows.file_of(arguments, "evaluation"), [row])
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shape", choices=["smollm2-135m", "tiny"], default="smollm2-135m")
@@ -172,6 +185,7 @@ def main():
     parser.add_argument("--batch-size", type=int, help="of the backend, in place of the best")
     parser.add_argument("--threads", type=int, default=result_rows.torch.get_num_threads())
     parser.add_argument("--no-memory", dest="memory", action="store_false")
+    parser.add_argument("--memory-only", action="store_true", help="time nothing; the batch sizes are those of the newest timing, or --batch-size")
     parser.add_argument("--summary", action="store_true", help="print the newest rows of that file as a table, run nothing")
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)
     result_rows.add_arguments(parser)
@@ -202,7 +216,10 @@ def main():
                   "threads": arguments.threads, "max_length": arguments.max_length, "tokenizer": tokenizer, "sets": sets}
         exact = {}
         for dtype in ("float32", "bfloat16") if arguments.bfloat16 else ("float32",):
-            measure(folder, dtype, common, arguments, exact)
+            if arguments.memory_only:
+                measure_memory(folder, dtype, common, arguments)
+            else:
+                measure(folder, dtype, common, arguments, exact)
 
 
 if __name__ == "__main__":

@@ -4,11 +4,15 @@ import pathlib
 
 
 def newest(path: pathlib.Path) -> list[dict]:
-    """The last row of every shape, type and kind."""
+    """The last timing of every shape, type and kind, with the last memory."""
     rows: dict = {}
     for text in path.read_text().splitlines() if path.is_file() else []:
         row = json.loads(text)
-        rows[row["shape_name"], row["kind"], row["dtype"]] = row
+        key = row["shape_name"], row["kind"], row["dtype"]
+        if "ratio" in row:
+            rows[key] = row
+        elif key in rows:
+            rows[key] |= {"memory": row["memory"]}
     return list(rows.values())
 
 

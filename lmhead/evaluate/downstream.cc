@@ -94,6 +94,21 @@ void check_downstream(const Scorer& scorer, const DownstreamTasks& tasks) {
       }
 }
 
+void cut_alike(DownstreamTasks& tasks, std::int64_t max_length) {
+  for (DownstreamTask& task : tasks.tasks)
+    for (DownstreamDocument& document : task.documents) {
+      std::vector<ScoreRequest>& requests = document.requests;
+      const std::vector<std::int64_t> context = requests.front().context;
+      std::size_t longest = 0;
+      for (const ScoreRequest& request : requests) longest = std::max(longest, request.continuation.size());
+      const std::int64_t beyond = std::int64_t(context.size() + longest) - 1 - max_length;
+      const auto has_context = [&](const ScoreRequest& request) { return request.context == context; };
+      if (beyond <= 0 || !std::ranges::all_of(requests, has_context)) continue;
+      for (ScoreRequest& request : requests)
+        request.context.erase(request.context.begin(), request.context.begin() + beyond);
+    }
+}
+
 Json score_downstream(const Scorer& scorer, const DownstreamTasks& tasks) {
   Json result = Json::object();
   std::map<std::string, std::pair<double, std::size_t>> averages;

@@ -36,6 +36,10 @@ DownstreamTasks read_downstream_tasks(const std::filesystem::path& file);
 /// Throws, naming the task and the document, where the model cannot be asked.
 void check_downstream(const Scorer& scorer, const DownstreamTasks& tasks);
 
+/// Takes from the contexts of each document whose requests have the same one what its longest request is longer than
+/// `max_length`, so that its requests keep sharing what is left. The scorer alone would cut each by its own length.
+void cut_alike(DownstreamTasks& tasks, std::int64_t max_length);
+
 /// Of each task by name and, where there are several, of `average` over tasks: `acc` (the right answer has the largest
 /// log probability, of equals the first; of a single request: it is greedy), `acc_norm` (the same of log probability
 /// over characters) and `bits_per_byte` of the right answer, as in docs/glossary.md; each is there where all documents

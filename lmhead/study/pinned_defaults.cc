@@ -71,7 +71,7 @@ constexpr const char* kPinned = R"({
   },
   "parallel": {"optimizer": "replicated", "vocabulary": "off"},
   "observe": {
-    "downstream": {"every": 0, "requests": ""},
+    "downstream": {"every": 0, "requests": "", "truncation": "request", "max_length": 0},
     "gradient_retention": {"every": 0, "tokens": 0, "rank_cutoff": null, "center_weight": false},
     "diagnostics": {
       "every": 0, "powers_of_two": false, "quality": false, "gradient_retention": false,

@@ -83,6 +83,25 @@ TEST(Downstream, ADocumentWithoutAnAnswerHasNoFigures) {
   EXPECT_EQ(figures, (Json{{"one", Json::object()}}));
 }
 
+TEST(Downstream, RequestsOfADocumentAreCutAlike) {
+  const Json shared = Json::parse("[[[1, 2, 3, 4, 5], [6]], [[1, 2, 3, 4, 5], [7, 8, 9]]]");
+  const Json others = Json::parse("[[[1, 2, 3, 4, 5], [6, 7]], [[2, 2, 3, 4, 5], [6, 7]]]");
+  DownstreamTasks tasks = read(
+      file_of({{{"name", "one"}, {"documents", {document(shared, 0, {1, 1}, 1), document(others, 0, {1, 1}, 1)}}}}));
+  const auto context = [&](std::size_t number, std::size_t request) {
+    return tasks.tasks[0].documents[number].requests[request].context;
+  };
+  cut_alike(tasks, 7);  // they fit
+  EXPECT_EQ(context(0, 0).size(), 5u);
+  cut_alike(tasks, 5);  // 5 + 3 - 1 tokens are two too many
+  EXPECT_EQ(context(0, 0), (std::vector<std::int64_t>{3, 4, 5}));
+  EXPECT_EQ(context(0, 1), context(0, 0));
+  EXPECT_EQ(context(1, 0), (std::vector<std::int64_t>{1, 2, 3, 4, 5}));  // left to the scorer
+  EXPECT_EQ(context(1, 1), (std::vector<std::int64_t>{2, 2, 3, 4, 5}));
+  cut_alike(tasks, 3);  // an answer as long as the input keeps a token before it
+  EXPECT_EQ(context(0, 1), (std::vector<std::int64_t>{5}));
+}
+
 TEST(Downstream, FilesThatAreNoneAreRefusedByPlace) {
   const auto error_of = [](const Json& json) {
     try {

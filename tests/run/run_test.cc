@@ -90,6 +90,15 @@ TEST(Run, AsksTasksEverySoManyStepsAndAtTheLast) {
   EXPECT_EQ(asked, (std::vector<std::int64_t>{2, 4, 5}));
   EXPECT_TRUE(read_summary(scratch / "run")->at("final").contains("downstream"));  // so that it can be an outcome
 
+  configuration["observe"]["downstream"]["truncation"] = "document";
+  configuration["observe"]["downstream"]["max_length"] = 2;  // of contexts of three tokens
+  ASSERT_TRUE(run_training(configuration, scratch / "cut", {}));
+  EXPECT_NE(read_log(scratch / "cut")[4]["downstream"], read_log(scratch / "run")[4]["downstream"]);
+  configuration["observe"]["downstream"]["max_length"] = 1000;
+  EXPECT_ERROR(run_training(configuration, scratch / "other", {}),
+               "observe.downstream.max_length must be at most data.sequence_length");
+  configuration["observe"]["downstream"]["max_length"] = 0;
+
   Json longer = requests;
   longer["tasks"][0]["documents"][0]["requests"][0][1] = std::vector<int>(1000, 1);
   write_file_atomic(scratch / "requests.json", longer.dump());

@@ -25,5 +25,8 @@ def test_the_evaluation_benchmark_compares_answers_before_it_times_them(tmp_path
         assert 0 < low <= row["ratio"] <= high and row["lmhead"] > 0 and row["batch_size"] == 4
         assert all(0 < row["memory"][name]["growth"] < row["memory"][name]["peak"] for name in ("lmhead", "hf"))
     assert rows[0]["worst_difference"] < 1e-4 < rows[2]["worst_difference"]
+    subprocess.run([*command, "--memory-only", "--no-bfloat16"], check=True, capture_output=True, text=True, timeout=300)
+    again = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()][4:]
+    assert [set(row["memory"]) for row in again] == [{"lmhead", "hf"}] * 2 and not any("ratio" in row for row in again)
     table = subprocess.run([*command, "--summary"], check=True, capture_output=True, text=True).stdout
     assert table.count("|") > 40 and "multiple choice" in table
