@@ -20,6 +20,19 @@ constexpr const char* kAbout =
 constexpr const char* kDevice =
     "where to compute: cpu (default), cuda, cuda:N, mps, or auto: an accelerator if there is one";
 
+// CLI11's own say "not in range" and then the largest double, three hundred digits.
+CLI::Validator number_check(const std::string& what, bool zero) {
+  return CLI::Validator(
+      [what, zero](const std::string& text) -> std::string {
+        double value = 0;
+        const bool is_number = CLI::detail::lexical_cast(text, value);
+        return is_number && (value > 0 || (zero && value == 0)) ? "" : "must be " + what + ", got " + text;
+      },
+      "");
+}
+CLI::Validator above_zero() { return number_check("a number above 0", false); }
+CLI::Validator not_negative() { return number_check("a number of 0 or more", true); }
+
 }  // namespace
 
 const std::vector<std::string>& native_verbs() {
@@ -55,14 +68,14 @@ Request parse_command_line(int argument_count, char** arguments, bool speaks) {
                    "GB/s,us: what a process sends to its neighbour in a second, and the time until it begins to arrive")
       ->delimiter(',')
       ->expected(2)
-      ->check(CLI::NonNegativeNumber);
+      ->check(not_negative());
   plan_app
       ->add_option(
           "--rate", plan.rate,
           "TFLOP/s of a process's products (default: measured here, float32, with the threads that it will have)")
-      ->check(CLI::PositiveNumber);
+      ->check(above_zero());
   plan_app->add_option("--memory", plan.memory, "GiB that a process may take beside the program (default: any)")
-      ->check(CLI::PositiveNumber);
+      ->check(above_zero());
   plan_app->add_flag("--json", plan.json, "as JSON");
 
   StudyRequest study;
@@ -152,11 +165,11 @@ Request parse_command_line(int argument_count, char** arguments, bool speaks) {
       ->check(CLI::IsMember({"auto", "uint16", "uint32"}))
       ->needs(tokens);
   measure_app->add_option("--max-tokens", measure.max_tokens, "tokens to score (default: all)")
-      ->check(CLI::PositiveNumber);
+      ->check(above_zero());
   measure_app
       ->add_option("--sequence-length", measure.sequence_length,
                    "tokens of a window (default: the model's, at most 1024)")
-      ->check(CLI::PositiveNumber);
+      ->check(above_zero());
   measure_app->add_flag("--by-document", measure.by_document, "no window crosses a document (always so for --text)");
   measure_app->add_flag("--all-checkpoints", measure.all_checkpoints,
                         "every checkpoint of a run, not the newest alone");
@@ -168,7 +181,7 @@ Request parse_command_line(int argument_count, char** arguments, bool speaks) {
                    "tokens for spectrum and steps (default: 4096); beyond 32768 the spectrum is sketched, with bounds")
       ->check(CLI::Range(std::int64_t(2), std::int64_t(1) << 40));
   measure_app->add_option("--sketch-memory", measure.sketch_gib, "GiB of that sketch (default: 1)")
-      ->check(CLI::PositiveNumber);
+      ->check(above_zero());
   measure_app
       ->add_option("--precision", measure.precision,
                    "of the products that features are made of: float32, bfloat16, or auto: bfloat16 where weights are "
@@ -179,7 +192,7 @@ Request parse_command_line(int argument_count, char** arguments, bool speaks) {
                    "what the process may take, such as 8GiB: one layer is in memory at a time, and as many tokens go "
                    "through it as fit (default: 65536 tokens)")
       ->transform(CLI::AsSizeValue(false))
-      ->check(CLI::PositiveNumber);
+      ->check(above_zero());
   measure_app->add_option(
       "--keep", measure.keep,
       "folder in which a measurement keeps its features while it runs: the same command goes on "
