@@ -10,7 +10,7 @@ import matplotlib
 from lmhead.formats import visible
 
 matplotlib.use("svg")
-from matplotlib import pyplot  # noqa: E402
+from matplotlib import pyplot, ticker  # noqa: E402
 
 STYLE: Any = {
     "svg.hashsalt": "lmhead",  # names inside the file would be random otherwise
@@ -102,6 +102,11 @@ def against(statistics: dict[str, Any], file: Path) -> bool:
             places = [value_at(arm, name) for arm in arms if isinstance(value_at(arm, name), (int, float))]
             if min(places) > 0 and max(places) > 10 * min(places):
                 axes.set_xscale("log")
+                # matplotlib's own label every multiple of ten's power over a short span, one on another.
+                subs = (1, 2, 5) if max(places) < 30 * min(places) else (1,)
+                axes.xaxis.set_major_locator(ticker.LogLocator(subs=subs))
+                axes.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
+                axes.xaxis.set_minor_formatter(ticker.NullFormatter())
             axes.set_xlabel(plain(name))
         panels[0][0].set_ylabel(plain(label_of(statistics)))
         panels[0][-1].legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
