@@ -164,8 +164,7 @@ Request parse_command_line(int argument_count, char** arguments, bool speaks) {
                    "by the vocabulary)")
       ->check(CLI::IsMember({"auto", "uint16", "uint32"}))
       ->needs(tokens);
-  measure_app->add_option("--max-tokens", measure.max_tokens, "tokens to score (default: all)")
-      ->check(above_zero());
+  measure_app->add_option("--max-tokens", measure.max_tokens, "tokens to score (default: all)")->check(above_zero());
   measure_app
       ->add_option("--sequence-length", measure.sequence_length,
                    "tokens of a window (default: the model's, at most 1024)")

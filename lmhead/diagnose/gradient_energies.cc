@@ -15,6 +15,7 @@
 
 #include "lmhead/base/device.h"
 #include "lmhead/diagnose/logit_gradient.h"
+#include "lmhead/kernels/projection.h"
 
 namespace lmhead {
 namespace {
@@ -31,7 +32,7 @@ at::Tensor gram_of(const LogitGradient& gradient, std::int64_t tokens, std::int6
     for (std::int64_t row = 0; row < tokens; row += kRows) {  // the lower triangle is enough
       const std::int64_t rows = std::min(kRows, tokens - row), columns = row + rows;
       gram.narrow(0, row, rows).narrow(1, 0, columns) +=
-          at::matmul(tile.narrow(0, row, rows), tile.narrow(0, 0, columns).t());
+          matrix_product(tile.narrow(0, row, rows), tile.narrow(0, 0, columns).t());
     }
   }
   for (std::int64_t row = 0; row < tokens; row += kRows) {
@@ -123,7 +124,7 @@ GradientEnergies energies_by_words(const LinearMap& map, const TokenSample& samp
     const at::Tensor tile = gradient.tile(0, vocab_size), sides = side.narrow(0, begin, rows);
     for (int half = 0; half < 2; ++half) {
       const at::Tensor own = tile.index_select(0, sides.eq(half).nonzero().squeeze(1));
-      grams[half] += at::matmul(own.t(), own);
+      grams[half] += matrix_product(own.t(), own);
     }
   }
   const at::Tensor gram = grams[0] + grams[1];

@@ -21,6 +21,7 @@
 #include "lmhead/diagnose/token_rows.h"
 #include "lmhead/kernels/gram.h"
 #include "lmhead/kernels/linear_cross_entropy.h"
+#include "lmhead/kernels/projection.h"
 
 namespace lmhead {
 namespace {
@@ -216,7 +217,7 @@ TokenEnergies HeadSpace::energies_of(const TokenStatistics& statistics) const {
 
 at::Tensor HeadSpace::coordinates(const at::Tensor& gradient) const {
   at::NoGradGuard no_grad;
-  const at::Tensor product = at::matmul(gradient.to(map_.weight.scalar_type()), map_.weight).to(at::kDouble);
+  const at::Tensor product = matrix_product(gradient.to(map_.weight.scalar_type()), map_.weight).to(at::kDouble);
   return through_basis_ ? product : at::matmul(product, transform_);
 }
 
@@ -227,7 +228,7 @@ at::Tensor HeadSpace::backpropagated(const at::Tensor& coordinates) const {
 at::Tensor HeadSpace::expand(const at::Tensor& coordinates) const {
   at::NoGradGuard no_grad;
   const at::Tensor weights = through_basis_ ? coordinates : at::matmul(coordinates, transform_.t());
-  return at::matmul(weights.to(map_.weight.scalar_type()), map_.weight.t()).to(at::kDouble);
+  return matrix_product(weights.to(map_.weight.scalar_type()), map_.weight.t()).to(at::kDouble);
 }
 
 double HeadSpace::null_destroyed_energy() const {

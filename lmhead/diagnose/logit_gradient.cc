@@ -2,13 +2,13 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
-#include <ATen/ops/linear.h>
 #include <ATen/ops/logaddexp.h>
 #include <ATen/ops/logsumexp.h>
 
 #include <algorithm>
 
 #include "lmhead/kernels/plain_logits.h"
+#include "lmhead/kernels/projection.h"
 
 namespace lmhead {
 
@@ -31,13 +31,13 @@ LogitGradient::LogitGradient(const LinearMap& map, const at::Tensor& hidden, con
 at::Tensor LogitGradient::product(std::int64_t first, std::int64_t count) const {
   at::NoGradGuard no_grad;
   const at::Tensor weight = map_.weight.narrow(0, first, count).to(type_);
-  return map_.bias.defined() ? at::linear(hidden_, weight, map_.bias.narrow(0, first, count))
-                             : at::linear(hidden_, weight);
+  return projection(hidden_, weight, map_.bias.defined() ? map_.bias.narrow(0, first, count) : at::Tensor());
 }
 
-at::Tensor LogitGradient::tile(std::int64_t first, std::int64_t count) const {
+at::Tensor LogitGradient::of_product(const at::Tensor& product, std::int64_t first) const {
   at::NoGradGuard no_grad;
-  const at::Tensor logits = logits_of_product(product(first, count), map_.transform);
+  const std::int64_t count = product.size(1);
+  const at::Tensor logits = logits_of_product(product, map_.transform);
   const at::Tensor inside = targets_.ge(first).logical_and(targets_.lt(first + count));
   return plain_logit_gradient(logits, map_.transform,
                               {.shift = logsumexp_,

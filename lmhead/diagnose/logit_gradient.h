@@ -17,9 +17,11 @@ class LogitGradient {
   LogitGradient(const LinearMap& map, const at::Tensor& hidden, const at::Tensor& targets);
 
   /// Columns first, ..., first + count - 1: [n, count].
-  at::Tensor tile(std::int64_t first, std::int64_t count) const;
+  at::Tensor tile(std::int64_t first, std::int64_t count) const { return of_product(product(first, count), first); }
   /// hidden W^T + b in those columns.
   at::Tensor product(std::int64_t first, std::int64_t count) const;
+  /// The columns from `first` on of which that is the product.
+  at::Tensor of_product(const at::Tensor& product, std::int64_t first) const;
   /// A width of tiles that keeps one within 128 MB of float32.
   std::int64_t tile_columns() const;
 

@@ -77,15 +77,15 @@ Json UpdateDirection::result() const {
     const at::Tensor targets = all_targets.narrow(0, row, rows);
     const LogitGradient block(map_, hidden.narrow(0, row, rows), targets);
     // Float64 from here on: a small step changes the loss by less than the rounding of float32.
-    const at::Tensor product = block.product(0, vocab_size).to(at::kDouble);
-    const at::Tensor gradient = block.tile(0, vocab_size).to(at::kDouble);
+    const at::Tensor logits = block.product(0, vocab_size), product = logits.to(at::kDouble);
+    const at::Tensor gradient = block.of_product(logits, 0).to(at::kDouble);
     const at::Tensor coordinates = head_space_->coordinates(gradient);
     const std::array<at::Tensor, 3> directions = {
         gradient, head_space_->expand(head_space_->backpropagated(coordinates)), head_space_->expand(coordinates)};
     loss += losses(product, map_, targets).sum().item<double>();
     for (std::size_t size = 0; size < step_sizes_.size(); ++size)
       for (std::size_t index = 0; index < 3; ++index) {
-        const at::Tensor moved = product - directions[index] * (step_sizes_[size] * factors[index]);
+        const at::Tensor moved = product.sub(directions[index], step_sizes_[size] * factors[index]);
         after[size][index] += losses(moved, map_, targets).sum().item<double>();
       }
   }
