@@ -8,14 +8,10 @@
 
 namespace lmhead {
 
-at::Tensor ids_by_frequency(const at::Tensor& counts) {
-  return at::argsort(counts, /*stable=*/true, /*dim=*/0, /*descending=*/true).contiguous();
-}
-
 FrequencyBands frequency_bands(const at::Tensor& counts) {
   const std::int64_t vocab_size = counts.size(0);
   const at::Tensor values = counts.contiguous();
-  const at::Tensor order = ids_by_frequency(values);
+  const at::Tensor order = at::argsort(values, /*stable=*/true, /*dim=*/0, /*descending=*/true).contiguous();
   FrequencyBands bands{at::empty({vocab_size}, at::kLong), {}};
   const auto* count = values.const_data_ptr<std::int64_t>();
   const auto* id = order.const_data_ptr<std::int64_t>();

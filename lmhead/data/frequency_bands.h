@@ -8,9 +8,6 @@
 
 namespace lmhead {
 
-/// Ids [V] int64 from the most frequent to the least, by `counts` [V] int64; ties by id.
-at::Tensor ids_by_frequency(const at::Tensor& counts);
-
 /// Bands of tokens by the rank of their count in `counts` [V] int64: the 10 most frequent, up to the 100th, and so
 /// on; tokens with count 0 are a band of their own, the last. Ties are ranked by id.
 struct FrequencyBands {

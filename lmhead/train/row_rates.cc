@@ -8,7 +8,7 @@
 #include <utility>
 
 #include "lmhead/base/error.h"
-#include "lmhead/data/frequency_bands.h"
+#include "lmhead/kernels/linear_cross_entropy.h"
 
 namespace lmhead {
 namespace {
@@ -48,7 +48,7 @@ class RowRates : public Optimizer {
 at::Tensor factors_of(const at::Tensor& counts, std::int64_t rare_from, double scale) {
   at::Tensor factors = at::ones({counts.size(0), 1});
   if (rare_from > counts.size(0)) return factors;
-  return factors.index_fill_(0, ids_by_frequency(counts).slice(0, rare_from - 1), scale);
+  return factors.index_fill_(0, frequency_order(counts).slice(0, rare_from - 1), scale);
 }
 
 }  // namespace
