@@ -69,6 +69,15 @@ const char* to_string(Edge edge) {
   return "";
 }
 
+StudyPlanner::StudyPlanner(const Study& study) : study_(study) {
+  std::map<std::string, std::size_t> known;
+  for (std::size_t arm = 0; arm < study.arms.size(); ++arm) {
+    const std::size_t place = known.emplace(Json(study.arms[arm].grid).dump(), known.size()).first->second;
+    places_.resize(known.size());
+    places_[place].push_back(arm);
+  }
+}
+
 const StudyRun& StudyPlanner::run_of(std::size_t arm, RunPhase phase, const KeyValues& searched, std::int64_t seed) {
   const StudyArm& owner = study_.arms[arm];
   const std::string folder = folder_of(owner, searched, seed);
@@ -148,20 +157,22 @@ void StudyPlanner::plan_search(std::size_t arm, const OutcomeOf& outcome_of, Stu
 StudyPlan StudyPlanner::plan(const OutcomeOf& outcome_of) {
   StudyPlan plan;
   plan.arms.resize(study_.arms.size());
-  for (std::size_t arm = 0; arm < study_.arms.size(); ++arm) {
-    plan_search(arm, outcome_of, plan);
-    plan.runs.insert(plan.runs.end(), plan.arms[arm].search_runs.begin(), plan.arms[arm].search_runs.end());
-  }
-  for (const std::int64_t seed : study_.seeds)
-    for (std::size_t arm = 0; arm < study_.arms.size(); ++arm) {
-      ArmPlan& own = plan.arms[arm];
-      if (!own.searched) {
-        ++plan.to_come;
-        continue;
-      }
-      own.confirmation_runs.push_back(run_of(arm, RunPhase::kConfirm, own.best, seed));
-      plan.runs.push_back(own.confirmation_runs.back());
+  for (const std::vector<std::size_t>& arms : places_) {
+    for (const std::size_t arm : arms) {
+      plan_search(arm, outcome_of, plan);
+      plan.runs.insert(plan.runs.end(), plan.arms[arm].search_runs.begin(), plan.arms[arm].search_runs.end());
     }
+    for (const std::int64_t seed : study_.seeds)
+      for (const std::size_t arm : arms) {
+        ArmPlan& own = plan.arms[arm];
+        if (!own.searched) {
+          ++plan.to_come;
+          continue;
+        }
+        own.confirmation_runs.push_back(run_of(arm, RunPhase::kConfirm, own.best, seed));
+        plan.runs.push_back(own.confirmation_runs.back());
+      }
+  }
   return plan;
 }
 

@@ -57,10 +57,11 @@ using OutcomeOf = std::function<std::optional<double>(const StudyRun&)>;
 /// Plans a study anew after every run. The rule is in docs/statistics.md, "Search".
 class StudyPlanner {
  public:
-  explicit StudyPlanner(const Study& study) : study_(study) {}
+  explicit StudyPlanner(const Study& study);
 
-  /// Searches come first, arm by arm; then confirmation seed by seed, so that a study cut short has whole
-  /// pairs. Every configuration is checked; throws on one that is wrong.
+  /// The places of the grid one after another, so that a study cut short is whole at the first of them. At each,
+  /// searches come first, arm by arm; then confirmation seed by seed, so that pairs are whole. Every configuration is
+  /// checked; throws on one that is wrong.
   StudyPlan plan(const OutcomeOf& outcome_of);
 
  private:
@@ -70,7 +71,8 @@ class StudyPlanner {
   bool search_round(std::size_t arm, std::int64_t round, const OutcomeOf& outcome_of, StudyPlan& plan);
 
   const Study& study_;
-  std::map<std::string, StudyRun> runs_;  // by folder: checking a configuration takes a while
+  std::vector<std::vector<std::size_t>> places_;  // the arms at each place of the grid
+  std::map<std::string, StudyRun> runs_;          // by folder: checking a configuration takes a while
 };
 
 }  // namespace lmhead

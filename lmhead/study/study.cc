@@ -41,7 +41,7 @@ Study read_study(const Json& json, const std::vector<std::string>& overrides) {
               "confirm", "comparisons", "correlations", "margin", "reach", "details", "against", "keep", "limits"});
   Study study;
   study.json = json;
-  study.name = name_member(json, /*is_arm=*/false);
+  study.name = name_member(json, /*is_arm=*/false, "name");
   study.description = text_member(json, "description", "");
   study.outcome = text_member(json, "outcome", study.outcome);
   study.reach = text_member(json, "reach", study.reach);

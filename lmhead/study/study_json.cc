@@ -21,7 +21,7 @@ const Json& member(const Json& json, const char* key, Json::value_t type, const 
   return typed(*found, key, type, must);
 }
 
-std::string name_member(const Json& json, bool is_arm) {
+std::string name_member(const Json& json, bool is_arm, const std::string& where) {
   constexpr std::size_t kLongest = 200;  // with what is added to it, a file system still takes it
   const std::string name =
       member(json, "name", Json::value_t::string, is_arm ? "a text in every arm" : "a text").get<std::string>();
@@ -31,7 +31,7 @@ std::string name_member(const Json& json, bool is_arm) {
   for (std::string part; std::getline(text, part, '/');) parts.push_back(part);
   good &= is_arm || parts.size() == 1;
   for (const std::string& part : parts) good &= !part.empty() && part != "." && part != "..";
-  require(good, "study", is_arm ? "arms.name" : "name", " must be 1 to ", kLongest,
+  require(good, "study", where, " must be 1 to ", kLongest,
           " bytes without control characters or a way to another folder, got ", quote_for_message(name));
   return name;
 }

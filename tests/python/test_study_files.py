@@ -65,9 +65,15 @@ def reduced(study):
     small["base"] = capped("", small["base"])
     for arm in small.get("arms", []):
         arm["set"] = {path: capped(path, value) for path, value in arm.get("set", {}).items()}
+    places = []
     for path, values in small.get("grid", {}).items():
-        small["grid"][path] = list(dict.fromkeys(capped(path, value) for value in values))
-    for search in [small.get("search"), *(arm.get("search") for arm in small.get("arms", []))]:
+        if isinstance(values[0], dict):  # places with names
+            for place in values:
+                place["set"] = {key: capped(key, value) for key, value in place["set"].items()}
+            places += values
+        else:
+            small["grid"][path] = list(dict.fromkeys(capped(path, value) for value in values))
+    for search in [small.get("search"), *(one.get("search") for one in [*small.get("arms", []), *places])]:
         if search:
             with_one_value(search, small["base"])
     small["seeds"] = small["seeds"][:2]
@@ -78,7 +84,9 @@ def reduced(study):
 
 def paths_of(study):
     """Every dataset that a study reads."""
-    paths = {study["base"]["data"].get("path"), *study.get("grid", {}).get("data.path", [])}
+    grid = study.get("grid", {})
+    paths = {study["base"]["data"].get("path"), *grid.get("data.path", [])}
+    paths |= {place["set"].get("data.path") for values in grid.values() for place in values if isinstance(place, dict)}
     return {path for path in paths | {arm.get("set", {}).get("data.path") for arm in study["arms"]} if path}
 
 

@@ -73,6 +73,20 @@ TEST_F(StudyPlans, ConfirmTheBestOnOtherSeedsAfterEverySearch) {
   for (const ArmPlan& arm : plan.arms) EXPECT_EQ(arm.search[0].edge, Edge::kNone);
 }
 
+TEST_F(StudyPlans, AreWholeAtAPlaceOfTheGridBeforeTheNextBegins) {
+  Json json = searching_study_json();
+  json["grid"] = {{"model.norm", {"rmsnorm", "layernorm"}}};
+  const Study study = read_study(json, {});
+  StudyPlanner planner(study);
+  Landscape landscape([](const Json& configuration) { return distance(rate_of(configuration), 0.021); });
+  landscape.finish(planner);
+  ASSERT_EQ(landscape.order.size(), 2u * 16);
+  for (std::size_t index = 0; index < 32; ++index) {
+    EXPECT_EQ(landscape.order[index].configuration["model"]["norm"], index < 16 ? "rmsnorm" : "layernorm");
+    EXPECT_EQ(landscape.order[index].phase, index % 16 < 12 ? RunPhase::kSearch : RunPhase::kConfirm);
+  }
+}
+
 TEST_F(StudyPlans, CountWhatIsStillToCome) {
   Json json = searching_study_json();
   json["search"]["keys"]["optimizer.weight_decay"] = {{"values", {0.1, 0.2}}};

@@ -36,6 +36,83 @@ TEST_F(StudyFile, MultipliesArmsByTheGrid) {
   EXPECT_EQ(last["model"]["norm"], "layernorm");
 }
 
+TEST_F(StudyFile, HasPlacesThatSetSeveralKeysAtOnce) {
+  Json json = searching_study_json();
+  json["arms"].push_back(
+      {{"name", "fixed"}, {"set", {{"head.type", "low_rank"}, {"head.rank", 2}}}, {"search", false}});
+  json["grid"] = {{"size",
+                   {{{"name", "0.3 M, V/D = 8"},
+                     {"set", {{"model.hidden_size", 16}, {"training.steps", 5}}},
+                     {"arms", {{"rank 2", {{"head.rank", 4}}}}}},
+                    {{"name", "1 M"},
+                     {"set", {{"model.hidden_size", 32}}},
+                     {"search", {{"keys", {{"optimizer.learning_rate", {{"values", {0.5}}}}}}, {"rounds", 2}}}}}},
+                  {"model.norm", {"rmsnorm", "layernorm"}}};
+  const Study study = read_study(json, {});
+  ASSERT_EQ(study.arms.size(), 12u);
+  const auto arm_called = [&](const std::string& name) {
+    const auto found = std::ranges::find(study.arms, name, &StudyArm::name);
+    EXPECT_NE(found, study.arms.end()) << name;
+    return *found;
+  };
+  const StudyArm small = arm_called("rank 2 0.3 M, V/D = 8 model.norm=layernorm");
+  const Json configuration = configuration_of(study, small, {}, 0);
+  EXPECT_EQ(configuration["model"]["hidden_size"], 16);
+  EXPECT_EQ(configuration["training"]["steps"], 5);
+  EXPECT_EQ(configuration["model"]["norm"], "layernorm");
+  EXPECT_EQ(configuration["head"]["rank"], 4);
+  EXPECT_EQ(small.grid, (KeyValues{{"size", "0.3 M, V/D = 8"}, {"model.norm", "layernorm"}}));
+  EXPECT_EQ(small.search.keys[0].values.size(), 3u);
+  const StudyArm large = arm_called("rank 2 1 M model.norm=rmsnorm");
+  EXPECT_EQ(configuration_of(study, large, {}, 0)["head"]["rank"], 2);
+  EXPECT_EQ(configuration_of(study, large, {}, 0)["training"]["steps"], 6);
+  EXPECT_EQ(large.search.keys[0].values, (std::vector<double>{0.5}));
+  EXPECT_EQ(large.search.rounds, 2);
+  EXPECT_EQ(large.search.seeds, (std::vector<std::int64_t>{100, 101}));
+  EXPECT_TRUE(arm_called("fixed 1 M model.norm=rmsnorm").search.keys.empty());  // what is not searched is nowhere
+  EXPECT_EQ(study.comparisons.size(), 8u);
+}
+
+TEST_F(StudyFile, HasPlacesThatAreRefusedWhereTheyAreWrong) {
+  const auto error_with = [&](const Json& places) {
+    Json json = study_json();
+    json["grid"] = {{"size", places}, {"training.steps", {1, 2}}};
+    return error_of([&] {
+      const Study study = read_study(json, {});
+      StudyPlanner(study).plan([](const StudyRun&) { return std::nullopt; });
+    });
+  };
+  const auto expect = [](const std::string& part, const std::string& text) {
+    EXPECT_NE(text.find(part), text.npos) << text;
+  };
+  const Json good = {{"name", "small"}, {"set", {{"model.hidden_size", 16}}}};
+  const auto with = [&](const char* key, const Json& value) {
+    Json place = good;
+    place[key] = value;
+    return Json::array({place});
+  };
+  EXPECT_EQ(error_with(Json::array({good})), "no error");
+  expect("grid.size must be objects with name and set where one of them is, got 16",
+         error_with(Json::array({good, 16})));
+  expect("name must be a text", error_with(Json::array({{{"set", Json::object()}}})));
+  expect("grid.size.name must be 1 to 200 bytes", error_with(with("name", "../up")));
+  expect("grid.size must have names that differ, got \"small\" twice", error_with(Json::array({good, good})));
+  expect("grid.size.sets must be a known key, did you mean set?", error_with(with("sets", 1)));
+  expect("grid.size.set must be an object of key.path: value, got array", error_with(with("set", {1})));
+  expect("grid.size.arms must be names of arms, got \"rank 3\"",
+         error_with(with("arms", {{"rank 3", Json::object()}})));
+  expect("grid.size.arms.full must be an object", error_with(with("arms", {{"full", 1}})));
+  expect("must set no key that arm full sets already, got \"head.type\"",
+         error_with(with("set", {{"head.type", "linear"}})));
+  expect("sets already, got \"training.steps\"", error_with(with("set", {{"training.steps", 3}})));
+  expect("model.hiden_size must be a known key", error_with(with("set", {{"model.hiden_size", 16}})));
+  expect("grid.size.search.key must be a known key", [&] {
+    Json json = searching_study_json();
+    json["grid"] = {{"size", with("search", {{"key", 1}})}};
+    return error_of([&] { read_study(json, {}); });
+  }());
+}
+
 TEST_F(StudyFile, MayLeaveOutArmsGridAndSeeds) {
   Json json = study_json();
   json.erase("arms");
