@@ -1,6 +1,7 @@
 """lmhead evaluate: the answers of the harness's own backend, local copies, figures, and what is refused."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 
@@ -14,9 +15,10 @@ from lmhead.command import RequestError  # noqa: E402
 from lmhead.evaluate.cache import AnswerCache, model_key  # noqa: E402
 from lmhead.evaluate.command import main, request  # noqa: E402
 from lmhead.evaluate.harness import LmheadLM  # noqa: E402
+from lmhead.evaluate.page import curve_names  # noqa: E402
 from lmhead.evaluate.page import render as render_page  # noqa: E402
 from lmhead.evaluate.run import evaluate, load_tasks, task_manager  # noqa: E402
-from lmhead.evaluate.table import cell  # noqa: E402
+from lmhead.evaluate.table import cell, table  # noqa: E402
 
 from lmhead.evaluate import figures, harness, task_data  # noqa: E402
 
@@ -63,6 +65,54 @@ def test_figures_are_those_of_the_harness(both):
     assert summary["acc"]["value"] == ours["results"]["arc_easy"]["acc,none"]
 
 
+def test_figures_of_all_documents_are_the_harnesss(both):
+    """Those that are no mean: a mean of log likelihoods under the name of a perplexity would be read as one."""
+    tasks, ours, _ = both
+    found = figures.corpus_figures(tasks["tasks"]["lambada_openai"], ours["samples"]["lambada_openai"])
+    assert found["perplexity"]["value"] == pytest.approx(ours["results"]["lambada_openai"]["perplexity,none"], rel=1e-12)
+    low, high = found["perplexity"]["interval"]
+    assert 1 < low < found["perplexity"]["value"] < high
+    for documents in figures.task_figures(tasks["tasks"]["lambada_openai"], ours["samples"]["lambada_openai"]).values():
+        assert documents.keys() == {"acc", "gold_log_likelihood", "bits_per_byte"}
+    found = figures.corpus_figures(tasks["tasks"]["wikitext"], ours["samples"]["wikitext"])
+    assert found.keys() == {"word_perplexity", "byte_perplexity", "bits_per_byte"}
+    for name, figure in found.items():
+        assert figure["value"] == pytest.approx(ours["results"]["wikitext"][f"{name},none"], rel=1e-12)
+        assert figure["interval"][0] <= figure["value"] <= figure["interval"][1]
+    assert figures.corpus_figures(tasks["tasks"]["arc_easy"], ours["samples"]["arc_easy"]) == {}
+
+
+def test_an_interval_of_a_ratio_is_that_of_its_residuals():
+    class Task:
+        def aggregation(self):
+            from lm_eval.api.metrics import bits_per_byte
+
+            return {"bits_per_byte": bits_per_byte}
+
+    pairs = [(-2.0 * size * (1 + 0.1 * (place % 5 - 2)), size) for place, size in enumerate([3, 8, 5, 13, 21] * 12)]
+    samples = [{"metrics": ["bits_per_byte"], "bits_per_byte": pair} for pair in pairs]
+    found = figures.corpus_figures(Task(), samples)["bits_per_byte"]
+    size = sum(weight for _, weight in pairs) / 60
+    ratio = sum(value for value, _ in pairs) / 60 / size
+    assert found["value"] == pytest.approx(-ratio / math.log(2))
+    variance = sum((value - ratio * weight) ** 2 for value, weight in pairs) / 59 / 60 / size**2
+    half = 1.96 * math.sqrt(variance) / math.log(2)
+    low, high = found["interval"]
+    assert high - low == pytest.approx(2 * half, rel=0.15) and low < found["value"] < high
+
+
+def test_figures_of_several_filters_stand_beside_each_other():
+    class Task:
+        OUTPUT_TYPE = "generate_until"
+
+        def aggregation(self):
+            return {}
+
+    samples = [{"doc_id": 0, "filter": name, "metrics": ["exact_match"], "exact_match": value}
+               for name, value in (("strict-match", 0.0), ("flexible-extract", 1.0))]
+    assert figures.task_figures(Task(), samples) == {0: {"exact_match,strict-match": 0.0, "exact_match,flexible-extract": 1.0}}
+
+
 def test_prompts_are_the_harnesss(both):
     _, ours, _ = both
     question, choices, _ = QUESTIONS[0]
@@ -88,6 +138,9 @@ def test_bits_per_byte_are_of_the_right_answer(both):
 def test_winogrande_scores_one_ending_after_two_contexts():
     class Task:
         OUTPUT_TYPE, multiple_input = "multiple_choice", 2
+
+        def aggregation(self):
+            return {}
 
         def doc_to_text(self, doc):
             return doc["answer"]
@@ -118,12 +171,60 @@ def test_intervals_cover_the_mean():
 
 
 def test_the_average_is_over_tasks():
-    documents = {"one": {0: {"acc": 1.0}, 1: {"acc": 0.0}, 2: {"acc": 1.0}, 3: {"acc": 1.0}}, "two": {0: {"acc": 0.0, "x": 1.0}}}
+    documents = {"one": {0: {"acc": 1.0}, 1: {"acc": 0.0}, 2: {"acc": 1.0}, 3: {"acc": 1.0}},
+                 "two": {0: {"acc": 0.0, "x": 1.0}, 1: {"acc": 0.0, "x": 1.0}}}
     averages = figures.average(documents)
     assert list(averages) == ["acc"] and averages["acc"]["value"] == pytest.approx(0.375)
     low, high = averages["acc"]["interval"]
     assert high - low == pytest.approx(2 * 1.959964 * 0.25 / 2)  # the one task that varies: s = 0.5 of 4, halved
     assert figures.average({"one": documents["one"]}) == {}
+    documents["two"] = {0: {"acc": 0.0}}
+    assert figures.average(documents)["acc"]["interval"] is None  # how documents of the second vary is not known
+
+
+class Group:
+    """As the harness has it: members, and what is made of their figures."""
+
+    def __init__(self, name, *members, by_size=True, has_aggregation=True):
+        self.name, self.members, self.has_aggregation = name, members, has_aggregation
+        self.aggregate_metric_list = [SimpleNamespace(weight_by_size=by_size)]
+
+    def __iter__(self):
+        return iter(self.members)
+
+    def get_all_groups(self):
+        return [inner for inner in self.members if isinstance(inner, Group)]
+
+    def get_all_tasks(self):
+        return [task for inner in self.members for task in (inner.get_all_tasks() if isinstance(inner, Group) else [inner])]
+
+
+def test_a_group_counts_as_one_task():
+    a, b, c, d, e = (SimpleNamespace(task_name=name) for name in "abcde")
+    stem, loose = Group("stem", a, b), Group("loose", d, has_aggregation=False)
+    mmlu, pairs = Group("mmlu", stem, c), Group("pairs", a, c, by_size=False)
+    tasks = {"tasks": dict.fromkeys("abcde"), "groups": {"mmlu": mmlu, "stem": stem, "loose": loose}}
+    assert figures.asked_for(tasks) == ["mmlu", "d", "e"]
+    documents = {name: {place: {"acc": float(place % 2)} for place in range(size)}
+                 for name, size in (("a", 2), ("b", 4), ("c", 3), ("d", 3), ("e", 2))}
+    assert figures.group_weights(mmlu, documents) == pytest.approx({"a": 2 / 9, "b": 4 / 9, "c": 3 / 9})
+    assert figures.group_weights(pairs, documents) == {"a": 0.5, "c": 0.5}
+    group = figures.weighted(documents, figures.group_weights(mmlu, documents))["acc"]
+    assert group["value"] == pytest.approx(4 / 9)
+    units = {"mmlu": figures.group_weights(mmlu, documents), "d": {"d": 1.0}, "e": {"e": 1.0}}
+    assert figures.average(documents, units)["acc"]["value"] == pytest.approx((4 / 9 + 1 / 3 + 1 / 2) / 3)
+
+    other = {name: {place: {"acc": value["acc"] + 0.1 * (place + 1)} for place, value in of.items()} for name, of in documents.items()}
+    rows = figures.compare(documents, other, dict.fromkeys("abcde", {"acc": True}), units=units)
+    assert [row["task"] for row in rows] == ["mmlu", "d", "e", "average"]
+    assert [row["documents"] for row in rows] == [9, 3, 2, 14]
+    in_mmlu = (2 * 0.15 + 4 * 0.25 + 3 * 0.2) / 9
+    assert [row["difference"] for row in rows] == pytest.approx([in_mmlu, 0.2, 0.15, (in_mmlu + 0.2 + 0.15) / 3])
+    # Documents vary within their tasks; that the tasks differ from each other is no spread of documents.
+    apart = {name: {place: {"acc": value["acc"] + 0.001 * place + (name == "a")} for place, value in of.items()}
+             for name, of in documents.items()}
+    [row] = figures.compare(documents, apart, dict.fromkeys("abcde", {"acc": True}), units={"mmlu": units["mmlu"]})
+    assert row["interval"][1] - row["interval"][0] < 0.01 < row["difference"]
 
 
 def options(evaluation, *more):  # noqa: F811
@@ -146,7 +247,10 @@ def test_the_command_compares_models(evaluation, tmp_path, capsys):  # noqa: F81
     assert figure["value"] != result["models"][1]["figures"]["arc_easy"]["bits_per_byte"]["value"]
     assert sum(row["bits_per_byte"] for row in documents.values()) / len(documents) == pytest.approx(
         result["models"][1]["figures"]["arc_easy"]["bits_per_byte"]["value"])
-    assert {row["task"] for row in result["comparisons"]} == {"arc_easy", "lambada_openai"}
+    assert {row["task"] for row in result["comparisons"]} == {"arc_easy", "lambada_openai", "average"}
+    assert {row["figure"] for row in result["comparisons"]} == {"acc", "acc_norm", "bits_per_byte"}
+    assert result["averaged"] == ["arc_easy", "lambada_openai"] and result["groups"] == {}
+    assert result["models"][0]["figures"]["lambada_openai"]["perplexity"]["value"] > 1
 
 
 def test_the_page_has_what_the_table_has(evaluation, tmp_path):  # noqa: F811
@@ -168,6 +272,14 @@ def test_the_page_has_what_the_table_has(evaluation, tmp_path):  # noqa: F811
     for row in result["comparisons"]:
         row["model"] = result["models"][1]["model"]
     assert '"xkind":"step"' in render_page(result) and "<img src" not in render_page(result)
+    # Of a group its parts have rows, and no lines.
+    result["averaged"], result["groups"] = ["both"], {"both": {"arc_easy": 0.5, "lambada_openai": 0.5}}
+    for model in result["models"]:
+        model["figures"]["both"] = model["average"]
+    grouped = render_page(result)
+    assert "· arc_easy" in grouped and curve_names(result) == ["both"]
+    assert [line.split()[:2] for line in table(result).splitlines()[1:] if not line.startswith(" ")][:2] == [
+        ["both", "7"], ["·", "arc_easy"]]
     result["models"], result["comparisons"] = result["models"][:1], []
     assert "along-bits_per_byte" not in render_page(result)
 
@@ -203,6 +315,20 @@ def test_what_was_scored_is_not_scored_again(evaluation, tmp_path):  # noqa: F81
     assert sorted(file.read_bytes().splitlines(keepends=True)) == sorted(lines)
     assert model_key(evaluation["one"], precision="float32") != model_key(evaluation["two"], precision="float32")
     assert model_key(evaluation["one"], precision="float32") != model_key(evaluation["one"], precision="bfloat16")
+
+
+def test_damaged_answers_are_asked_again(tmp_path):
+    file = tmp_path / "answers.jsonl"
+    damaged = [b"\x80\xff\x00", b"", b"5", b"null", b"{}", b'["a"]', b'["b", 1, true]', b'[["c"], -1.0, true, 2]', b'[3, -1.0, true, 2]',
+               b'["d", -1.0, true, 1e999]', b'["e", "nan", true, 2]', b'["f", -1.0, 1, 2]', b"[" * 100000, b'["g", {}]']
+    good = b'["whole", -1.5, true, 2]\n'
+    cut = b'["cut", -1.0, true, 2]'  # a line is one when its end is there
+    file.write_bytes(b"\n".join(damaged) + b"\n" + good + cut)
+    cache = AnswerCache(file)
+    assert dict(cache) == {"whole": (-1.5, True, 2)}
+    cache["cut"] = (-1.0, True, 2)
+    cache.flush()
+    assert dict(AnswerCache(file)) == {"whole": (-1.5, True, 2), "cut": (-1.0, True, 2)}
 
 
 def test_tasks_become_requests_for_a_run(evaluation, tmp_path):  # noqa: F811

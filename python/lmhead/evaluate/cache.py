@@ -43,12 +43,16 @@ Answer = tuple[Any, ...]  # log probability, greedy, tokens; or a text that was 
 
 
 def read_answer(line: bytes) -> tuple[str, Answer]:
-    """Key and answer. Raises ValueError or TypeError where the line is none."""
+    """Key and answer. Raises ValueError, TypeError, OverflowError or RecursionError where the line is none."""
     key, *answer = json.loads(line)
+    if not isinstance(key, str):
+        raise ValueError(key)
     if len(answer) == 1 and isinstance(answer[0], str):
         return key, (answer[0],)
     log_probability, is_greedy, tokens = answer
-    return key, (float(log_probability), bool(is_greedy), int(tokens))
+    if not isinstance(is_greedy, bool) or isinstance(log_probability, str) or isinstance(tokens, str):
+        raise TypeError(answer)
+    return key, (float(log_probability), is_greedy, int(tokens))
 
 
 class AnswerCache(MutableMapping[str, Answer]):
@@ -67,15 +71,13 @@ class AnswerCache(MutableMapping[str, Answer]):
             file.parent.mkdir(parents=True, exist_ok=True)
             self._file = file.open("a+b", buffering=0)  # what could not be written is not tried again at the end
             self._file.seek(0)
-            end = 0
-            for line in self._file.read().splitlines(keepends=True):
-                try:
+            content = self._file.read()
+            whole = content.rfind(b"\n") + 1  # what comes behind was cut off when a run was killed
+            for line in content[:whole].split(b"\n")[:-1]:
+                with contextlib.suppress(ValueError, TypeError, OverflowError, RecursionError):  # damaged: asked again
                     key, answer = read_answer(line)
-                except (ValueError, TypeError):  # cut off when a run was killed
-                    break
-                self._answers[key] = answer
-                end += len(line)
-            self._file.truncate(end)
+                    self._answers[key] = answer
+            self._file.truncate(whole)
 
     def __getitem__(self, key: str) -> Answer:
         return self._answers[key]

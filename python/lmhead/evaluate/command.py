@@ -95,8 +95,8 @@ def split_of(task: Any) -> str:
 
 
 def evaluate_model(model: str, folder: Path, tasks: Any, arguments: argparse.Namespace, cache: Path | None) -> dict[str, Any]:
+    from lmhead.evaluate import figures
     from lmhead.evaluate.cache import AnswerCache, model_key
-    from lmhead.evaluate.figures import task_figures
     from lmhead.evaluate.harness import LmheadLM
     from lmhead.evaluate.run import evaluate
 
@@ -111,8 +111,9 @@ def evaluate_model(model: str, folder: Path, tasks: Any, arguments: argparse.Nam
     return {
         "model": model,
         "description": lm.scorer.description,
-        "results": {name: figures for name, figures in results["results"].items()},
-        "documents": {name: task_figures(tasks["tasks"][name], samples) for name, samples in results["samples"].items()},
+        "results": dict(results["results"]),
+        "documents": {name: figures.task_figures(tasks["tasks"][name], samples) for name, samples in results["samples"].items()},
+        "figures": {name: figures.corpus_figures(tasks["tasks"][name], samples) for name, samples in results["samples"].items()},
     }
 
 
@@ -136,9 +137,14 @@ def evaluation(arguments: argparse.Namespace) -> dict[str, Any]:
     tasks = open_tasks(arguments)
     models = [evaluate_model(model, folder, tasks, arguments, cache) for model, folder in folders.items()]
     better = {name: figures.directions(task) for name, task in tasks["tasks"].items()}
+    groups = {name: group for name, group in tasks["groups"].items() if group.has_aggregation}
+    weights = {name: figures.group_weights(group, models[0]["documents"]) for name, group in groups.items()}
+    units = {name: weights.get(name, {name: 1.0}) for name in figures.asked_for(tasks)}
     for model in models:
-        model["figures"] = {name: figures.summarise(documents) for name, documents in model["documents"].items()}
-        model["average"] = figures.average(model["documents"])
+        for name, documents in model["documents"].items():
+            model["figures"][name] = {**figures.summarise(documents), **model["figures"][name]}
+        model["figures"] |= {name: figures.weighted(model["documents"], of) for name, of in weights.items()}
+        model["average"] = figures.average(model["documents"], units)
     return {
         "format": "lmhead-evaluation",
         "version": 1,
@@ -156,11 +162,13 @@ def evaluation(arguments: argparse.Namespace) -> dict[str, Any]:
             }
             for name, task in tasks["tasks"].items()
         },
+        "groups": weights,
+        "averaged": list(units),
         "models": models,
         "comparisons": [
             {"baseline": models[0]["model"], "model": other["model"], **row}
             for other in models[1:]
-            for row in figures.compare(models[0]["documents"], other["documents"], better, arguments.margin)
+            for row in figures.compare(models[0]["documents"], other["documents"], better, arguments.margin, units)
         ],
     }
 

@@ -73,8 +73,8 @@ class HarnessTokens(TemplateLM):
     def prefix_token_id(self) -> int:
         prefix = huggingface.HFLM.prefix_token_id.fget(self)
         if prefix is None:
-            raise RequestError("the tokenizer must have a first or last token for an empty context, got neither: give "
-                               "prefix_token_id")
+            raise RequestError("the tokenizer must have a first or last token for an empty context, got neither: name one, "
+                               "--prefix-token-id here, prefix_token_id in the harness")
         return prefix
 
 

@@ -6,7 +6,8 @@ import re
 from pathlib import PurePath
 from typing import Any
 
-from lmhead.evaluate.table import FINDINGS, cell, in_order, shown_figures
+from lmhead.evaluate.figures import GOLD
+from lmhead.evaluate.table import FINDINGS, cell, in_order, row_label, shown_figures
 from lmhead.formats import count, difference, fixed, shortened
 from lmhead.page import document
 from lmhead.page.labels import key_names, plotly_text, plotted_names
@@ -26,7 +27,7 @@ def render(result: dict[str, Any]) -> str:
     """The page of what `lmhead evaluate --json` writes."""
     models = [model["model"] for model in result["models"]]
     curves = curve_names(result)
-    panels = [drawn for drawn in (panel_of(result, name) for name in figures_of(result)) if drawn]
+    panels = [drawn for drawn in (panel_of(result, name) for name in figures_of(result) if name != GOLD) if drawn]
     return document.render(
         "evaluate/evaluation.html",
         {"arms": plotted_names(curves), "panels": panels},
@@ -69,9 +70,8 @@ def facts(result: dict[str, Any]) -> list[str]:
 
 def sentences(result: dict[str, Any]) -> list[str]:
     models = result["models"]
-    average = models[0]["average"].get("bits_per_byte") or next(
-        (figures["bits_per_byte"] for figures in models[0]["figures"].values() if "bits_per_byte" in figures), None
-    )
+    of_first = [models[0]["average"], *(models[0]["figures"][name] for name in result["averaged"])]
+    average = next((figures["bits_per_byte"] for figures in of_first if "bits_per_byte" in figures), None)
     found = []
     if len(models) > 1:
         by_finding = {words: sum(row["finding"] == finding for row in result["comparisons"]) for finding, words in FINDINGS.items()}
@@ -93,13 +93,13 @@ def scores(result: dict[str, Any]) -> Table:
     rows: list[list[Cell | Words]] = []
     for task, names in shown_figures(result).items():
         rows += [
-            [task if place == 0 else "", Code(name), *(cell(model["figures"][task].get(name)) for model in models)]
+            [row_label(result, task) if place == 0 else "", Code(name), *(cell(model["figures"][task].get(name)) for model in models)]
             for place, name in enumerate(names)
         ]
     averaged = [name for name in figures_of(result) if any(name in model["average"] for model in models)]
     strong = set(range(len(rows), len(rows) + len(averaged)))
     rows += [
-        ["average" if place == 0 else "", Code(name), *(cell(model["average"].get(name)) for model in models)]
+        [f"average of {count(len(result['averaged']), 'task')}" if place == 0 else "", Code(name), *(cell(model["average"].get(name)) for model in models)]
         for place, name in enumerate(averaged)
     ]
     made = make_table("scores", ["task", "figure", *labels(result)], rows, text_columns=2)
@@ -148,7 +148,7 @@ def note(result: dict[str, Any]) -> str:
 
 
 def curve_names(result: dict[str, Any]) -> list[str]:
-    return [*result["tasks"], *(["average"] if len(result["tasks"]) > 1 else [])]
+    return [*result["averaged"], *(["average"] if len(result["averaged"]) > 1 else [])]
 
 
 def panel_of(result: dict[str, Any], name: str) -> dict[str, Any] | None:
@@ -160,7 +160,7 @@ def panel_of(result: dict[str, Any], name: str) -> dict[str, Any] | None:
     order = sorted(range(len(models)), key=lambda index: at[index] if at else index)
     lines = []
     for arm, curve in enumerate(curve_names(result)):
-        of = [(models[index]["average"] if curve == "average" and arm == len(result["tasks"]) else models[index]["figures"][curve]).get(name)
+        of = [(models[index]["average"] if curve == "average" and arm == len(result["averaged"]) else models[index]["figures"][curve]).get(name)
               for index in order]
         points = [(at[index] if at else float(place), figure) for place, (index, figure) in enumerate(zip(order, of, strict=True)) if figure]
         if len(points) < 2:

@@ -20,7 +20,7 @@ def quiet_harness() -> None:
     os.environ.setdefault("LOGLEVEL", "ERROR")
     os.environ.setdefault("TQDM_DISABLE", "1")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
-    for name in ("lm_eval", "transformers", "datasets", "httpx"):
+    for name in ("lm_eval", "transformers", "datasets", "httpx", "huggingface_hub"):
         logging.getLogger(name).setLevel(logging.ERROR)
 
 

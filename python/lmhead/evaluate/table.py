@@ -7,7 +7,7 @@ from typing import Any
 
 from lmhead.formats import ABSENT, difference, fixed, one_line
 
-ORDER = ("acc", "acc_norm", "exact_match", "perplexity", "bits_per_byte")
+ORDER = ("acc", "acc_norm", "exact_match", "perplexity", "bits_per_byte", "gold_log_likelihood")
 FINDINGS = {"harm": "worse", "gain": "better", "no_harm": "no worse by the margin", "undecided": "undecided"}
 
 
@@ -18,12 +18,35 @@ def in_order(known: Iterable[str]) -> list[str]:
 
 
 def shown_figures(result: dict[str, Any]) -> dict[str, list[str]]:
-    """The figures of each task that a table has, the usual ones first."""
+    """The figures of each task and group that a table has, the usual ones first."""
     shown = {}
-    for task in result["tasks"]:
-        known = {name for model in result["models"] for name in model["figures"][task]} - {"gold_log_likelihood"}
-        shown[task] = in_order(sorted(known))
+    for name in in_groups(result):
+        known = {figure for model in result["models"] for figure in model["figures"][name]}
+        shown[name] = in_order(sorted(known))
     return shown
+
+
+def in_groups(result: dict[str, Any]) -> list[str]:
+    """What is averaged over, each group before the groups and tasks that it is made of."""
+    names: dict[str, None] = {}
+    for name in result["averaged"]:
+        names[name] = None
+        parts = result["groups"].get(name, {})
+        for inner, tasks in result["groups"].items():
+            if inner != name and tasks.keys() <= parts.keys():
+                names[inner] = None
+        for task in parts:
+            names[task] = None
+    return list(names)
+
+
+def row_label(result: dict[str, Any], name: str) -> str:
+    """Parts of a group stand behind a dot."""
+    return name if name in result["averaged"] else f"· {name}"
+
+
+def documents_of(result: dict[str, Any], name: str) -> int:
+    return sum(result["tasks"][task]["documents"] for task in result["groups"].get(name, {name: 1.0}))
 
 
 def table(result: dict[str, Any]) -> str:
@@ -32,10 +55,10 @@ def table(result: dict[str, Any]) -> str:
     rows = [["task", "documents", "figure", *(one_line(model["model"]) for model in models)]]
     for task, names in shown_figures(result).items():
         for place, name in enumerate(names):
-            about = [task, str(result["tasks"][task]["documents"])] if place == 0 else ["", ""]
+            about = [row_label(result, task), str(documents_of(result, task))] if place == 0 else ["", ""]
             rows.append([*about, name, *(cell(model["figures"][task].get(name)) for model in models)])
     for place, name in enumerate(name for name in ORDER if any(name in model["average"] for model in models)):
-        about = [f"average of {len(result['tasks'])} tasks", ""] if place == 0 else ["", ""]
+        about = [f"average of {len(result['averaged'])} tasks", ""] if place == 0 else ["", ""]
         rows.append([*about, name, *(cell(model["average"].get(name)) for model in models)])
     lines = aligned(rows)
     if result["comparisons"]:
