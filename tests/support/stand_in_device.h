@@ -4,8 +4,8 @@
 // an operation that is given a tensor of the CPU, or of the other of its two devices, beside its own throws; nothing
 // random can be drawn on it; a process that was forked from one that has used it cannot. What ATen has no composition
 // for is computed by the CPU's kernel on the same memory. Programs load the library before their own (LD_PRELOAD),
-// Python by torch.ops.load_library; LMHEAD_STAND_IN_MEMORY limits their bytes on it, LMHEAD_STAND_IN_WITHOUT names an
-// operator that it lacks.
+// Python by torch.ops.load_library; LMHEAD_STAND_IN_MEMORY limits their bytes on it and is what each
+// of the two says that it has (8 GiB without), LMHEAD_STAND_IN_WITHOUT names an operator that it lacks.
 #pragma once
 
 #include <c10/core/Device.h>

@@ -2,6 +2,7 @@
 #include "tests/support/stand_in_device.h"
 
 #include <ATen/TensorOperators.h>
+#include <ATen/ops/addmm.h>
 #include <ATen/ops/arange.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
@@ -10,6 +11,7 @@
 #include <ATen/ops/ones.h>
 #include <ATen/ops/randn.h>
 #include <ATen/ops/sort.h>
+#include <c10/core/CachingDeviceAllocator.h>
 #include <c10/util/Exception.h>
 #include <gtest/gtest.h>
 #include <sys/wait.h>
@@ -72,6 +74,23 @@ TEST(StandInDevice, CountsItsMemoryAndRunsOutOfIt) {
   EXPECT_THROW(here + 1, c10::OutOfMemoryError);
   EXPECT_THROW(here.clone(), c10::OutOfMemoryError);
   EXPECT_NO_THROW(here.slice(0, 0, 500) + 1);
+}
+
+TEST(StandInDevice, SaysWhatMemoryItHas) {
+  const at::Tensor here = at::ones({1000}).to(stand_in_device());
+  const auto [free, whole] = at::getDeviceAllocator(stand_in_device().type())->getMemoryInfo(0);
+  EXPECT_EQ(whole, std::size_t{8} << 30);
+  EXPECT_LE(free, whole - 4000);
+}
+
+TEST(StandInDevice, AddsWideProductsAsCudaDoes) {
+  const at::Tensor here = numbers().to(at::kBFloat16) / 3, factor = here.cpu().to(at::kFloat);
+  at::Tensor sum = at::empty({3, 3}, here.options().dtype(at::kFloat));
+  at::addmm_out(sum, sum, here, here.t(), at::kFloat, /*beta=*/0);
+  EXPECT_TRUE(sum.cpu().equal(at::mm(factor, factor.t())));
+  at::addmm_out(sum, sum, here, here.t(), at::kFloat);
+  EXPECT_TRUE(sum.cpu().allclose(2 * at::mm(factor, factor.t())));
+  EXPECT_ANY_THROW(at::addmm_out(sum, sum, numbers(), numbers().t(), at::kFloat));  // not of 16 bits
 }
 
 TEST(StandInDevice, IsLostInAForkedProcess) {
