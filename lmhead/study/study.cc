@@ -36,9 +36,9 @@ void check_arm(const Study& study, const StudyArm& arm) {
 
 Study read_study(const Json& json, const std::vector<std::string>& overrides) {
   require(json.is_object(), "study", "a study must be an object, got ", json.type_name());
-  check_keys(json, "",
-             {"name", "description", "source", "base", "arms", "grid", "search", "seeds", "outcome", "higher_is_better",
-              "confirm", "comparisons", "correlations", "margin", "reach", "details", "against", "keep", "limits"});
+  check_keys(json, "", {"name",   "description", "source",           "base",    "arms",        "grid",         "search",
+                        "seeds",  "outcome",     "higher_is_better", "confirm", "comparisons", "correlations", "fits",
+                        "margin", "reach",       "details",          "against", "keep",        "limits"});
   Study study;
   study.json = json;
   study.name = name_member(json, /*is_arm=*/false, "name");

@@ -53,6 +53,27 @@ struct CorrelationRequest {
   std::optional<double> margin;     // smallest correlation that would matter
 };
 
+/// What a paired difference is fitted by: a size of the run, or a ratio of two, as it is or its binary logarithm.
+struct FitPredictor {
+  std::string name, quantity;  // log2(V/D), V/D
+  bool is_log2 = false;
+  std::vector<std::string> sizes;  // V, D
+};
+
+/// What a fit is read at beside the places that it is made from.
+struct FitPoint {
+  std::string name;
+  std::vector<double> quantities;  // of the predictors, one each
+};
+
+/// Least squares of paired differences over the places of the grid, linear in the predictors.
+struct FitRequest {
+  std::vector<FitPredictor> predictors;
+  std::vector<std::string> figures;
+  std::vector<FitPoint> predict;
+  std::vector<std::string> keep;  // of the sizes, what rows must hold
+};
+
 /// The outcome of studies that name no other.
 inline constexpr const char* kLossOutcome = "validation.loss";
 
@@ -67,6 +88,7 @@ struct Study {
   std::optional<double> margin;  // smallest difference that would matter
   std::vector<Comparison> comparisons;
   std::vector<CorrelationRequest> correlations;
+  std::vector<FitRequest> fits;
   std::string reach = "worst";       // whose final outcome others are to reach: an arm's name, or "worst"
   std::vector<std::string> details;  // figures that pairs are compared by beside the outcome; * stands for anything
   std::vector<std::string> against;  // keys of the grid or names of figures that documents plot the outcome against

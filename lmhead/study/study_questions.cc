@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "lmhead/base/error.h"
+#include "lmhead/study/study_fit.h"
 #include "lmhead/study/study_json.h"
 
 namespace lmhead {
@@ -89,13 +90,19 @@ void check_choice(const Study& study, const std::string& name, const std::string
 
 void read_questions(const Json& json, Study& study) {
   if (json.contains("comparisons")) study.comparisons = read_comparisons(study, json["comparisons"]);
+  const auto keep = [&](const std::string& path) {
+    if (std::find(study.keep.begin(), study.keep.end(), path) == study.keep.end()) study.keep.push_back(path);
+  };
+  if (json.contains("fits"))
+    for (const Json& item : member(json, "fits", Json::value_t::array, "a list of objects")) {
+      study.fits.push_back(read_fit(item, study));
+      for (const std::string& path : study.fits.back().keep) keep(path);
+    }
   if (!json.contains("correlations")) return;
   for (const Json& item : member(json, "correlations", Json::value_t::array, "a list of objects")) {
     study.correlations.push_back(read_correlation(item));
     check_correlation(study, study.correlations.back());
-    for (const std::string& predictor : study.correlations.back().predictors)
-      if (std::find(study.keep.begin(), study.keep.end(), predictor) == study.keep.end())
-        study.keep.push_back(predictor);
+    for (const std::string& predictor : study.correlations.back().predictors) keep(predictor);
   }
 }
 

@@ -13,6 +13,7 @@
 #include "lmhead/study/equal_cost.h"
 #include "lmhead/study/long_form_results.h"
 #include "lmhead/study/statistics_json.h"
+#include "lmhead/study/study_fit.h"
 
 namespace lmhead {
 namespace {
@@ -41,6 +42,7 @@ class StudyReader {
     for (std::size_t arm = 0; arm < study_.arms.size(); ++arm) all["arms"].push_back(arm_summary(confirmed_, arm));
     all["comparisons"] = arm_comparisons(confirmed_);
     all["correlations"] = study_correlations(progress_, confirmed_.plan);
+    for (const FitRequest& request : study_.fits) all["fits"].push_back(fit_points(confirmed_, request));
     all["reach"] = reach();
     return all;
   }

@@ -22,6 +22,7 @@ def write(found: dict[str, Any], out: Path, commands: list[str]) -> None:
         ("differences", "differences with 95 % intervals", figures.differences),
         ("curves", "validation curves, mean over seeds", figures.curves),
         ("against", "the outcome against what it may depend on, mean over seeds with 95 % intervals", figures.against),
+        ("fits", "differences over the places with 95 % intervals, and the fitted lines", figures.fits),
         ("observed", "what was observed over training, mean over seeds with 95 % intervals", figures.observed),
         ("logit-steps", "loss after logit steps of equal length, mean over seeds with 95 % intervals", figures.logit_steps),
     ):

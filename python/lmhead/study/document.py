@@ -5,6 +5,7 @@ Every number is read from statistics.json, which the native command computes; th
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from lmhead.formats import compact, difference, duration, fixed, p_value
@@ -144,6 +145,114 @@ def correlations_section(statistics: dict[str, Any]) -> list[str]:
     ]
 
 
+def beyond_words(reach: list[dict[str, Any]]) -> tuple[str | Code, ...]:
+    """How far a point lies outside of what was measured."""
+    words: tuple[str | Code, ...] = ()
+    for one in reach:
+        low, high = one["measured"]
+        words += ("; " if words else "", Code(one["quantity"]), f" {compact(one['value'])}")
+        measured = f"{compact(low)} to {compact(high)} measured"
+        if one["beyond"] == 1:
+            words += (f" inside ({measured})",)
+        else:
+            span = math.log2(high / low)
+            words += (
+                f" {compact(one['beyond'])} times outside ({measured}: {fixed(math.log2(one['beyond']), 1)} doublings beyond"
+                f" {fixed(span, 1)})",
+            )
+    return words
+
+
+def slope_words(fit: dict[str, Any]) -> str:
+    """What the slopes' intervals allow to say."""
+    words = []
+    for slope in fit["slopes"]:
+        low, high = slope["interval"] or (-math.inf, math.inf)
+        way = "rises with" if low > 0 else "falls with" if high < 0 else "no change shown with"
+        words.append(f"{way} {slope['predictor']}")
+    return "; ".join(words)
+
+
+def fits_section(statistics: dict[str, Any]) -> list[str]:
+    """Of each fit and figure a table of coefficients, an arm a row, and one of what they predict."""
+    fits = statistics.get("fits", [])
+    if not fits:
+        return []
+    lines = ["## Fits", ""]
+    for fit in fits:
+        names = [one["name"] for one in fit["predictors"]]
+        for figure in dict.fromkeys(one["figure"] for one in fit["differences"]):
+            own = [one for one in fit["differences"] if one["figure"] == figure]
+            done = [one for one in own if "lacking" not in one]
+            unit = f" ({own[0]['unit']})" if own[0]["unit"] else ""
+            heading: Words = ("The difference in ", Code(figure), f"{unit}, linear in ", *listed(names), ":")
+            lines += [inline(heading), ""]
+            if done:
+                lines += [*coefficients_table(done, names), ""]
+            if done and fit["predict"]:
+                lines += [*predictions_table(done), ""]
+            lacking = [one for one in own if "lacking" in one]
+            lines += [f"- {words(name_of(one))}: no fit yet: {words(one['lacking'])}." for one in lacking]
+            lines += [""] * bool(lacking)
+    absent: dict[str, list[str]] = {}
+    for one in (one for fit in fits for one in fit["differences"]):
+        for gap in one["missing"]:
+            arms = absent.setdefault(f"{gap['place']}: {gap['why']}", [])
+            arms += [one["arm"]] * (one["arm"] not in arms)
+    if absent:
+        lines += ["Places that fits lack:", ""]
+        lines += [f"- {words(what)} ({words(', '.join(arms))})" for what, arms in absent.items()] + [""]
+    return [
+        *lines,
+        "Least squares over the places of the grid. The constant is the fitted difference at the mean of the places' predictors; a slope is"
+        " the change for one more of its predictor, of a log2 for a doubling. 95 % intervals are studentised bootstraps, 10,000 resamples of the seeds within"
+        " each place: what other seeds would give at these places, if the form holds. Whether it does: *misfit* is the root mean square of what"
+        " the places' means lie off, beside what chance over seeds alone would give; *left out* that of each place predicted from the"
+        " others. A prediction outside of what was measured rests on the form alone, which nothing here tests there. How each figure is"
+        " computed: [statistics.md](../statistics.md).",
+        "",
+    ]
+
+
+def name_of(one: dict[str, Any]) -> str:
+    return f"{one['arm']} − {one['baseline']}"
+
+
+def coefficients_table(fits: list[dict[str, Any]], names: list[str]) -> list[str]:
+    rows: list[list[Words]] = []
+    for one in fits:
+        left = f"{fixed(one['left_out_error'], 4)} ({one['left_out_places']} places)" if one["left_out_error"] is not None else "—"
+        rows.append(
+            [
+                name_of(one),
+                str(len(one["points"])),
+                difference(one["constant"], one["constant_interval"]),
+                *(difference(slope["value"], slope["interval"]) for slope in one["slopes"]),
+                f"{fixed(one['residual'], 4)} ({fixed(one['chance'], 4)})",
+                left,
+                slope_words(one),
+            ]
+        )
+    head = ["difference", "places", "constant", *names, "misfit (by chance)", "left out", "so"]
+    return table(head, rows)
+
+
+def predictions_table(fits: list[dict[str, Any]]) -> list[str]:
+    rows: list[list[Words]] = []
+    for one in fits:
+        for point in one["predictions"]:
+            rows.append(
+                [
+                    name_of(one),
+                    point["name"],
+                    difference(point["value"], point["interval"]),
+                    difference(None, point["without_a_place"]),
+                    beyond_words(point["reach"]),
+                ]
+            )
+    return table(["difference", "predicted at", "by the fit", "with a place left out", "beside what was measured"], rows)
+
+
 def source_section(statistics: dict[str, Any]) -> list[str]:
     source = statistics["source"] or {}
     if not source:
@@ -227,7 +336,7 @@ def render(statistics: dict[str, Any], name: str, commands: list[str], plots: li
     lines += comparisons_section(statistics) + correlations_section(statistics) + arms_section(statistics)
     for alternative, file in plots:
         lines += [image(alternative, file), ""]
-    lines += details_section(statistics) + source_section(statistics) + equal_cost_section(statistics) + reach_section(statistics)
+    lines += fits_section(statistics) + details_section(statistics) + source_section(statistics) + equal_cost_section(statistics) + reach_section(statistics)
     if statistics["limits"]:
         lines += ["## What this does not show", "", *(f"- {block(limit)}" for limit in statistics["limits"]), ""]
     lines += ["## How it was run", ""]

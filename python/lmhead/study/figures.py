@@ -7,7 +7,8 @@ from typing import Any
 
 import matplotlib
 
-from lmhead.formats import visible
+from lmhead.formats import compact, visible
+from lmhead.study import fit
 
 matplotlib.use("svg")
 from matplotlib import pyplot, ticker  # noqa: E402
@@ -111,6 +112,49 @@ def against(statistics: dict[str, Any], file: Path) -> bool:
         panels[0][0].set_ylabel(plain(label_of(statistics)))
         panels[0][-1].legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
         save(figure, file)
+    return True
+
+
+def fits(statistics: dict[str, Any], file: Path) -> bool:
+    """The differences at the places of the first fit, with 95 % intervals over seeds, and the fitted lines: a panel an arm,
+    the first predictor's quantity along it, a colour for each value of the others."""
+    request = next((one for one in statistics.get("fits", []) if any("slopes" in d for d in one["differences"])), None)
+    if request is None:
+        return False
+    predictors = request["predictors"]
+    figure_name = request["differences"][0]["figure"]
+    shown = [one for one in request["differences"] if one["figure"] == figure_name and "slopes" in one]
+    others = sorted({tuple(point["quantities"][1:]) for one in shown for point in one["points"]})
+    with pyplot.rc_context(STYLE):
+        picture, panels = pyplot.subplots(1, len(shown), figsize=(3.6 * len(shown), 3.2), squeeze=False)
+        for axes, one in zip(panels[0], shown):
+            for index, other in enumerate(others):
+                own = sorted(
+                    (point for point in one["points"] if tuple(point["quantities"][1:]) == other),
+                    key=lambda point: point["quantities"][0],
+                )
+                if not own:
+                    continue
+                label = ", ".join(f"{p['quantity']} {compact(v)}" for p, v in zip(predictors[1:], other, strict=True))
+                color = COLORS[index % len(COLORS)]
+                for point in own:
+                    axes.plot([point["quantities"][0]] * 2, point["interval"] or [], color=color, linewidth=2)
+                places = [point["quantities"][0] for point in own]
+                axes.plot(places, [sum(p["differences"]) / len(p["differences"]) for p in own], "o", color=color, markersize=4)
+                line = [fit.value_at(one, predictors, [place, *other]) for place in places]
+                marker = {} if len(places) > 1 else {"marker": "_", "markersize": 14}
+                axes.plot(places, line, DASHES[index % len(DASHES)], color=color, label=plain(label or "fit"), **marker)
+            axes.axhline(0, color="#000000", linewidth=0.8)
+            if predictors[0]["log2"]:
+                axes.set_xscale("log", base=2)
+                axes.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
+            axes.set_title(plain(f"{one['arm']} − {one['baseline']}"), fontsize=9)
+            axes.set_xlabel(plain(predictors[0]["quantity"]))
+        unit = shown[0]["unit"]
+        panels[0][0].set_ylabel(plain(f"difference in {figure_name}" + (f" ({unit})" if unit else "")))
+        panels[0][-1].legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
+        picture.tight_layout()
+        save(picture, file)
     return True
 
 

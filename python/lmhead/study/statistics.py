@@ -11,6 +11,7 @@ from typing import Any
 
 from lmhead.command import RequestError
 from lmhead.json_trees import parse
+from lmhead.study.fit import with_fits
 
 
 def native_command() -> str:
@@ -34,7 +35,7 @@ def compute(study: Path, rows: Path, overrides: list[str]) -> dict[str, Any]:
         if done.returncode != 0:
             lines = done.stderr.strip().splitlines() or ["nothing"]
             raise RequestError(f"the statistics must be computable, got: {lines[-1]}")
-        return read(Path(folder) / "statistics.json")
+        return with_fits(read(Path(folder) / "statistics.json"))
 
 
 def read(path: Path) -> dict[str, Any]:
