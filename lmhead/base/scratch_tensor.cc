@@ -18,6 +18,28 @@ namespace lmhead {
 
 namespace fs = std::filesystem;
 
+namespace {
+
+constexpr std::size_t kOwnPages = std::size_t(1) << 18;  // from this many bytes on
+
+at::Tensor mapped_tensor(void* bytes, std::size_t size, const std::vector<std::int64_t>& shape, at::ScalarType type) {
+  return at::from_blob(bytes, shape, [size](void* mapped) { ::munmap(mapped, size); }, at::TensorOptions().dtype(type));
+}
+
+/// Its pages go back to the system with it, whatever else the process allocates meanwhile.
+at::Tensor memory_tensor(const std::vector<std::int64_t>& shape, at::ScalarType type, std::size_t size) {
+  if (size < kOwnPages) return at::empty(shape, type);
+  void* bytes = ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  require(bytes != MAP_FAILED, "memory", "must have room for ", format_bytes(double(size)),
+          ", got: ", std::strerror(errno));
+#ifdef MADV_HUGEPAGE
+  ::madvise(bytes, size, MADV_HUGEPAGE);  // fewer faults; where it is refused, all the same
+#endif
+  return mapped_tensor(bytes, size, shape, type);
+}
+
+}  // namespace
+
 fs::path scratch_directory() {
   const char* told = std::getenv("TMPDIR");
   if (told && *told) return told;
@@ -28,7 +50,7 @@ at::Tensor scratch_tensor(const std::vector<std::int64_t>& shape, at::ScalarType
                           const std::optional<fs::path>& folder) {
   std::size_t size = c10::elementSize(type);
   for (const std::int64_t length : shape) size *= std::size_t(length);
-  if (!folder || size == 0) return at::empty(shape, type);
+  if (!folder || size == 0) return memory_tensor(shape, type, size);
   const auto must = [&](bool holds, int error) {
     require(holds, "files", folder->string(), " must have room for ", format_bytes(double(size)),
             " of the head, got: ", std::strerror(error));
@@ -43,7 +65,7 @@ at::Tensor scratch_tensor(const std::vector<std::int64_t>& shape, at::ScalarType
   const int reason = error != 0 ? error : errno;
   ::close(descriptor);
   must(bytes != MAP_FAILED, reason);
-  return at::from_blob(bytes, shape, [size](void* mapped) { ::munmap(mapped, size); }, at::TensorOptions().dtype(type));
+  return mapped_tensor(bytes, size, shape, type);
 }
 
 }  // namespace lmhead

@@ -159,12 +159,12 @@ struct PackedAttentionFunction : torch::autograd::Function<PackedAttentionFuncti
   }
 };
 
-bool has_kernel(const at::Tensor& projected) {
+}  // namespace
+
+bool has_packed_kernel(const at::Tensor& projected) {
   return is_readable(projected) && has_kernel_type(projected) && projected.size(3) <= tile_sizes::kNarrowHead &&
          projected.size(1) <= tile_sizes::kShortSequence;
 }
-
-}  // namespace
 
 at::Tensor packed_causal_attention(const at::Tensor& projected, std::int64_t heads, double scale) {
   require(projected.dim() == 4 && heads >= 1 && projected.size(2) > heads && (projected.size(2) - heads) % 2 == 0 &&
@@ -172,7 +172,7 @@ at::Tensor packed_causal_attention(const at::Tensor& projected, std::int64_t hea
           "packed_causal_attention", "projected must be [B, T, H + 2 K, head_dim] with K a divisor of H = ", heads,
           ", got ", projected.sizes());
   if (needs_plain_derivatives({projected})) return differentiable_attention(projected, heads, scale);
-  if (!has_kernel(projected)) return plain_packed_causal_attention(projected, heads, scale);
+  if (!has_packed_kernel(projected)) return plain_packed_causal_attention(projected, heads, scale);
   // Casting and computing in float32 is faster than bfloat16 products of this size.
   const bool casts = projected.scalar_type() == at::kBFloat16;
   const at::Tensor output = PackedAttentionFunction::apply(casts ? projected.to(at::kFloat) : projected, heads, scale);

@@ -11,6 +11,8 @@ namespace lmhead {
 /// float32, float64 and bfloat16, cast to float32, take a kernel of their own on the CPU where the head is narrow and
 /// the sequence short: matrix products of such sizes spend their time on overhead. Everything else is the plain way.
 at::Tensor packed_causal_attention(const at::Tensor& projected, std::int64_t heads, double scale);
+/// Whether the kernel serves these, unless derivatives of another kind are asked for.
+bool has_packed_kernel(const at::Tensor& projected);
 /// ATen's scaled_dot_product_attention on the three parts.
 at::Tensor plain_packed_causal_attention(const at::Tensor& projected, std::int64_t heads, double scale);
 

@@ -2,7 +2,6 @@
 
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/_unique2.h>
-#include <ATen/ops/empty_like.h>
 
 #include <algorithm>
 #ifdef __GLIBC__
@@ -16,6 +15,7 @@
 namespace lmhead {
 namespace {
 
+constexpr std::size_t kMostFree = std::size_t{128} << 20;  // bytes that the C library may hold between blocks
 constexpr const char* kEmbedding = "model.embed_tokens.weight";
 
 bool is_larger_than_half_of_memory(const TensorFolder& folder) {
@@ -50,10 +50,12 @@ ParameterSource CheckpointBlocks::parameters() {
 
 void CheckpointBlocks::serve(const Decoder& decoder) {
   for (std::size_t layer = 0; layer < decoder.specification().layers.size(); ++layer) {
-    StoredBlock block{decoder.block_parameters(layer), {}};
-    for (const ParameterPtr& parameter : block.parameters)
+    StoredBlock block{decoder.block_parameters(layer), {}, {}};
+    for (const ParameterPtr& parameter : block.parameters) {
+      block.promised.push_back(parameter->value);
       for (std::string& name : tensors_.tensors_of(parameter->name, parameter->parts))
         block.tensors.push_back(std::move(name));
+    }
     blocks_.push_back(std::move(block));
   }
 }
@@ -77,11 +79,12 @@ void CheckpointBlocks::load(std::size_t layer) {
 }
 
 void CheckpointBlocks::release(std::size_t layer) noexcept {
-  for (const ParameterPtr& parameter : blocks_[layer].parameters)
-    parameter->value = parameter->working =
-        at::empty_like(parameter->value, at::TensorOptions().device(at::kMeta).dtype(parameter->value.scalar_type()));
+  const StoredBlock& block = blocks_[layer];
+  for (std::size_t place = 0; place < block.parameters.size(); ++place)
+    block.parameters[place]->value = block.parameters[place]->working = block.promised[place];
 #ifdef __GLIBC__
-  ::malloc_trim(0);  // small tensors that stay would keep the places of several blocks with the process
+  // The next block's activations take the places of this one's; behind the last one comes what needs others.
+  if (layer + 1 == blocks_.size() || ::mallinfo2().fordblks > kMostFree) ::malloc_trim(0);
 #endif
 }
 

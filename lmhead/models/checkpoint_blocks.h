@@ -36,6 +36,7 @@ class CheckpointBlocks : public BlockSource {
  private:
   struct StoredBlock {
     ParameterList parameters;
+    std::vector<at::Tensor> promised;  // their values while they are not in memory
     std::vector<std::string> tensors;
   };
   void read_ahead(std::size_t layer);

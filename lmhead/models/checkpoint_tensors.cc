@@ -114,9 +114,9 @@ at::Tensor CheckpointTensors::allocate(const std::string& name, const std::vecto
 /// it that the file is the same.
 void CheckpointTensors::take(const std::string& name, const at::Tensor& into) {
   folder_.read_into(name, into);
-  if (!finite_.contains(name)) require_finite(name, into);
-  finite_.insert(name);
-  used_.insert(name);
+  bool& is_finite = used_[name];
+  if (!is_finite) require_finite(name, into);
+  is_finite = true;
 }
 
 void CheckpointTensors::require_finite(const std::string& name, const at::Tensor& values) const {
@@ -197,7 +197,7 @@ ParameterPtr CheckpointTensors::promised_parameter(const std::string& name, Para
                                                    const std::vector<RowPart>& parts) {
   const std::vector<Piece> pieces = pieces_of(name, shape, parts);
   check(pieces);
-  for (const Piece& piece : pieces) used_.insert(piece.from.name);
+  for (const Piece& piece : pieces) used_.try_emplace(piece.from.name);
   const at::Tensor value = at::empty(shape, at::TensorOptions().device(at::kMeta).dtype(type_of(kind)));
   return std::make_shared<Parameter>(Parameter{name, kind, value, value, parts});
 }

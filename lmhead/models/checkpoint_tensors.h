@@ -1,8 +1,8 @@
 // The tensors of a pretrained checkpoint under our names and in our layout.
 #pragma once
 
+#include <map>
 #include <optional>
-#include <set>
 
 #include "lmhead/models/decoder.h"
 #include "lmhead/models/families.h"
@@ -72,7 +72,7 @@ class CheckpointTensors {
   at::ScalarType type_, table_type_;
   std::optional<std::filesystem::path> tables_folder_;
   std::string prefix_;
-  std::set<std::string, std::less<>> used_, finite_;
+  std::map<std::string, bool, std::less<>> used_;  // and whether all of it was found finite
 };
 
 }  // namespace lmhead

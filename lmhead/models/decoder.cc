@@ -15,6 +15,7 @@
 #include "lmhead/base/error.h"
 #include "lmhead/kernels/block_operations.h"
 #include "lmhead/kernels/packed_attention.h"
+#include "lmhead/kernels/plain_derivatives.h"
 #include "lmhead/kernels/projection.h"
 #include "lmhead/models/attention.h"
 #include "lmhead/models/decoder_builder.h"
@@ -25,6 +26,8 @@
 
 namespace lmhead {
 namespace {
+
+constexpr std::int64_t kInnerRows = 1024;  // of an MLP's inner width at once, where nothing is to be differentiated
 
 at::Tensor project(const at::Tensor& input, const at::Tensor& weight, const at::Tensor& bias) {
   return projection(input.to(weight.scalar_type()), weight, bias);
@@ -308,8 +311,11 @@ at::Tensor Decoder::mix(std::size_t layer, const at::Tensor& projected, KeyValue
   const DecoderSpecification& s = specification_;
   const std::int64_t queries = s.num_attention_heads, keys = s.num_key_value_heads;
   const std::int64_t window = blocks_[layer].layer.sliding_window;
-  if (!cache && s.attention_softcap == 0 && (window == 0 || window >= projected.size(1)))
-    return packed_causal_attention(projected, queries, s.attention_scale);
+  const bool is_packed = !cache && s.attention_softcap == 0 && (window == 0 || window >= projected.size(1));
+  if (is_packed && has_packed_kernel(projected)) return packed_causal_attention(projected, queries, s.attention_scale);
+  if (!cache && !needs_derivatives({projected}) && has_tree_kernel(projected, attention_options(layer)))
+    return chain_attention(projected, queries, attention_options(layer));
+  if (is_packed) return packed_causal_attention(projected, queries, s.attention_scale);
   const auto parts = projected.split_with_sizes({queries, keys, keys}, 2);
   const auto seen = cache ? cache->append(layer, parts[1], parts[2]) : KeyValueCache::KeysAndValues{parts[1], parts[2]};
   return causal_attention(parts[0], seen.keys, seen.values, attention_options(layer));
@@ -363,8 +369,21 @@ at::Tensor Decoder::transform(const Block& block, const at::Tensor& input) const
                         .down = block.mlp_output.weight->working},
                        {.per_token = s.num_experts_per_tok, .is_normalised = s.norm_topk_prob}, active);
   }
-  const at::Tensor inner = project(input, block.mlp_input.weight->working, block.mlp_input.bias);
-  return project(active(inner), block.mlp_output.weight->working, block.mlp_output.bias);
+  const auto transformed = [&](const at::Tensor& rows) {
+    const at::Tensor inner = project(rows, block.mlp_input.weight->working, block.mlp_input.bias);
+    return project(active(inner), block.mlp_output.weight->working, block.mlp_output.bias);
+  };
+  const std::int64_t count = input.size(0);
+  if (count <= kInnerRows || !input.is_cpu() || needs_derivatives({input, block.mlp_input.weight->working}))
+    return transformed(input);
+  at::Tensor output;
+  for (std::int64_t first = 0; first < count; first += kInnerRows) {
+    const std::int64_t rows = std::min(kInnerRows, count - first);
+    const at::Tensor part = transformed(input.narrow(0, first, rows));
+    if (!output.defined()) output = at::empty({count, part.size(1)}, part.options());
+    output.narrow(0, first, rows).copy_(part);
+  }
+  return output;
 }
 
 }  // namespace lmhead

@@ -2,6 +2,7 @@
 
 #include <ATen/Parallel.h>
 #include <ATen/TensorOperators.h>
+#include <ATen/ops/arange.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/ones.h>
@@ -154,12 +155,6 @@ at::Tensor readable(const at::Tensor& heads) {
   return numbers.stride(2) == 1 ? numbers : numbers.contiguous();
 }
 
-bool has_kernel(const TreeHeads& heads, const AttentionOptions& options) {
-  const at::ScalarType type = heads.query.scalar_type();
-  return heads.query.is_cpu() && (type == at::kFloat || type == at::kBFloat16) && options.softcap == 0 &&
-         has_row_major_product() && may_use_avx512();
-}
-
 at::Tensor attention_by_blocks(const TreeHeads& heads, const TokenTrees& trees, const AttentionOptions& options) {
   const TreeHeads read = {readable(heads.query), readable(heads.key), readable(heads.value), heads.of_asked};
   const std::int64_t key_heads = read.key.size(1);
@@ -214,8 +209,26 @@ at::Tensor plain_tree_attention(const TreeHeads& heads, const TokenTrees& trees,
 }
 
 at::Tensor tree_attention(const TreeHeads& heads, const TokenTrees& trees, const AttentionOptions& options) {
-  if (!has_kernel(heads, options)) return plain_tree_attention(heads, trees, options);
+  if (!has_tree_kernel(heads.query, options)) return plain_tree_attention(heads, trees, options);
   return attention_by_blocks(heads, trees, options);
+}
+
+bool has_tree_kernel(const at::Tensor& query, const AttentionOptions& options) {
+  const at::ScalarType type = query.scalar_type();
+  return query.is_cpu() && (type == at::kFloat || type == at::kBFloat16) && options.softcap == 0 &&
+         has_row_major_product() && may_use_avx512();
+}
+
+at::Tensor chain_attention(const at::Tensor& projected, std::int64_t heads, const AttentionOptions& options) {
+  const std::int64_t batch = projected.size(0), length = projected.size(1), keys = (projected.size(2) - heads) / 2;
+  TokenTrees chains;
+  for (std::int64_t sequence = 0; sequence < batch; ++sequence) chains.trees.push_back({sequence * length, length, {}});
+  chains.positions = at::arange(length).repeat({batch});
+  chains.depth = length;
+  chains.beside.resize(1);
+  chains.beside_which.assign(std::size_t(batch * length), 0);
+  const auto parts = projected.flatten(0, 1).split_with_sizes({heads, keys, keys}, 1);
+  return tree_attention({parts[0], parts[1], parts[2]}, chains, options);
 }
 
 }  // namespace lmhead

@@ -22,4 +22,10 @@ struct TreeHeads {
 at::Tensor tree_attention(const TreeHeads& heads, const TokenTrees& trees, const AttentionOptions& options);
 at::Tensor plain_tree_attention(const TreeHeads& heads, const TokenTrees& trees, const AttentionOptions& options);
 
+/// Causal attention of whole sequences `projected` [B, T, H + 2 K, d], which holds `heads` = H query heads before K key
+/// and K value heads, as of trees that do not branch: [B T, H d]. No derivatives.
+at::Tensor chain_attention(const at::Tensor& projected, std::int64_t heads, const AttentionOptions& options);
+/// Whether attention of such queries takes the micro-kernels.
+bool has_tree_kernel(const at::Tensor& query, const AttentionOptions& options);
+
 }  // namespace lmhead

@@ -86,5 +86,18 @@ TEST(TreeAttention, CapsScores) {
       5e-6);
 }
 
+TEST(ChainAttention, IsTheAttentionOfEverySequence) {
+  for (const Case& sizes : kCases) {
+    const at::Tensor projected =
+        at::randn({3, 150, sizes.heads + 2 * sizes.key_heads, sizes.width}, at::TensorOptions().dtype(at::kFloat));
+    const AttentionOptions options{.scale = 0.1, .sliding_window = sizes.window};
+    const auto parts =
+        projected.to(at::kDouble).split_with_sizes({sizes.heads, sizes.key_heads, sizes.key_heads}, /*dim=*/2);
+    const at::Tensor got = chain_attention(projected, sizes.heads, options);
+    ASSERT_EQ(got.scalar_type(), at::kFloat);
+    EXPECT_LT(largest(got - causal_attention(parts[0], parts[1], parts[2], options)), 5e-6) << sizes.width;
+  }
+}
+
 }  // namespace
 }  // namespace lmhead
