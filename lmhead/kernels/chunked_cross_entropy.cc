@@ -15,6 +15,7 @@
 
 #include "lmhead/kernels/fused_rows.h"
 #include "lmhead/kernels/plain_logits.h"
+#include "lmhead/kernels/product_sum.h"
 #include "lmhead/kernels/tile_sizes.h"
 #include "lmhead/kernels/token_statistics.h"
 
@@ -84,12 +85,15 @@ at::Tensor denominator_of(const Rows& rows, const LinearCrossEntropyOptions& opt
   return at::ones({}, rows.token_weight.options());
 }
 
-/// Calls `work(begin, rows)` for chunks whose logits have at most 64 Mi elements, or what the row kernel takes at once.
+/// Rows whose logits are there at once: of at most 64 Mi elements, or what the row kernel takes.
+std::int64_t rows_per_chunk(const CrossEntropyArguments& arguments, bool is_fused) {
+  const std::int64_t vocab_size = arguments.map.weight.size(0);
+  return is_fused ? FusedRows::rows_per_chunk(arguments.hidden, vocab_size) : tile_sizes::rows_per_chunk(vocab_size);
+}
+/// Calls `work(begin, rows)` for chunks of `rows`.
 template <class Work>
-void for_each_chunk(const CrossEntropyArguments& arguments, bool is_fused, const Work& work) {
-  const std::int64_t size = arguments.hidden.size(0), vocab_size = arguments.map.weight.size(0);
-  const std::int64_t rows = is_fused ? FusedRows::rows_per_chunk(vocab_size, arguments.hidden.scalar_type())
-                                     : tile_sizes::rows_per_chunk(vocab_size);
+void for_each_chunk(const CrossEntropyArguments& arguments, std::int64_t rows, const Work& work) {
+  const std::int64_t size = arguments.hidden.size(0);
   for (std::int64_t begin = 0; begin < size; begin += rows) work(begin, std::min(rows, size - begin));
 }
 
@@ -129,31 +133,35 @@ at::Tensor gradient_of_rows(const CrossEntropyArguments& arguments, const Rows& 
 struct GradientSums {
   CrossEntropyGradients sums;  // the weight's and the bias's in the type of the loss
 
-  GradientSums(const CrossEntropyArguments& arguments, const WantedGradients& wanted) {
-    const at::ScalarType type = loss_type(arguments.hidden.scalar_type());
+  /// Of one chunk the product is the weight's gradient itself; several need a wider sum.
+  GradientSums(const CrossEntropyArguments& arguments, const WantedGradients& wanted, bool is_one_chunk)
+      : wants_weight_(wanted.weight) {
+    const at::ScalarType own = arguments.hidden.scalar_type(), wide = loss_type(own);
+    weight_type_ = is_one_chunk ? own : wide;
     if (wanted.hidden) sums.hidden = at::zeros_like(arguments.hidden, at::MemoryFormat::Contiguous);
-    if (wanted.weight) sums.weight = zeros(arguments.map.weight, type);
-    if (wanted.bias) sums.bias = zeros(arguments.map.bias, type);
+    if (wanted.bias) sums.bias = at::zeros(arguments.map.bias.sizes(), arguments.map.bias.options().dtype(wide));
   }
   /// Adds a chunk's, whose `gradient` is with respect to its products.
   void add(const CrossEntropyArguments& arguments, const Rows& rows, std::int64_t begin, at::Tensor gradient) {
     if (sums.bias.defined()) sums.bias += gradient.sum({0}, /*keepdim=*/false, sums.bias.scalar_type());
     gradient = gradient.to(arguments.hidden.scalar_type());
-    if (sums.hidden.defined())
-      sums.hidden.narrow(0, begin, gradient.size(0)).copy_(at::mm(gradient, arguments.map.weight));
-    if (sums.weight.defined()) sums.weight += at::mm(gradient.t(), rows.hidden);
+    if (sums.hidden.defined()) {
+      at::Tensor of_rows = sums.hidden.narrow(0, begin, gradient.size(0));
+      at::mm_out(of_rows, gradient, arguments.map.weight);
+    }
+    if (wants_weight_) add_product(sums.weight, gradient.t(), rows.hidden, weight_type_);
   }
   CrossEntropyGradients in_own_types(const CrossEntropyArguments& arguments) const {
     CrossEntropyGradients result = sums;
+    if (wants_weight_ && !sums.weight.defined()) result.weight = at::zeros_like(arguments.map.weight);  // no rows
     if (result.weight.defined()) result.weight = result.weight.to(arguments.map.weight.scalar_type());
     if (result.bias.defined()) result.bias = result.bias.to(arguments.map.bias.scalar_type());
     return result;
   }
 
  private:
-  static at::Tensor zeros(const at::Tensor& like, at::ScalarType type) {
-    return at::zeros(like.sizes(), like.options().dtype(type));
-  }
+  bool wants_weight_;
+  at::ScalarType weight_type_;
 };
 
 /// Losses [n, 1] before the token weights; `logits` less their maximum, `lse` around it, `logsumexp` whole.
@@ -256,7 +264,6 @@ CrossEntropyForward chunked_forward(const CrossEntropyArguments& given, const Wa
   at::Tensor losses = at::zeros_like(all.token_weight);
   CrossEntropyForward result;
   result.row_sums = at::zeros({losses.size(0), 2}, losses.options().dtype(at::kDouble));
-  GradientSums gradients(arguments, wanted);
   std::vector<TokenStatistics> of_chunks;
   // Statistics are of logits that no temperature divides.
   const bool takes_kernel = statistics == WantedStatistics::kNone || !options.temperature.defined();
@@ -264,7 +271,9 @@ CrossEntropyForward chunked_forward(const CrossEntropyArguments& given, const Wa
   // g = W^T (p - y) is then that of the loss; float16 has no digits left for a gradient that was divided.
   const bool shares_gradient = statistics == WantedStatistics::kAll && wanted.hidden &&
                                arguments.hidden.scalar_type() != at::kHalf && is_plain_cross_entropy(arguments);
-  for_each_chunk(arguments, kernel.has_value(), [&](std::int64_t begin, std::int64_t size) {
+  const std::int64_t chunk = rows_per_chunk(arguments, kernel.has_value());
+  GradientSums gradients(arguments, wanted, losses.size(0) <= chunk);
+  for_each_chunk(arguments, chunk, [&](std::int64_t begin, std::int64_t size) {
     const Rows rows = all.narrow(begin, size);
     if (kernel) {
       const at::Tensor upstream = wanted.any() ? (1 / denominator).reshape({1}) : at::Tensor();
@@ -314,9 +323,10 @@ CrossEntropyGradients chunked_backward(const CrossEntropyArguments& given, const
   const at::ScalarType type = loss_type(arguments.hidden.scalar_type());
   const Rows all = rows_of(arguments);
   const at::Tensor above = (upstream.detach().to(type) / denominator_of(all, arguments.options)).reshape({-1, 1});
-  GradientSums gradients(arguments, wanted);
   const auto kernel = FusedRows::of(arguments.hidden);
-  for_each_chunk(arguments, kernel.has_value(), [&](std::int64_t begin, std::int64_t size) {
+  const std::int64_t chunk = rows_per_chunk(arguments, kernel.has_value());
+  GradientSums gradients(arguments, wanted, arguments.hidden.size(0) <= chunk);
+  for_each_chunk(arguments, chunk, [&](std::int64_t begin, std::int64_t size) {
     const Rows rows = all.narrow(begin, size);
     if (kernel) {  // sums of a row cost less than a second kernel that is given them
       const at::Tensor of_rows = above.size(0) == 1 ? above : above.narrow(0, begin, size);

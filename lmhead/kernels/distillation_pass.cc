@@ -11,6 +11,7 @@
 #include <cmath>
 
 #include "lmhead/kernels/plain_logits.h"
+#include "lmhead/kernels/product_sum.h"
 
 namespace lmhead {
 namespace {
@@ -109,8 +110,7 @@ DistillationResults distill(const DistillationArguments& arguments, const at::Te
     if (wanted[2]) d_bias += gradient.sum(0);
     gradient = gradient.to(type);
     if (wanted[0]) part(d_hidden).copy_(at::mm(gradient, map.weight));
-    if (wanted[1] && type == wide) d_weight.addmm_(gradient.t(), features);
-    else if (wanted[1]) d_weight += at::mm(gradient.t(), features);
+    if (wanted[1]) add_product(d_weight, gradient.t(), features, wide);
   }
   if (wanted[1]) d_weight = d_weight.to(map.weight.scalar_type());
   if (wanted[2]) d_bias = d_bias.to(map.bias.scalar_type());

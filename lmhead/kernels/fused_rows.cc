@@ -10,14 +10,19 @@
 #include <atomic>
 #include <string>
 
+#include "lmhead/base/device_memory.h"
 #include "lmhead/base/error.h"
 #include "lmhead/kernels/readable_tensor.h"
+#include "lmhead/kernels/tile_sizes.h"
 
 namespace lmhead {
 namespace {
 
 constexpr const char* kWho = "cuda";
-constexpr std::int64_t kChunkBytes = std::int64_t{256} << 20;
+constexpr std::int64_t kFewestChunkBytes = std::int64_t{256} << 20;
+constexpr std::int64_t kShareOfMemory = 32;
+/// Rows of a chunk are a multiple of this: tiles of products are.
+constexpr std::int64_t kRowMultiple = 128;
 
 struct CudaRows {
   LogitRowsLauncher launch = nullptr;
@@ -43,6 +48,7 @@ const CudaRows& cuda_rows() {
 }
 
 std::atomic<LogitRowsLauncher> on_host = nullptr;
+std::atomic<std::int64_t> chunk_bytes_on_host = 0;
 
 }  // namespace
 
@@ -61,9 +67,20 @@ std::optional<FusedRows> FusedRows::of(const at::Tensor& hidden) {
   return launch ? std::optional(FusedRows(launch)) : std::nullopt;
 }
 
-std::int64_t FusedRows::rows_per_chunk(std::int64_t vocab_size, at::ScalarType type) {
-  const auto bytes = static_cast<std::int64_t>(c10::elementSize(type));
-  return std::max<std::int64_t>(1, kChunkBytes / bytes / std::max<std::int64_t>(1, vocab_size));
+std::int64_t fused_chunk_bytes(std::optional<std::int64_t> whole_memory) {
+  return std::max(kFewestChunkBytes, whole_memory.value_or(0) / kShareOfMemory);
+}
+std::int64_t fused_chunk_bytes(c10::Device device) {
+  const std::int64_t given = chunk_bytes_on_host;
+  return given > 0 ? given : fused_chunk_bytes(whole_memory(device));
+}
+
+std::int64_t FusedRows::rows_per_chunk(const at::Tensor& hidden, std::int64_t vocab_size) {
+  const std::int64_t row = static_cast<std::int64_t>(hidden.element_size()) * std::max<std::int64_t>(1, vocab_size);
+  const std::int64_t most = std::max<std::int64_t>(1, fused_chunk_bytes(hidden.device()) / row), size = hidden.size(0);
+  if (size <= most) return std::max<std::int64_t>(1, size);
+  const std::int64_t alike = tile_sizes::divide_up(size, tile_sizes::divide_up(size, most));
+  return std::min(most, tile_sizes::divide_up(alike, kRowMultiple) * kRowMultiple);
 }
 
 void FusedRows::run(const at::Tensor& logits, LogitRowsTask task) const {
@@ -82,11 +99,16 @@ void FusedRows::run(const at::Tensor& logits, LogitRowsTask task) const {
           "the row kernel must start, got: ", cuda_rows().error_text ? cuda_rows().error_text(error) : "an error");
 }
 
-FusedRowsOnHost::FusedRowsOnHost(LogitRowsLauncher launch) { on_host = launch; }
-FusedRowsOnHost::~FusedRowsOnHost() { on_host = nullptr; }
+FusedRowsOnHost::FusedRowsOnHost(LogitRowsLauncher launch, std::int64_t chunk_bytes) {
+  on_host = launch, chunk_bytes_on_host = chunk_bytes;
+}
+FusedRowsOnHost::~FusedRowsOnHost() { on_host = nullptr, chunk_bytes_on_host = 0; }
 
 bool has_cuda_rows() { return cuda_rows().launch != nullptr; }
 
-TORCH_LIBRARY_FRAGMENT(lmhead, library) { library.def("_has_cuda_rows() -> bool", has_cuda_rows); }
+TORCH_LIBRARY_FRAGMENT(lmhead, library) {
+  library.def("_has_cuda_rows() -> bool", has_cuda_rows);
+  library.def("_fused_chunk_bytes(Device device) -> int", [](c10::Device device) { return fused_chunk_bytes(device); });
+}
 
 }  // namespace lmhead

@@ -13,6 +13,7 @@
 #include "lmhead/kernels/fused_rows.h"
 #include "lmhead/kernels/logit_pass.h"
 #include "lmhead/kernels/plain_logits.h"
+#include "lmhead/kernels/product_sum.h"
 #include "lmhead/kernels/readable_tensor.h"
 #include "lmhead/kernels/tile_sizes.h"
 
@@ -86,11 +87,13 @@ std::array<at::Tensor, 3> tiled_backward(const LogsumexpArguments& arguments, co
   return gradients;
 }
 
-/// Calls `work(begin, arguments of these rows)` for chunks whose logits have at most 64 Mi elements.
+/// Calls `work(begin, arguments of these rows)` for chunks whose logits have at most 64 Mi elements, or of what the row
+/// kernel takes.
 template <class Work>
-void for_each_chunk(const LogsumexpArguments& arguments, const Work& work) {
-  const std::int64_t size = arguments.hidden.size(0);
-  const std::int64_t step = tile_sizes::rows_per_chunk(arguments.map.weight.size(0));
+void for_each_chunk(const LogsumexpArguments& arguments, bool is_fused, const Work& work) {
+  const std::int64_t size = arguments.hidden.size(0), vocab_size = arguments.map.weight.size(0);
+  const std::int64_t step =
+      is_fused ? FusedRows::rows_per_chunk(arguments.hidden, vocab_size) : tile_sizes::rows_per_chunk(vocab_size);
   for (std::int64_t begin = 0; begin < size; begin += step) {
     const std::int64_t rows = std::min(step, size - begin);
     LogsumexpArguments part = arguments;
@@ -126,7 +129,7 @@ at::Tensor run_fused(const FusedRows& kernel, const LogsumexpArguments& part, co
 at::Tensor chunked_forward(const LogsumexpArguments& arguments, bool with_entropy) {
   at::Tensor row_sums = at::zeros({arguments.hidden.size(0), 3}, arguments.hidden.options().dtype(at::kDouble));
   const auto kernel = FusedRows::of(arguments.hidden);
-  for_each_chunk(arguments, [&](std::int64_t begin, const LogsumexpArguments& part) {
+  for_each_chunk(arguments, kernel.has_value(), [&](std::int64_t begin, const LogsumexpArguments& part) {
     const at::Tensor of_part = row_sums.narrow(0, begin, part.hidden.size(0));
     if (kernel) {
       const at::Tensor sums = at::empty({of_part.size(0), 2}, row_sums.options());
@@ -160,7 +163,6 @@ std::array<at::Tensor, 3> chunked_backward(const LogsumexpArguments& arguments, 
   };
   std::array<at::Tensor, 3> sums;
   if (wanted[0]) sums[0] = zeros(arguments.hidden, type);
-  if (wanted[1]) sums[1] = zeros(arguments.map.weight, wide);
   if (wanted[2]) sums[2] = zeros(arguments.map.bias, wide);
   const auto kernel = of_entropy.defined() ? std::nullopt : FusedRows::of(arguments.hidden);
   const auto gradient_of = [&](std::int64_t begin, const LogsumexpArguments& part) {
@@ -177,14 +179,15 @@ std::array<at::Tensor, 3> chunked_backward(const LogsumexpArguments& arguments, 
       gradient = gradient - p * (around.masked_fill(p.eq(0), 0) - lse + sum(2).to(wide)) * column(of_entropy);
     return product_gradient(cooled(part, gradient), logits, part.map.transform);
   };
-  for_each_chunk(arguments, [&](std::int64_t begin, const LogsumexpArguments& part) {
+  for_each_chunk(arguments, kernel.has_value(), [&](std::int64_t begin, const LogsumexpArguments& part) {
     const std::int64_t rows = part.hidden.size(0);
     at::Tensor gradient = gradient_of(begin, part);
     if (wanted[2]) sums[2] += gradient.sum({0}, /*keepdim=*/false, wide);
     gradient = gradient.to(type);
     if (wanted[0]) sums[0].narrow(0, begin, rows).copy_(at::mm(gradient, part.map.weight));
-    if (wanted[1]) sums[1] += at::mm(gradient.t(), part.hidden);
+    if (wanted[1]) add_product(sums[1], gradient.t(), part.hidden, wide);
   });
+  if (wanted[1] && !sums[1].defined()) sums[1] = at::zeros_like(arguments.map.weight);  // no rows
   if (wanted[1]) sums[1] = sums[1].to(arguments.map.weight.scalar_type());
   if (wanted[2]) sums[2] = sums[2].to(arguments.map.bias.scalar_type());
   return sums;

@@ -18,6 +18,7 @@
 #include "lmhead/kernels/logit_pass.h"
 #include "lmhead/kernels/operation_arguments.h"
 #include "lmhead/kernels/plain_logits.h"
+#include "lmhead/kernels/product_sum.h"
 #include "lmhead/kernels/readable_tensor.h"
 #include "lmhead/kernels/tile_sizes.h"
 
@@ -176,7 +177,6 @@ VocabularyShardGradients chunked_gradients(const VocabularyShard& shard, const a
   };
   VocabularyShardGradients sums;
   if (wanted.hidden) sums.hidden = zeros(shard.hidden.sizes(), wide);
-  if (wanted.weight) sums.weight = zeros(shard.map.weight.sizes(), wide);
   if (wanted.bias) sums.bias = zeros(shard.map.bias.sizes(), wide);
   if (with_squares) sums.squares = zeros({shard.hidden.size(0)}, at::kDouble);
   for_each_chunk(shard, [&](std::int64_t begin, const VocabularyShard& part) {
@@ -194,8 +194,9 @@ VocabularyShardGradients chunked_gradients(const VocabularyShard& shard, const a
     if (wanted.bias) sums.bias += gradient.sum(0);
     gradient = gradient.to(type);
     if (wanted.hidden) sums.hidden.narrow(0, begin, rows).copy_(at::mm(gradient, part.map.weight));
-    if (wanted.weight) sums.weight += at::mm(gradient.t(), part.hidden);
+    if (wanted.weight) add_product(sums.weight, gradient.t(), part.hidden, wide);
   });
+  if (wanted.weight && !sums.weight.defined()) sums.weight = at::zeros_like(shard.map.weight);  // no rows
   if (wanted.weight) sums.weight = sums.weight.to(shard.map.weight.scalar_type());
   if (wanted.bias) sums.bias = sums.bias.to(shard.map.bias.scalar_type());
   return sums;

@@ -114,6 +114,9 @@ def _describe_library(found: dict[str, Any]) -> None:
     found["lmhead"] = {"version": _version("lmhead") or "not installed as a package", "commit": by["commit"], "torch": by["torch_version"]}
     kernel = "here, and run on no GPU so far" if torch.ops.lmhead._has_cuda_rows() else "not built: CUDA tensors take ATen's operations"
     found["devices"]["cuda_kernel"] = kernel
+    if found["devices"]["cuda"]:
+        chunks = [torch.ops.lmhead._fused_chunk_bytes(torch.device("cuda", index)) for index in range(len(found["devices"]["cuda"]))]
+        found["devices"]["cuda_chunk_mib"] = [chunk >> 20 for chunk in chunks]
     found["system"] |= {"processor": by["processor"], "instructions": by["instructions"], "kernels": by["vector_level"]}
 
 

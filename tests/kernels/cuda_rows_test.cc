@@ -1,6 +1,7 @@
 // The CUDA row kernel's own functions, run on the CPU block by block and thread by thread in the kernel's order.
 #define LMHEAD_VECTOR_LEVEL rows_on_host
 #include <ATen/TensorOperators.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/full_like.h>
 #include <ATen/ops/ones.h>
@@ -134,6 +135,58 @@ TEST(CudaRows, AgreeWithPlainInEveryOptionAndType) {
     }
 }
 
+TEST(CudaRows, ComeInChunksByTheMemoryThatTheDeviceHas) {
+  constexpr std::int64_t kMiB = std::int64_t{1} << 20;
+  EXPECT_EQ(fused_chunk_bytes(std::nullopt), 256 * kMiB);
+  EXPECT_EQ(fused_chunk_bytes(4096 * kMiB), 256 * kMiB);
+  EXPECT_EQ(fused_chunk_bytes(40960 * kMiB), 1280 * kMiB);
+  EXPECT_EQ(fused_chunk_bytes(test::stand_in_device(1)), 256 * kMiB);  // it says that it has 8 GiB
+  const auto rows_of = [](std::int64_t rows, std::int64_t vocab_size, at::ScalarType type) {
+    return FusedRows::rows_per_chunk(at::empty({rows, 1}, type), vocab_size);
+  };
+  EXPECT_EQ(rows_of(8192, 128256, at::kBFloat16), 1024);  // 1,046 have room: eight alike
+  EXPECT_EQ(rows_of(8193, 128256, at::kBFloat16), 1046);  // eight still, if all the room is taken
+  EXPECT_EQ(rows_of(8192, 262144, at::kFloat), 256);
+  EXPECT_EQ(rows_of(1046, 128256, at::kBFloat16), 1046);  // one chunk
+  EXPECT_EQ(rows_of(1047, 128256, at::kBFloat16), 640);   // two
+  EXPECT_EQ(rows_of(5, 1 << 30, at::kFloat), 1);
+  EXPECT_EQ(rows_of(0, 7, at::kFloat), 1);
+}
+
+/// Any cut gives the same losses, and gradients as good as those of a cut-free plain computation.
+TEST(CudaRows, GiveTheSameInManyChunksOnADeviceThatAccumulates) {
+  RandomStream random(70, "cuda rows: chunks");
+  for (const at::ScalarType type : {at::kFloat, at::kBFloat16})
+    for (int number = 0; number < 20; ++number) {
+      Problem problem =
+          draw(300 + std::int64_t(random.below(200)), 2 + std::int64_t(random.below(60)), 12, type, random);
+      problem.layout = Layout::kContiguous;
+      Problem there = problem;
+      const c10::Device device = test::stand_in_device(1);
+      for (at::Tensor* tensor : {&there.hidden, &there.weight, &there.targets, &there.bias, &there.options.class_weight,
+                                 &there.options.token_weight, &there.options.temperature})
+        if (tensor->defined()) *tensor = tensor->to(device);
+      const bool backward = problem.options.reduction == Reduction::kNone || random.below(2);
+      const auto in_chunks_of = [&](std::int64_t bytes) {
+        const FusedRowsOnHost rows(host::run_rows_on_stand_in, bytes);
+        const int before = host::launches;
+        Outcome outcome = run_in_chunks(there, type, 1, backward);
+        EXPECT_GE(host::launches - before, bytes ? (backward ? 4 : 2) : 1);
+        for (at::Tensor* tensor : {&outcome.loss, &outcome.hidden, &outcome.weight, &outcome.bias})
+          if (tensor->defined()) *tensor = tensor->cpu();
+        return outcome;
+      };
+      const std::int64_t row = problem.weight.size(0) * std::int64_t(c10::elementSize(type));
+      const Outcome whole = in_chunks_of(0), cut = in_chunks_of(150 * row);
+      EXPECT_TRUE(cut.loss.equal(whole.loss)) << describe(problem, type);
+      problem.upstream = at::full_like(whole.loss, 1).to(at::kDouble);
+      const Outcome plain = run(problem, type, plain_linear_cross_entropy),
+                    exact = run(problem, at::kDouble, plain_linear_cross_entropy);
+      judge(whole, plain, exact, scales_of(problem), type, "whole: " + describe(problem, type));
+      judge(cut, plain, exact, scales_of(problem), type, "cut: " + describe(problem, type));
+    }
+}
+
 TEST(CudaRows, TakeRowsThatNoPackDividesAndRowsShorterThanABlock) {
   const FusedRowsOnHost rows(host::run_rows);
   RandomStream random(62, "cuda rows: sizes");
@@ -190,7 +243,9 @@ TEST(CudaRows, GiveTheStatisticsThatTheCompositionGives) {
             ASSERT_EQ(found.sizes(), exact.sizes());
             // Products are rounded to the type; a tie that this makes or breaks is another prediction.
             if (column == &TokenStatistics::correct) {
-              if (type == at::kFloat) EXPECT_TRUE(found.equal(exact)) << describe(problem, type);
+              if (type == at::kFloat) {
+                EXPECT_TRUE(found.equal(exact)) << describe(problem, type);
+              }
               continue;
             }
             const double tolerance = type == at::kFloat ? 1e-5 : type == at::kHalf ? 0.01 : 0.08;

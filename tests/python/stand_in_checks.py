@@ -1,6 +1,8 @@
 """What test_devices.py runs in a process of its own: the Python interface on the stand-in device. LMHEAD_RUN names a run."""
 
 import os
+import subprocess
+import sys
 
 import pytest
 import stand_in
@@ -34,6 +36,14 @@ def test_the_loss_takes_tensors_where_they_are():
         results.append([loss.detach().cpu(), *(leaf.grad.cpu() for leaf in leaves)])
     for got, want in zip(results[1], results[0], strict=True):
         assert torch.allclose(got, want, atol=1e-5)
+
+
+def test_chunks_of_logits_follow_the_whole_memory_of_the_device():
+    assert torch.ops.lmhead._fused_chunk_bytes(DEVICE) == 2**28  # of 8 GiB
+    assert torch.ops.lmhead._fused_chunk_bytes(torch.device("cpu")) == 2**28
+    other = subprocess.run([sys.executable, "-c", "import stand_in, torch, lmhead.ops; print(torch.ops.lmhead._fused_chunk_bytes(stand_in.load()))"],
+                           env={**os.environ, "LMHEAD_STAND_IN_MEMORY": str(80 * 2**30)}, cwd=os.path.dirname(__file__), capture_output=True, text=True)
+    assert other.stdout == f"{80 * 2**30 // 32}\n", other.stderr
 
 
 def test_a_model_of_transformers_is_measured_on_it():
