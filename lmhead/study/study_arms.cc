@@ -79,6 +79,7 @@ constexpr std::size_t kMostArms = 10000;
 /// One value of an axis of the grid, and what it does to the arms.
 struct GridValue {
   std::string label;
+  const char* joined = " ";  // between the name of an arm and the label
   Json value;
   KeyValues set;                          // of every arm
   std::map<std::string, KeyValues> arms;  // of the arm of that name beside
@@ -100,6 +101,7 @@ GridValue read_place(const Json& json, const std::string& axis, const std::vecto
   check_keys(json, where, {"name", "set", "arms", "search"});
   GridValue place;
   place.label = name_member(json, /*is_arm=*/true, where + "name");
+  place.joined = " at ";
   place.value = place.label;
   place.set = read_key_values(json["set"], where + "set");
   if (json.contains("arms"))
@@ -124,7 +126,7 @@ std::vector<GridValue> read_axis(const std::string& axis, const Json& json, cons
   for (const Json& value : json) {
     if (!has_places) {
       const std::string text = value.is_string() ? value.get<std::string>() : value.dump();
-      values.push_back({axis + "=" + text, value, {{axis, value}}, {}, {}});
+      values.push_back({.label = axis + "=" + text, .value = value, .set = {{axis, value}}, .arms = {}, .search = {}});
       continue;
     }
     values.push_back(read_place(value, axis, choices));
@@ -144,7 +146,7 @@ void check_set_once(const StudyArm& arm, const std::string& axis, const GridValu
 StudyArm arm_at(const StudyArm& arm, const std::string& axis, const GridValue& value, bool has_own_name) {
   check_set_once(arm, axis, value);
   StudyArm one = arm;
-  one.name = has_own_name ? arm.name + " " + value.label : value.label;
+  one.name = has_own_name ? arm.name + value.joined + value.label : value.label;
   one.set.insert(one.set.end(), value.set.begin(), value.set.end());
   if (const auto own = value.arms.find(arm.choice); own != value.arms.end())
     one.set.insert(one.set.end(), own->second.begin(), own->second.end());

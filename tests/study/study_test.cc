@@ -55,7 +55,7 @@ TEST_F(StudyFile, HasPlacesThatSetSeveralKeysAtOnce) {
     EXPECT_NE(found, study.arms.end()) << name;
     return *found;
   };
-  const StudyArm small = arm_called("rank 2 0.3 M, V/D = 8 model.norm=layernorm");
+  const StudyArm small = arm_called("rank 2 at 0.3 M, V/D = 8 model.norm=layernorm");
   const Json configuration = configuration_of(study, small, {}, 0);
   EXPECT_EQ(configuration["model"]["hidden_size"], 16);
   EXPECT_EQ(configuration["training"]["steps"], 5);
@@ -63,13 +63,13 @@ TEST_F(StudyFile, HasPlacesThatSetSeveralKeysAtOnce) {
   EXPECT_EQ(configuration["head"]["rank"], 4);
   EXPECT_EQ(small.grid, (KeyValues{{"size", "0.3 M, V/D = 8"}, {"model.norm", "layernorm"}}));
   EXPECT_EQ(small.search.keys[0].values.size(), 3u);
-  const StudyArm large = arm_called("rank 2 1 M model.norm=rmsnorm");
+  const StudyArm large = arm_called("rank 2 at 1 M model.norm=rmsnorm");
   EXPECT_EQ(configuration_of(study, large, {}, 0)["head"]["rank"], 2);
   EXPECT_EQ(configuration_of(study, large, {}, 0)["training"]["steps"], 6);
   EXPECT_EQ(large.search.keys[0].values, (std::vector<double>{0.5}));
   EXPECT_EQ(large.search.rounds, 2);
   EXPECT_EQ(large.search.seeds, (std::vector<std::int64_t>{100, 101}));
-  EXPECT_TRUE(arm_called("fixed 1 M model.norm=rmsnorm").search.keys.empty());  // what is not searched is nowhere
+  EXPECT_TRUE(arm_called("fixed at 1 M model.norm=rmsnorm").search.keys.empty());  // what is not searched is nowhere
   EXPECT_EQ(study.comparisons.size(), 8u);
 }
 
@@ -121,6 +121,8 @@ TEST_F(StudyFile, MayLeaveOutArmsGridAndSeeds) {
   EXPECT_EQ(read_study(json, {}).seeds, (std::vector<std::int64_t>{0}));
   json["grid"] = {{"training.steps", {1, 2}}};
   EXPECT_EQ(names_of(read_study(json, {})), (std::vector<std::string>{"training.steps=1", "training.steps=2"}));
+  json["grid"] = {{"size", Json::array({{{"name", "small"}, {"set", {{"model.hidden_size", 16}}}}})}};
+  EXPECT_EQ(names_of(read_study(json, {})), (std::vector<std::string>{"small"}));
 }
 
 TEST_F(StudyFile, TakesOverridesForItsBase) {
