@@ -1,7 +1,6 @@
 // Frequent words and one class a tail in the first softmax; rare words behind a narrower one each tail.
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/cat.h>
-#include <ATen/ops/linear.h>
 #include <ATen/ops/log_softmax.h>
 #include <ATen/ops/where.h>
 
@@ -12,6 +11,7 @@
 #include "lmhead/heads/head_list.h"
 #include "lmhead/heads/word_classes.h"
 #include "lmhead/heads/word_partition.h"
+#include "lmhead/kernels/projection.h"
 
 namespace lmhead {
 namespace {
@@ -116,8 +116,9 @@ class AdaptiveHead : public LmHead {
       const Tail& tail = tails_[index];
       at::Tensor log_p = first.narrow(1, sizes_[0] + std::int64_t(index), 1);
       if (tail.up)
-        log_p = log_p + at::log_softmax(
-                            wide_linear_logits(at::linear(input.hidden, tail.down->working), {tail.up->working}), 1);
+        log_p =
+            log_p + at::log_softmax(
+                        wide_linear_logits(projection(input.hidden, tail.down->working, {}), {tail.up->working}), 1);
       sorted.push_back(log_p);
     }
     return at::cat(sorted, 1).index_select(1, layout->rows);
@@ -140,7 +141,7 @@ class AdaptiveHead : public LmHead {
       }
       const auto& group = groups.groups[next];
       const at::Tensor tokens = groups.order.narrow(0, group.first, group.count);
-      const at::Tensor inner = at::linear(input.hidden.index_select(0, tokens), tail.down->working);
+      const at::Tensor inner = projection(input.hidden.index_select(0, tokens), tail.down->working, {});
       const at::Tensor own = linear_cross_entropy(
           inner, {tail.up->working}, groups.within.narrow(0, group.first, group.count), {.reduction = reduction});
       losses = reduction == Reduction::kNone ? losses.index_add(0, tokens, own) : losses + own;

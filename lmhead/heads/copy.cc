@@ -19,6 +19,7 @@
 #include "lmhead/heads/head_list.h"
 #include "lmhead/heads/token_loss_head.h"
 #include "lmhead/kernels/block_operations.h"
+#include "lmhead/kernels/projection.h"
 
 namespace lmhead {
 namespace {
@@ -117,9 +118,9 @@ class CopyHead : public TokenLossHead {
     const at::Tensor hidden = options_.detached ? input.hidden.detach() : input.hidden;
     // The score's 1 / sqrt(d) stands in the gain.
     const at::Tensor gain = gain_->working / std::sqrt(double(options_.width));
-    const at::Tensor keys = widened(at::linear(hidden, key_->working));
+    const at::Tensor keys = widened(projection(hidden, key_->working, {}));
     const at::Tensor queries =
-        rms_norm(widened(at::linear(input.select(hidden), query_->working)), gain, kEps, keys.scalar_type());
+        rms_norm(widened(projection(input.select(hidden), query_->working, {})), gain, kEps, keys.scalar_type());
     const at::Tensor scores =
         context_products(input, queries, rms_norm(keys, at::ones_like(gain), kEps, keys.scalar_type()))
             .masked_fill(unseen_positions(input, options_.band), kNothing);

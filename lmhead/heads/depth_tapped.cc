@@ -2,7 +2,6 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/cat.h>
-#include <ATen/ops/linear.h>
 #include <ATen/ops/ones.h>
 
 #include <cmath>
@@ -15,6 +14,7 @@
 #include "lmhead/heads/word_classes.h"
 #include "lmhead/heads/word_partition.h"
 #include "lmhead/kernels/plain_logits.h"
+#include "lmhead/kernels/projection.h"
 
 namespace lmhead {
 namespace {
@@ -120,7 +120,7 @@ class DepthTappedHead : public LmHead {
       }
       if (maps.size() > kBends) {
         const std::size_t down = kBends + 2 * std::size_t(index);
-        sum = sum + at::linear(phi.apply(at::linear(hidden, maps[down])), maps[down + 1]);
+        sum = sum + projection(phi.apply(projection(hidden, maps[down], {})), maps[down + 1], {});
       }
       features.push_back(sum);
     }

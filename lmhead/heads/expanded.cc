@@ -1,6 +1,5 @@
 // A head whose width differs from the body's.
 #include <ATen/core/grad_mode.h>
-#include <ATen/ops/linear.h>
 #include <ATen/ops/mm.h>
 
 #include <cmath>
@@ -9,6 +8,7 @@
 #include "lmhead/heads/activation.h"
 #include "lmhead/heads/head_list.h"
 #include "lmhead/heads/mapped_head.h"
+#include "lmhead/kernels/projection.h"
 
 namespace lmhead {
 namespace {
@@ -51,7 +51,7 @@ class ExpandedHead : public MappedHead {
 
  private:
   at::Tensor map_features(const HeadInput& input) const override {
-    return phi_.apply(at::linear(input.hidden, up_->working));
+    return phi_.apply(projection(input.hidden, up_->working, {}));
   }
   LinearMap working_map() const override { return {output_->working}; }
   TokenScores compute_token_scores(const HeadInput& input, const at::Tensor& targets) const override {

@@ -1,6 +1,5 @@
 // The factorised head of the paper's rank ladder.
 #include <ATen/core/grad_mode.h>
-#include <ATen/ops/linear.h>
 #include <ATen/ops/mm.h>
 
 #include <cmath>
@@ -8,6 +7,7 @@
 #include "lmhead/base/error.h"
 #include "lmhead/heads/head_list.h"
 #include "lmhead/heads/mapped_head.h"
+#include "lmhead/kernels/projection.h"
 
 namespace lmhead {
 namespace {
@@ -46,7 +46,9 @@ class LowRankHead : public MappedHead {
   double memory_per_token(std::int64_t) const override { return 2 * double(down_->value.size(0)); }
 
  private:
-  at::Tensor map_features(const HeadInput& input) const override { return at::linear(input.hidden, down_->working); }
+  at::Tensor map_features(const HeadInput& input) const override {
+    return projection(input.hidden, down_->working, {});
+  }
   LinearMap working_map() const override { return {up_->working}; }
 
   ParameterPtr down_, up_;

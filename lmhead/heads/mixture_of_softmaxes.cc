@@ -10,6 +10,7 @@
 
 #include "lmhead/heads/head_list.h"
 #include "lmhead/heads/token_loss_head.h"
+#include "lmhead/kernels/projection.h"
 
 namespace lmhead {
 namespace {
@@ -68,7 +69,7 @@ class MixtureOfSoftmaxesHead : public TokenLossHead {
  private:
   /// [M K, D], the components of a row one behind another.
   at::Tensor components(const HeadInput& input) const {
-    return at::tanh(at::linear(input.hidden, latent_->working)).view({-1, hidden_size()});
+    return at::tanh(projection(input.hidden, latent_->working, {})).view({-1, hidden_size()});
   }
   /// log pi [M, K], float32 or wider.
   at::Tensor log_prior(const HeadInput& input) const {

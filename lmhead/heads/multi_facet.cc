@@ -12,6 +12,7 @@
 #include "lmhead/heads/context.h"
 #include "lmhead/heads/head_list.h"
 #include "lmhead/heads/token_loss_head.h"
+#include "lmhead/kernels/projection.h"
 
 namespace lmhead {
 namespace {
@@ -84,7 +85,7 @@ class MultiFacetHead : public TokenLossHead {
   /// The logits [M, T] of the words at each position of a row's sequence, by the facet of the context; `hidden` is that
   /// of the rows asked for, `maps` are the rows of W of the words of the input [N, D], A and B.
   static at::Tensor facet_logits(const HeadInput& input, const at::Tensor& hidden, const MadeRows::Tensors& maps) {
-    const at::Tensor facet = hidden + at::linear(at::gelu(at::linear(hidden, maps[1])), maps[2]);
+    const at::Tensor facet = hidden + projection(at::gelu(projection(hidden, maps[1], {})), maps[2], {});
     return widened(context_products(input, facet, maps[0]));
   }
   /// Positions [M, T] that add no word to what a row sees.

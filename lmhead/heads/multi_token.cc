@@ -2,7 +2,6 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/full.h>
-#include <ATen/ops/linear.h>
 #include <ATen/ops/silu.h>
 
 #include <algorithm>
@@ -13,6 +12,7 @@
 #include "lmhead/heads/head_schedule.h"
 #include "lmhead/heads/words_head.h"
 #include "lmhead/kernels/linear_cross_entropy.h"
+#include "lmhead/kernels/projection.h"
 
 namespace lmhead {
 namespace {
@@ -76,8 +76,8 @@ class MultiTokenHead : public WordsHead {
     add(hidden, targets, 1);
     for (std::size_t index = 0; index < adapters_.size(); ++index) {
       const Adapter& adapter = adapters_[index];
-      const at::Tensor inner = at::silu(at::linear(hidden, adapter.down->working));
-      add(hidden + at::linear(inner, adapter.up->working),
+      const at::Tensor inner = at::silu(projection(hidden, adapter.down->working, {}));
+      add(hidden + projection(inner, adapter.up->working, {}),
           targets_ahead(targets, input.tokens, std::int64_t(index) + 1), weight);
     }
     return {joint_loss(std::move(all), options), {{"ahead_weight", weight}}};

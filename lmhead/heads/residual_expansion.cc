@@ -2,7 +2,6 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/cat.h>
-#include <ATen/ops/linear.h>
 #include <ATen/ops/mm.h>
 
 #include <cmath>
@@ -11,6 +10,7 @@
 #include "lmhead/heads/head_list.h"
 #include "lmhead/heads/joined_words.h"
 #include "lmhead/heads/mapped_head.h"
+#include "lmhead/kernels/projection.h"
 
 namespace lmhead {
 namespace {
@@ -53,7 +53,7 @@ class ResidualExpansionHead : public MappedHead {
 
  private:
   at::Tensor map_features(const HeadInput& input) const override {
-    return at::cat({input.hidden, phi_.apply(at::linear(input.hidden, down_->working))}, 1);
+    return at::cat({input.hidden, phi_.apply(projection(input.hidden, down_->working, {}))}, 1);
   }
   LinearMap working_map() const override { return {words_.working()}; }
 

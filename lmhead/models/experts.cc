@@ -7,6 +7,7 @@
 #include <ATen/ops/zeros_like.h>
 
 #include "lmhead/base/error.h"
+#include "lmhead/kernels/projection.h"
 
 namespace lmhead {
 
@@ -26,8 +27,9 @@ at::Tensor mix_experts(const at::Tensor& input, const ExpertWeights& weights, co
     const at::Tensor places = (chosen == expert).nonzero();  // [n, 2]: token, rank
     if (places.size(0) == 0) continue;
     const at::Tensor rows = places.select(1, 0), ranks = places.select(1, 1);
-    const at::Tensor gate_up = at::linear(x.index_select(0, rows), weights.gate_up.narrow(0, expert * inner, inner));
-    const at::Tensor output = at::linear(activate(gate_up), weights.down.narrow(0, expert * width, width));
+    const at::Tensor gate_up =
+        projection(x.index_select(0, rows), weights.gate_up.narrow(0, expert * inner, inner), {});
+    const at::Tensor output = projection(activate(gate_up), weights.down.narrow(0, expert * width, width), {});
     mixed.index_add_(0, rows, output * shares.index({rows, ranks}).unsqueeze(1));
   }
   return mixed;

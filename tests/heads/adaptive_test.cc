@@ -37,7 +37,8 @@ TEST(AdaptiveHead, IsTorchsModuleWithTheSameWeights) {
   const at::Tensor loss = bench.head->loss(bench.input(), bench.targets);
   EXPECT_NEAR(loss.item<double>(), want.loss, 1e-5);
   EXPECT_LE(largest_difference(-bench.head->token_losses(bench.input(), bench.targets), want.output), 1e-5);
-  EXPECT_LE(largest_difference(bench.head->log_probabilities(bench.input()), module->log_prob(hidden)), 1e-5);
+  // Logits reach about 60 here, where neighbours in float32 lie 4e-6 apart; either way rounds a few times.
+  EXPECT_LE(largest_difference(bench.head->log_probabilities(bench.input()), module->log_prob(hidden)), 2e-5);
   loss.backward();
   want.output.mean().neg().backward();
   EXPECT_LE(largest_difference(bench.hidden.grad(), hidden.grad()), 1e-5);
