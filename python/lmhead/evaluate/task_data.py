@@ -40,6 +40,20 @@ def sha256(file: Path) -> str:
     return digest.hexdigest()
 
 
+def read_sources(data: Path) -> dict[str, Any]:
+    """What `sources.json` says of every copy. Raises RequestError where it is not what --fetch-data wrote."""
+    file = data / SOURCES
+    try:
+        known = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        known = None
+    except (ValueError, RecursionError) as error:
+        raise RequestError(f"{file} must be what lmhead evaluate --fetch-data wrote, got: {' '.join(str(error).split())}") from None
+    if not isinstance(known, dict) or not all(isinstance(of, dict) for of in known.values()):
+        raise RequestError(f"{file} must be what lmhead evaluate --fetch-data wrote, got {'nothing' if known is None else 'something else'}")
+    return known
+
+
 class LocalSplits(dict):
     """The splits of one set. Where another is asked for validation stands for it, else test; `replaced` remembers which."""
 
@@ -66,7 +80,7 @@ def load_set(data: Path, repository: str, configuration: str | None) -> LocalSpl
     if not files:
         raise RequestError(f"the data of {name} must lie in {data / relative} for --offline, got none: lmhead evaluate "
                            "--fetch-data makes what can be had without the hub")
-    known = json.loads((data / SOURCES).read_text(encoding="utf-8"))
+    known = read_sources(data)
     splits = {}
     for file in files:
         want = known.get(str(relative / file.name), {}).get("sha256")
