@@ -3,6 +3,7 @@
 #include <ATen/ops/stack.h>
 #include <c10/core/impl/DeviceGuardImplInterface.h>
 #include <c10/util/Exception.h>
+#include <torch/library.h>
 
 #include <algorithm>
 #include <array>
@@ -82,18 +83,37 @@ std::vector<double> read_numbers(const std::vector<at::Tensor>& tensors) {
   return {here.const_data_ptr<double>(), here.const_data_ptr<double>() + here.numel()};
 }
 
-std::optional<std::string> device_failure(const std::exception& error) {
-  const std::string_view text = error.what();
-  if (dynamic_cast<const c10::OutOfMemoryError*>(&error))
+namespace {
+
+enum class FailureKind { kMemory, kOperator };
+
+std::optional<std::string> failure_of(FailureKind kind, std::string_view text) {
+  if (kind == FailureKind::kMemory)
     return "[device] the device's memory must hold what was asked for, got an allocation that failed; smaller batches "
            "(data.micro_batches), training.checkpoint_activations or device cpu need less of it";
   // "Could not run 'aten::mm' with arguments from the 'CUDA' backend." and "The operator 'aten::mm' is not currently
   // implemented for the MPS device."
-  if (!dynamic_cast<const c10::NotImplementedError*>(&error)) return std::nullopt;
   const std::size_t begin = text.find("'aten::"), end = begin == text.npos ? begin : text.find('\'', begin + 1);
   if (end == text.npos) return std::nullopt;
   return "[device] the device must have the operator " + std::string(text.substr(begin + 1, end - begin - 1)) +
          ", got a PyTorch that has it not there; device cpu works";
+}
+
+/// For Python, which knows exceptions of native code by other types.
+std::optional<std::string> failure_in_python(bool is_memory, const std::string& text) {
+  return failure_of(is_memory ? FailureKind::kMemory : FailureKind::kOperator, text);
+}
+
+}  // namespace
+
+std::optional<std::string> device_failure(const std::exception& error) {
+  if (dynamic_cast<const c10::OutOfMemoryError*>(&error)) return failure_of(FailureKind::kMemory, error.what());
+  if (dynamic_cast<const c10::NotImplementedError*>(&error)) return failure_of(FailureKind::kOperator, error.what());
+  return std::nullopt;
+}
+
+TORCH_LIBRARY_FRAGMENT(lmhead, library) {
+  library.def("_device_failure(bool is_memory, str text) -> str?", failure_in_python);
 }
 
 }  // namespace lmhead

@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <string>
 
+#include "lmhead/base/device.h"
 #include "lmhead/base/memory.h"
+#include "lmhead/kernels/fused_rows.h"
 #include "lmhead/kernels/tile_sizes.h"
 #include "lmhead/train/parallel_layout.h"
 
@@ -13,6 +15,11 @@ namespace {
 
 constexpr double kMostNumbers = 0x1p61;  // of a tensor: its bytes are counted in 64 bits
 constexpr double kNumber = sizeof(float);
+
+/// Composed of ATen's operations, the logits, their exponentials and the gradient are there together.
+constexpr double kComposedLogits = 3;
+
+bool is_on_cpu(const TrainConfiguration& configuration) { return configuration.training.device == "cpu"; }
 
 double working_bytes(const TrainConfiguration& configuration) {
   return configuration.training.working_type() != at::kFloat ? 2 : kNumber;
@@ -92,12 +99,33 @@ double bytes_of_token(const TrainConfiguration& configuration, std::int64_t voca
   const double working = working_bytes(configuration);
   // Of a block: the residual stream before each of its halves and what its norm makes of it, queries, keys and values,
   // what attention mixed, both branches of the MLP and what they give.
-  const double of_block =
+  double of_block =
       2 * width * kNumber + (2 * width + 2 * queries + keys_and_values + (branches + 1) * inner) * working;
+  double of_norm = width * (kNumber + working);  // the features before and after the final norm
+  // ATen's compositions keep each norm's rows before its weight, and what the activation gives before it is multiplied.
+  if (!is_on_cpu(configuration)) {
+    of_block += 2 * width * kNumber + (s.gated ? inner * working : 0);
+    of_norm += width * kNumber;
+  }
   // Computed again, a block keeps its input; one at a time has all of its own.
   const bool recomputes = configuration.training.checkpoint_activations && layers > 0;
   const double of_blocks = recomputes ? layers * width * kNumber + of_block : layers * of_block;
-  return ids + width * (kNumber + working) + of_blocks;  // the features before and after the final norm
+  return ids + of_norm + of_blocks;
+}
+
+/// Bytes of logits at a time, of `tokens` in all, and what goes with them.
+double bytes_of_logits(const TrainConfiguration& configuration, std::int64_t vocab_size, double tokens) {
+  const auto classes = double(vocab_size);
+  if (is_on_cpu(configuration))
+    return std::min(std::min(tokens, double(tile_sizes::kRowsPerBlock)) * classes * kNumber,
+                    double(tile_sizes::kBlockBytes));
+  if (!configuration.training.device.starts_with("cuda") || !has_cuda_rows())
+    return kComposedLogits * std::min(tokens, double(tile_sizes::rows_per_chunk(vocab_size))) * classes * kNumber;
+  const double working = working_bytes(configuration);
+  const auto most = double(fused_chunk_bytes(find_device(configuration.training.device, "plan")));
+  const double all = tokens * classes * working, sum = classes * double(configuration.model.hidden_size) * kNumber;
+  if (all <= most) return all;
+  return most + (working < kNumber ? sum : 0);  // the weight's gradient in float32, beside itself
 }
 
 MemoryEstimate estimate(const TrainConfiguration& configuration, std::int64_t vocab_size, std::int64_t processes,
@@ -119,7 +147,7 @@ MemoryEstimate estimate(const TrainConfiguration& configuration, std::int64_t vo
   const double buffers = (numbers.buffers + numbers.received) * kNumber;
   const double new_values = (numbers.lines + numbers.gathered) * kNumber;
   // Of what is scattered Gloo sums a copy, which is there until it is waited for.
-  const double summed = configuration.training.device == "cpu" ? numbers.scattered * kNumber : 0;
+  const double summed = is_on_cpu(configuration) ? numbers.scattered * kNumber : 0;
   // Of a shared embedding, the gradients of the rows that all tokens looked up, when those of all else are there.
   const auto row = double(shapes.decoder.embedding()->value.size(1)) * kNumber;
   const double looked_up = shares_words ? double(sequences) * length * row : 0;
@@ -133,17 +161,14 @@ MemoryEstimate estimate(const TrainConfiguration& configuration, std::int64_t vo
     const auto features = double(shapes.head->word_rows().front()->value.size(1));
     of_head += all * (features * (working + kNumber) + 16 * sizeof(double));
   } else {
-    const bool is_tiled = configuration.training.device == "cpu";
-    const double rows = is_tiled ? double(tile_sizes::kRowsPerBlock) : double(tile_sizes::rows_per_chunk(vocab_size));
-    memory.logits = std::min(tokens, rows) * double(vocab_size) * kNumber;
-    if (is_tiled) memory.logits = std::min(memory.logits, double(tile_sizes::kBlockBytes));
+    memory.logits = bytes_of_logits(configuration, vocab_size, tokens);
   }
   memory.activations += of_head;
   // The backward pass frees activations as gradients appear: most is needed before or after it.
   const double before = memory.activations + memory.logits + numbers.head * kNumber;
   memory.peak = memory.values + memory.optimizer + earlier + buffers + std::max(before, at_the_end);
   // On a CPU the process keeps some of what it lets go of, and tensors of other sizes find no room in that.
-  if (configuration.training.device == "cpu") memory.peak += std::min({before, at_the_end, double(kMostKept)});
+  if (is_on_cpu(configuration)) memory.peak += std::min({before, at_the_end, double(kMostKept)});
   return memory;
 }
 
@@ -163,7 +188,7 @@ MemoryEstimate estimate_memory(const TrainConfiguration& configuration, std::int
 }
 
 void require_training_memory(const TrainConfiguration& configuration, std::int64_t vocab_size, std::int64_t processes) {
-  if (configuration.training.device != "cpu") return;  // a device says itself what it has
+  if (!is_on_cpu(configuration)) return;  // a device says itself what it has
   const MemoryEstimate estimate = estimate_memory(configuration, vocab_size, processes);
   const DataOptions& data = configuration.data;
   require_memory("train",

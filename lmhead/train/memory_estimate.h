@@ -17,7 +17,7 @@ struct MemoryEstimate {
   double exchange = 0;     // what is on its way between processes
   double optimizer = 0;    // its state
   double activations = 0;  // ids, and what one micro-batch keeps for the backward pass
-  double logits = 0;       // the block of logits that is there at a time
+  double logits = 0;       // the block of logits that is there at a time, and what is made of it
   double peak = 0;
 
   double state() const { return values + gradients + exchange + optimizer; }

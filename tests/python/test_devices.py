@@ -17,9 +17,9 @@ from conftest import ROOT  # noqa: E402
 LMHEAD = ROOT / ".venv" / "bin" / "lmhead"
 
 
-def run(*arguments, code=0, device=True):
+def run(*arguments, code=0, device=True, **variables):
     done = subprocess.run([LMHEAD, *map(str, arguments)], capture_output=True, text=True,
-                          env=stand_in.environment() if device else None, check=False)
+                          env=stand_in.environment(**variables) if device else None, check=False)
     assert done.returncode == code, done.stderr
     return done
 
@@ -136,6 +136,57 @@ def test_a_device_without_memory_or_an_operator_is_one_line_and_the_checkpoint_s
 def test_sampling_is_the_same(runs):
     asked = ["sample", runs / "cpu", "--prompt-ids", "1,2,3", "--ids", "--max-new-tokens", "12"]
     assert run(*asked, "--device", "stand_in").stdout == run(*asked).stdout
+
+
+def figures_near(got, want, where="figures"):
+    """Of one JSON document and another: numbers within rounding, of which differences of near-equal ones are made; the rest alike."""
+    assert type(got) is type(want), where
+    if isinstance(want, dict):
+        assert got.keys() == want.keys(), where
+        for key in want:
+            figures_near(got[key], want[key], f"{where}.{key}")
+    elif isinstance(want, list):
+        assert len(got) == len(want), where
+        for place, pair in enumerate(zip(got, want, strict=True)):
+            figures_near(*pair, f"{where}[{place}]")
+    elif isinstance(want, float):
+        assert got == pytest.approx(want, rel=2e-3, abs=1e-5), where
+    else:
+        assert got == want, where
+
+
+def everywhere(folder, *arguments):
+    """What the command writes with --json on the CPU and on the device."""
+    found = []
+    for device in ("cpu", "stand_in:1"):
+        run(*arguments, "--device", device, "--json", folder / f"{device}.json")
+        found.append(json.loads((folder / f"{device}.json").read_text()))
+    return found
+
+
+def test_measuring_is_the_same(runs, tmp_path):
+    ids = tmp_path / "ids.bin"
+    numpy.random.default_rng(0).integers(0, 64, 600).astype("uint16").tofile(ids)
+    tokens = ["--tokens", ids, "--token-type", "uint16", "--sequence-length", "32"]
+    here, there = everywhere(tmp_path, "measure", runs / "cpu", *tokens)
+    assert here["models"][0]["quality"]["tokens"] > 500
+    figures_near(there, here)
+    (tmp_path / "hf").mkdir()
+    run("export", runs / "cpu", tmp_path / "hf")  # whose blocks are read one by one
+    figures_near(*reversed(everywhere(tmp_path, "measure", tmp_path / "hf", *tokens)))
+    lacking = run("measure", runs / "cpu", *tokens, "--device", "stand_in", code=2, LMHEAD_STAND_IN_WITHOUT="aten::index_select").stderr
+    assert lacking.startswith("[device] the device must have the operator aten::index_select") and lacking.count("\n") == 1
+
+
+def test_evaluating_is_the_same(tmp_path):
+    pytest.importorskip("lm_eval", reason="needs the extra evaluate")
+    from evaluate_fixtures import make_data, make_model
+
+    model, data = make_model(tmp_path / "model"), make_data(tmp_path / "data")
+    asked = ["evaluate", model, "--tasks", "arc_easy,lambada_openai", "--limit", "2", "--data", data, "--offline", "--cache", "none"]
+    figures_near(*reversed(everywhere(tmp_path, *asked)))
+    lacking = run(*asked, "--device", "stand_in", code=2, LMHEAD_STAND_IN_WITHOUT="aten::index_select").stderr
+    assert "the device must have the operator aten::index_select" in lacking and lacking.count("\n") == 1, lacking
 
 
 def test_the_python_interface_computes_on_it(runs):

@@ -9,6 +9,7 @@ Importing needs the extra `evaluate`.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -33,11 +34,14 @@ FIRST_TOKENS = 16  # generated before the first look for a stop sequence; then a
 
 
 def said_in_a_line(call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-    """What `call` returns; what native code says of a request is a line already, and becomes a RequestError."""
+    """What `call` returns; what native code says of a request is a line already, or a device's failure, and becomes a RequestError."""
     try:
         return call(*arguments, **options)
     except RuntimeError as error:
-        raise RequestError(str(error).splitlines()[0].removeprefix("[evaluate] ")) from None
+        said = None
+        if isinstance(error, torch.OutOfMemoryError | NotImplementedError):
+            said = torch.ops.lmhead._device_failure(isinstance(error, torch.OutOfMemoryError), str(error))
+        raise RequestError(re.sub(r"^\[(evaluate|device)\] ", "", said or str(error).splitlines()[0])) from None
 
 
 def named_by_the_harness(options: dict[str, Any] | None) -> dict[str, Any]:
