@@ -7,7 +7,6 @@
 // energies.
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
-#include <ATen/ops/logsumexp.h>
 
 #include <algorithm>
 #include <array>
@@ -20,7 +19,7 @@
 #include "lmhead/diagnose/logit_gradient.h"
 #include "lmhead/diagnose/token_rows.h"
 #include "lmhead/diagnose/token_sample.h"
-#include "lmhead/kernels/plain_logits.h"
+#include "lmhead/kernels/stepped_losses.h"
 
 namespace lmhead {
 
@@ -33,11 +32,6 @@ void UpdateDirectionOptions::visit_fields(FieldVisitor& visitor) {
 namespace {
 
 constexpr std::array<const char*, 3> kDirections = {"gradient", "backpropagation", "projection"};
-
-at::Tensor losses(const at::Tensor& product, const LinearMap& map, const at::Tensor& targets) {
-  const at::Tensor logits = logits_of_product(product, map.transform);
-  return at::logsumexp(logits, 1) - logits.gather(1, targets.unsqueeze(1)).squeeze(1);
-}
 
 class UpdateDirection : public Diagnostic {
  public:
@@ -70,8 +64,7 @@ Json UpdateDirection::result() const {
   double loss = 0;
   std::vector<std::array<double, 3>> after(step_sizes_.size(), std::array<double, 3>{});
   const at::Tensor hidden = sample_.hidden(), all_targets = sample_.targets();
-  const std::int64_t step =
-      std::max<std::int64_t>(rows_per_block(vocab_size) / 4, 1);  // about eight float64 blocks live
+  const std::int64_t step = std::max<std::int64_t>(rows_per_block(vocab_size) / 4, 1);  // about six float64 blocks live
   for (std::int64_t row = 0; row < tokens; row += step) {
     const std::int64_t rows = std::min(step, tokens - row);
     const at::Tensor targets = all_targets.narrow(0, row, rows);
@@ -82,12 +75,13 @@ Json UpdateDirection::result() const {
     const at::Tensor coordinates = head_space_->coordinates(gradient);
     const std::array<at::Tensor, 3> directions = {
         gradient, head_space_->expand(head_space_->backpropagated(coordinates)), head_space_->expand(coordinates)};
-    loss += losses(product, map_, targets).sum().item<double>();
+    const auto loss_after = [&](const at::Tensor& direction, double size) {
+      return stepped_losses(product, direction, size, targets, map_.transform).sum().item<double>();
+    };
+    loss += loss_after(directions[0], 0);
     for (std::size_t size = 0; size < step_sizes_.size(); ++size)
-      for (std::size_t index = 0; index < 3; ++index) {
-        const at::Tensor moved = product.sub(directions[index], step_sizes_[size] * factors[index]);
-        after[size][index] += losses(moved, map_, targets).sum().item<double>();
-      }
+      for (std::size_t index = 0; index < 3; ++index)
+        after[size][index] += loss_after(directions[index], step_sizes_[size] * factors[index]);
   }
 
   const auto cosine = [](double product, double square) { return square > 0 ? product / std::sqrt(square) : 0.0; };

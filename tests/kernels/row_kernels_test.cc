@@ -33,6 +33,28 @@ TEST(RowKernels, ExponentialsAreWithinTwoUnitsInTheLastPlace) {
   }
 }
 
+TEST(RowKernels, ExponentialsInFloat64AreWithinTwoUnitsInTheLastPlace) {
+  const auto of = [](std::vector<double> line) {
+    row_kernels().logits_double.gradient(line.data(), static_cast<std::int64_t>(line.size()), {0, 1, 0, 0, -1}, nullptr,
+                                         {});
+    return line;
+  };
+  std::vector<double> line;
+  for (double z = -708; z < 709.4; z += 0.01731) line.push_back(z);
+  for (double z = -1; z < 1; z += 0.000173) line.push_back(z);
+  const std::vector<double> results = of(line);
+  for (std::size_t i = 0; i < line.size(); ++i) {
+    const long double exact = std::exp(static_cast<long double>(line[i]));
+    ASSERT_LE(std::abs(results[i] - exact), 2 * 2.3e-16L * exact) << line[i];
+  }
+  const double infinity = std::numeric_limits<double>::infinity();
+  const std::vector<double> extremes = of({-infinity, -1e300, -709, 0, 710, 1e300, infinity, std::nan("")});
+  for (std::size_t i = 0; i < 3; ++i) EXPECT_EQ(extremes[i], 0) << i;
+  EXPECT_EQ(extremes[3], 1);
+  for (std::size_t i = 4; i < 7; ++i) EXPECT_EQ(extremes[i], infinity) << i;
+  EXPECT_TRUE(std::isnan(extremes[7]));
+}
+
 TEST(RowKernels, ExponentialsOfTheExtremesAreExact) {
   const std::vector<float> results = exponentials({-kInfinity, -1e4f, 0, 1e4f, kInfinity, std::nanf("")});
   EXPECT_EQ(results[0], 0);

@@ -27,6 +27,16 @@ LMHEAD_BOTH inline float from_bits(std::uint32_t bits) {
   std::memcpy(&value, &bits, sizeof value);
   return value;
 }
+LMHEAD_BOTH inline double from_bits(std::uint64_t bits) {
+  double value;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+LMHEAD_BOTH inline std::uint64_t to_bits(double value) {
+  std::uint64_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  return bits;
+}
 LMHEAD_BOTH inline std::uint32_t to_bits(float value) {
   std::uint32_t bits;
   std::memcpy(&bits, &value, sizeof bits);
@@ -62,7 +72,7 @@ LMHEAD_BOTH inline void store(float value, Bfloat16& place) {  // round to neare
 }
 LMHEAD_BOTH inline void store(double value, Bfloat16& place) { store(static_cast<float>(value), place); }
 
-/// e^x, within 1.5 units in the last place; 0 below the smallest normal result.
+/// e^x, within 1.5 units in the last place; 0 below the smallest normal result, and infinity from half of the largest on.
 LMHEAD_BOTH inline float exponential(float x) {
   constexpr float kRound = 12582912.f;  // 1.5 * 2^23: adding it leaves the nearest integer in the low bits
   const float shifted = x * 1.44269504088896341f + kRound;
@@ -81,7 +91,26 @@ LMHEAD_BOTH inline float exponential(float x) {
   result = x < -87.33654f ? 0.f : result;
   return x > 88.37626f ? from_bits(0x7f800000u) : result;
 }
-LMHEAD_BOTH inline double exponential(double x) { return std::exp(x); }
+LMHEAD_BOTH inline double exponential(double x) {
+  constexpr double kRound = 6755399441055744.;  // 1.5 * 2^52
+  const double shifted = x * 1.4426950408889634074 + kRound;
+  const double n = shifted - kRound;
+  double r = x - n * 6.93145751953125e-1;
+  r = r - n * 1.42860682030941723212e-6;
+  const double square = r * r;
+  double p = 1.26177193074810590878e-4;  // Cephes exp
+  p = p * square + 3.02994407707441961300e-2;
+  p = (p * square + 1.) * r;
+  double q = 3.00198505138664455042e-6;
+  q = q * square + 2.52448340349684104192e-3;
+  q = q * square + 2.27265548208155028766e-1;
+  q = q * square + 2.;
+  const double fraction = p / (q - p);
+  const double power = from_bits((to_bits(shifted) - to_bits(kRound) + 1023u) << 52);
+  double result = (1. + (fraction + fraction)) * power;
+  result = x < -708.3964185322641 ? 0. : result;
+  return x > 709.4361393031048 ? from_bits(std::uint64_t(0x7ff0000000000000)) : result;
+}
 
 /// tanh(x), within 2 units in the last place.
 LMHEAD_BOTH inline float hyperbolic_tangent(float x) {
