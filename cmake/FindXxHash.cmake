@@ -1,11 +1,17 @@
-# Finds xxHash, which comes without a file for CMake, and offers it as the target XxHash::xxhash.
+# Finds xxHash, which comes without a file for CMake, and offers it as the target XxHash::xxhash; where its header is
+# alone, what that holds is compiled in.
 find_path(XXHASH_INCLUDE_DIR xxhash.h)
 find_library(XXHASH_LIBRARY xxhash)
 include(FindPackageHandleStandardArgs)
-find_package_handle_standard_args(XxHash REQUIRED_VARS XXHASH_LIBRARY XXHASH_INCLUDE_DIR)
+find_package_handle_standard_args(XxHash REQUIRED_VARS XXHASH_INCLUDE_DIR)
 if(XxHash_FOUND AND NOT TARGET XxHash::xxhash)
-  add_library(XxHash::xxhash UNKNOWN IMPORTED)
-  set_target_properties(XxHash::xxhash PROPERTIES IMPORTED_LOCATION "${XXHASH_LIBRARY}"
-                        INTERFACE_INCLUDE_DIRECTORIES "${XXHASH_INCLUDE_DIR}")
+  if(XXHASH_LIBRARY)
+    add_library(XxHash::xxhash UNKNOWN IMPORTED)
+    set_target_properties(XxHash::xxhash PROPERTIES IMPORTED_LOCATION "${XXHASH_LIBRARY}")
+  else()
+    add_library(XxHash::xxhash INTERFACE IMPORTED)
+    set_target_properties(XxHash::xxhash PROPERTIES INTERFACE_COMPILE_DEFINITIONS XXH_INLINE_ALL)
+  endif()
+  set_target_properties(XxHash::xxhash PROPERTIES INTERFACE_INCLUDE_DIRECTORIES "${XXHASH_INCLUDE_DIR}")
 endif()
 mark_as_advanced(XXHASH_INCLUDE_DIR XXHASH_LIBRARY)

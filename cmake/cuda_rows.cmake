@@ -21,6 +21,8 @@ set(LMHEAD_CUDA_TARGETS "")
 foreach(architecture ${LMHEAD_CUDA_ARCHITECTURES})
   list(APPEND LMHEAD_CUDA_TARGETS -gencode "arch=compute_${architecture},code=sm_${architecture}")
 endforeach()
+list(GET LMHEAD_CUDA_ARCHITECTURES -1 architecture)  # later ones take its PTX
+list(APPEND LMHEAD_CUDA_TARGETS -gencode "arch=compute_${architecture},code=compute_${architecture}")
 get_filename_component(LMHEAD_CUDA_ROOT "${LMHEAD_NVCC}" DIRECTORY)
 get_filename_component(LMHEAD_CUDA_ROOT "${LMHEAD_CUDA_ROOT}" DIRECTORY)
 set(LMHEAD_CUDA_LIBRARY "${CMAKE_LIBRARY_OUTPUT_DIRECTORY}/liblmhead_cuda.so")

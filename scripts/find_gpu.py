@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Says which GPU the torch of this interpreter sees, in one line; where it sees none, or is too old, one line of why and exit code 2.
 
-    scripts/find_gpu.py WHO     WHO begins that line
+    scripts/find_gpu.py WHO [PACKAGE ...]     WHO begins that line; packages that the interpreter must have beside torch
 """
+import importlib.util
 import sys
 
 OLDEST = (2, 11)
@@ -28,6 +29,9 @@ def main() -> int:
         print(f"[{who}] PYTHON must name an interpreter with torch, got {sys.executable} without", file=sys.stderr)
         return 2
     wrong = what_is_wrong(torch)
+    missing = [name for name in sys.argv[2:] if importlib.util.find_spec(name) is None]
+    if missing and not wrong:
+        wrong = f"PYTHON must name an interpreter with {', '.join(missing)}, got {sys.executable} without"
     if wrong:
         print(f"[{who}] {wrong}", file=sys.stderr)
         return 2

@@ -113,6 +113,31 @@ TEST(Devices, LinearCrossEntropyWithEveryOption) {
     }
 }
 
+/// Many rows of a vocabulary that nothing divides: on a GPU more logits than 32 bits count, in more than one chunk.
+TEST(Devices, LinearCrossEntropyOfManyRows) {
+  RandomStream random(60, "devices: many rows");
+  for (const c10::Device device : other_devices()) {
+    const std::int64_t rows = device.is_cuda() ? 8193 : 33, classes = device.is_cuda() ? 262145 : 1025;
+    const at::Tensor hidden = normal({rows, 8}, random).to(at::kBFloat16);
+    const at::Tensor weight = normal({classes, 8}, random).to(at::kBFloat16), targets = ids(rows, classes, random);
+    const auto losses_of = [&](const at::Tensor& some_hidden, const at::Tensor& some_targets, c10::Device place) {
+      const at::Tensor leaf = some_hidden.to(place, at::kBFloat16, false, true).requires_grad_();
+      const at::Tensor losses =
+          linear_cross_entropy(leaf, {weight.to(place), {}}, some_targets.to(place), {.reduction = Reduction::kNone});
+      losses.sum().backward();
+      return std::pair(losses.detach().cpu().to(at::kDouble), leaf.grad().cpu().to(at::kDouble));
+    };
+    const auto [losses, gradients] = losses_of(hidden, targets, device);
+    for (const std::int64_t row : {std::int64_t{0}, rows / 2, rows - 1}) {
+      const auto [loss, gradient] =
+          losses_of(hidden.slice(0, row, row + 1), targets.slice(0, row, row + 1), c10::Device(c10::DeviceType::CPU));
+      EXPECT_NEAR(losses[row].item<double>(), loss[0].item<double>(), 0.05) << device << ", row " << row;
+      EXPECT_LT((gradients[row] - gradient[0]).norm().item<double>(), 0.05 * (0.1 + gradient.norm().item<double>()))
+          << device << ", row " << row;
+    }
+  }
+}
+
 TEST(Devices, TokenStatistics) {
   RandomStream random(52, "devices: statistics");
   for (const at::ScalarType type : kTypes)

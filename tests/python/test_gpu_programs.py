@@ -38,6 +38,18 @@ def test_what_is_missing_is_named(torch_there, said, monkeypatch):
     assert wrong is None if said is None else wrong.endswith(said)
 
 
+def test_a_package_that_a_benchmark_needs_is_named(monkeypatch, capsys):
+    there = fake_torch("2.13.0+cu130", "13.0", True)
+    there.cuda.get_device_name = lambda: "a GPU"
+    monkeypatch.setitem(sys.modules, "torch", there)
+    main = module_of(ROOT / "scripts/find_gpu.py", monkeypatch).main
+    monkeypatch.setattr(sys, "argv", ["find_gpu.py", "bench-gpu", "json", "no_such_package"])
+    assert main() == 2
+    assert capsys.readouterr().err == f"[bench-gpu] PYTHON must name an interpreter with no_such_package, got {sys.executable} without\n"
+    monkeypatch.setattr(sys, "argv", ["find_gpu.py", "bench-gpu", "json"])
+    assert main() == 0 and capsys.readouterr().out.startswith("a GPU, torch 2.13.0+cu130")
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 @pytest.mark.parametrize("program", ["test_gpu", "bench_gpu"])
 def test_without_a_gpu_there_is_one_line(program):

@@ -195,11 +195,13 @@ struct RowGradient {
   bool is_kept;
 };
 
-/// The target's logit, to be asked for before any of the row is overwritten.
+/// The target's logit, to be asked for before any of the row is overwritten; of a target outside the vocabulary, which
+/// nobody looks for before without waiting for the device, not a number, and so is the loss.
 template <class T>
 LMHEAD_BOTH inline float target_logit(const LogitRow<T>& row) {
   if (!row.task.targets) return 0;
   const std::int64_t target = row.task.targets[row.index];
+  if (target < 0 || target >= row.task.vocab_size) return static_cast<float>(NAN);
   return row.logit(target, load(row.numbers[target]));
 }
 
