@@ -146,6 +146,20 @@ TEST_F(DeviceRuns, AreObserved) {
   }
 }
 
+TEST_F(DeviceRuns, AreAskedTasks) {
+  Json requests = {{"format", "lmhead-requests"}, {"version", 1}, {"tokenizer_hash", "bytes"}};
+  const Json document = {
+      {"requests", {{{1, 8, 43}, {26}}, {{1, 8, 43}, {5, 7}}}}, {"gold", 0}, {"characters", {1, 2}}, {"gold_bytes", 2}};
+  requests["tasks"] = {{{"name", "next"}, {"documents", {document}}}};
+  write_file_atomic(scratch_ / "requests.json", requests.dump());
+  const Json changes = {
+      {"observe", {{"downstream", {{"every", 10}, {"requests", (scratch_ / "requests.json").string()}}}}}};
+  const std::vector<Json> want = log_of(configuration(changes), "cpu");
+  ASSERT_TRUE(want.at(9).contains("downstream"));
+  for (const c10::Device device : other_devices())
+    expect_close(log_of(configuration(changes, device), "there"), want, 2e-3, "asked");
+}
+
 TEST_F(DeviceRuns, GoOnWhereTheyStopped) {
   const Json rule = {{"optimizer", {{"type", "muon"}}},
                      {"head_gradient", {{"hidden", {{"rule", "whitened"}, {"refresh_every", 4}}}}}};
