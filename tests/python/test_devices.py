@@ -8,6 +8,7 @@ import sys
 
 import numpy
 import pytest
+import torch
 
 stand_in = pytest.importorskip("stand_in")
 if not stand_in.LIBRARY.is_file():
@@ -181,12 +182,32 @@ def test_measuring_is_the_same(runs, tmp_path):
 def test_evaluating_is_the_same(tmp_path):
     pytest.importorskip("lm_eval", reason="needs the extra evaluate")
     from evaluate_fixtures import make_data, make_model
+    from lmhead.evaluate.command import main
 
-    model, data = make_model(tmp_path / "model"), make_data(tmp_path / "data")
-    asked = ["evaluate", model, "--tasks", "arc_easy,lambada_openai", "--limit", "2", "--data", data, "--offline", "--cache", "none"]
-    figures_near(*reversed(everywhere(tmp_path, *asked)))
-    lacking = run(*asked, "--device", "stand_in", code=2, LMHEAD_STAND_IN_WITHOUT="aten::index_select").stderr
-    assert "the device must have the operator aten::index_select" in lacking and lacking.count("\n") == 1, lacking
+    model, data, written = make_model(tmp_path / "model"), make_data(tmp_path / "data"), [tmp_path / "there.json", tmp_path / "here.json"]
+    asked = ["evaluate", str(model), "--tasks", "arc_easy,lambada_openai", "--limit", "2", "--data", str(data), "--offline", "--cache", "none", "--json"]
+    run(*asked, written[0], "--device", "stand_in:1")
+    assert main([*asked[1:], str(written[1])]) == 0
+    figures_near(*(json.loads(file.read_text()) for file in written))
+
+
+def test_what_a_device_lacks_is_said_by_evaluate_in_a_line():
+    pytest.importorskip("lm_eval", reason="needs the extra evaluate")
+    from lmhead.command import RequestError
+    from lmhead.evaluate.harness import said_in_a_line
+
+    def fail(error):
+        raise error
+
+    for error, said in (
+        (NotImplementedError("Could not run 'aten::mm' with arguments from the 'CUDA' backend.\nand more"), "the device must have the operator aten::mm, got a PyTorch that has it not there"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "the device's memory must hold what was asked for, got an allocation that failed"),
+        (NotImplementedError("no words of a dispatcher\nand more"), "no words of a dispatcher"),
+        (RuntimeError("[evaluate] ids must be below 7, got 9"), "ids must be below 7, got 9"),
+    ):
+        with pytest.raises(RequestError) as caught:
+            said_in_a_line(fail, error)
+        assert str(caught.value).startswith(said) and "\n" not in str(caught.value)
 
 
 def test_the_python_interface_computes_on_it(runs):
