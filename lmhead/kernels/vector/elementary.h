@@ -72,7 +72,7 @@ LMHEAD_BOTH inline void store(float value, Bfloat16& place) {  // round to neare
 }
 LMHEAD_BOTH inline void store(double value, Bfloat16& place) { store(static_cast<float>(value), place); }
 
-/// e^x, within 1.5 units in the last place; 0 below the smallest normal result, and infinity from half of the largest on.
+/// e^x, within 1.5 units in the last place; 0 below the smallest normal result, infinity from half of the largest on.
 LMHEAD_BOTH inline float exponential(float x) {
   constexpr float kRound = 12582912.f;  // 1.5 * 2^23: adding it leaves the nearest integer in the low bits
   const float shifted = x * 1.44269504088896341f + kRound;
