@@ -4,6 +4,7 @@
 #include <string>
 
 #include "lmhead/base/device.h"
+#include "lmhead/base/error.h"
 #include "lmhead/base/memory.h"
 #include "lmhead/kernels/fused_rows.h"
 #include "lmhead/kernels/tile_sizes.h"
@@ -113,6 +114,15 @@ double bytes_of_token(const TrainConfiguration& configuration, std::int64_t voca
   return ids + of_norm + of_blocks;
 }
 
+/// Of a chunk on a GPU; of one that is not here, a chunk of 256 MiB.
+double chunk_bytes(const std::string& device) {
+  try {
+    return double(fused_chunk_bytes(find_device(device, "plan")));
+  } catch (const Error&) {
+    return double(fused_chunk_bytes(std::nullopt));
+  }
+}
+
 /// Bytes of logits at a time, of `tokens` in all, and what goes with them.
 double bytes_of_logits(const TrainConfiguration& configuration, std::int64_t vocab_size, double tokens) {
   const auto classes = double(vocab_size);
@@ -122,7 +132,7 @@ double bytes_of_logits(const TrainConfiguration& configuration, std::int64_t voc
   if (!configuration.training.device.starts_with("cuda") || !has_cuda_rows())
     return kComposedLogits * std::min(tokens, double(tile_sizes::rows_per_chunk(vocab_size))) * classes * kNumber;
   const double working = working_bytes(configuration);
-  const auto most = double(fused_chunk_bytes(find_device(configuration.training.device, "plan")));
+  const double most = chunk_bytes(configuration.training.device);
   const double all = tokens * classes * working, sum = classes * double(configuration.model.hidden_size) * kNumber;
   if (all <= most) return all;
   return most + (working < kNumber ? sum : 0);  // the weight's gradient in float32, beside itself
