@@ -120,7 +120,7 @@ def rows_of(file: Path, *names: str) -> Iterator[tuple[str, ...]]:
         with lzma.open(file, "rt", encoding="utf-8") if file.suffix == ".xz" else file.open(encoding="utf-8") as lines:
             for number, line in enumerate(lines, 1):
                 row = json.loads(line)
-                found = tuple(row.get(name) for name in names) if isinstance(row, dict) else ()
+                found: tuple[Any, ...] = tuple(row.get(name) for name in names) if isinstance(row, dict) else ()
                 if not found or not all(isinstance(text, str) for text in found):
                     if number == 1:
                         return
