@@ -114,17 +114,21 @@ class Worker {
     }
     row_major_product(rows, keys, width_, queries_.data(), width_, keys_.data(), stride_, scores_.data(), stride_,
                       false);
+    float inverse_sums[kQueries];
     for (std::int64_t row = 0; row < count; ++row)
-      weigh(tree, row_of(first + row), keys, scores_.data() + row * stride_);
+      inverse_sums[row] = 1 / weigh(tree, row_of(first + row), keys, scores_.data() + row * stride_);
     row_major_product(rows, width_, keys, scores_.data(), stride_, values_.data(), width_, mixed_.data(), width_,
                       false);
     float* to = output_.mutable_data_ptr<float>() + head * width_;
-    for (std::int64_t row = 0; row < count; ++row)
-      std::copy_n(mixed_.data() + row * width_, width_, to + (first + row) * output_.size(1));
+    for (std::int64_t row = 0; row < count; ++row) {
+      const float* mixed = mixed_.data() + row * width_;
+      std::transform(mixed, mixed + width_, to + (first + row) * output_.size(1),
+                     [&](float x) { return x * inverse_sums[row]; });
+    }
   }
 
-  /// A line of scores of the token `row` to its softmax over what the token sees, 0 elsewhere.
-  void weigh(const TokenTrees::Tree& tree, std::int64_t row, std::int64_t keys, float* line) const {
+  /// A line of scores of the token `row` to its weights over what the token sees, 0 elsewhere; returns their sum.
+  float weigh(const TokenTrees::Tree& tree, std::int64_t row, std::int64_t keys, float* line) const {
     constexpr float kNothing = -std::numeric_limits<float>::infinity();
     const std::int64_t seen = row - tree.first + 1;
     for (const TokenTrees::Rows& part : trees_.beside[std::size_t(trees_.beside_which[std::size_t(row)])])
@@ -133,11 +137,8 @@ class Worker {
     if (window > 0 && positions_[row] >= window)
       for (std::int64_t key = 0; key < seen; ++key)
         if (positions_[row] - positions_[tree.first + key] >= window) line[key] = kNothing;
-    const auto& kernels = vector::row_kernels().logits_float;
-    const vector::LineSums sums = kernels.sums(line, seen, nullptr, false, false, {});
-    // Without a target and smoothing, the gradient of the loss is the probability itself.
-    kernels.gradient(line, seen, {.shift = sums.max, .probability = 1 / sums.sum, .target_index = -1}, nullptr, {});
     std::fill(line + seen, line + keys, 0.0f);
+    return vector::row_kernels().attention_float.exponentials(line, seen);
   }
 
   const TreeHeads& heads_;

@@ -23,6 +23,22 @@ std::vector<float> exponentials(std::vector<float> line) {
   return line;
 }
 
+TEST(RowKernels, WeightsOfScoresAddUpToTheirSum) {
+  for (const std::int64_t size : {1, 7, 16, 33, 300}) {
+    std::vector<float> scores(static_cast<std::size_t>(size));
+    for (std::int64_t i = 0; i < size; ++i) scores[std::size_t(i)] = i % 3 == 1 ? -kInfinity : float(i % 11) * 9.f - 40;
+    std::vector<double> want(scores.begin(), scores.end());
+    const double largest = *std::max_element(want.begin(), want.end());
+    double sum = 0;
+    for (double& score : want) sum += score = std::exp(score - largest);
+    const float found = row_kernels().attention_float.exponentials(scores.data(), size);
+    EXPECT_NEAR(found, sum, 4e-7 * sum + 1e-7) << size;  // rounding of float32, in sixteen sums side by side
+    for (std::size_t i = 0; i < scores.size(); ++i) EXPECT_NEAR(scores[i], want[i], 3e-7 * want[i] + 2e-38);
+    std::vector<double> wide(want.size(), 3.0);
+    EXPECT_DOUBLE_EQ(row_kernels().attention_double.exponentials(wide.data(), size), double(size));
+  }
+}
+
 TEST(RowKernels, ExponentialsAreWithinTwoUnitsInTheLastPlace) {
   std::vector<float> line;
   for (float z = -87; z < 88; z += 0.00731f) line.push_back(z);

@@ -215,8 +215,22 @@ inline std::int64_t attention_workspace(std::int64_t length, std::int64_t width)
 }
 
 template <class T>
+T exponentials(T* scores, std::int64_t size) {
+  T largest = scores[0];
+#pragma omp simd reduction(max : largest)
+  for (std::int64_t i = 0; i < size; ++i) largest = scores[i] > largest ? scores[i] : largest;
+  T sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (std::int64_t i = 0; i < size; ++i) {
+    scores[i] = exponential(scores[i] - largest);
+    sum += scores[i];
+  }
+  return sum;
+}
+
+template <class T>
 constexpr AttentionKernels<T> attention_kernels() {
-  return {attention_workspace, attention_forward<T>, attention_backward<T>};
+  return {attention_workspace, attention_forward<T>, attention_backward<T>, exponentials<T>};
 }
 
 }  // namespace lmhead::vector::LMHEAD_VECTOR_LEVEL

@@ -118,6 +118,8 @@ struct AttentionKernels {
   void (*forward)(const AttentionHead<T>& head, T* output, std::int64_t output_stride, T* log_sums, T* workspace);
   void (*backward)(const AttentionHead<T>& head, const T* output, const T* d_output, std::int64_t output_stride,
                    const T* log_sums, const AttentionGradient<T>& gradient, T* workspace);
+  /// In place: scores to exp(score - largest), and returns their sum. At least one of them must be above -infinity.
+  T (*exponentials)(T* scores, std::int64_t size);
 };
 
 struct PackingKernels {
