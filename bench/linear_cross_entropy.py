@@ -14,7 +14,6 @@ import argparse
 import math
 import os
 import pathlib
-import resource
 import statistics
 import subprocess
 import sys
@@ -28,6 +27,7 @@ sys.path[:0] = [str(ROOT / "python"), str(ROOT / "bench")]
 import cross_entropy_table  # noqa: E402
 import result_rows  # noqa: E402
 import trained_head  # noqa: E402
+from process_memory import status  # noqa: E402
 
 SHAPES = {  # name: (N, D, V)
     "sweep-32k": (2048, 512, 32768),
@@ -249,16 +249,9 @@ def print_memory(arguments):
     step(entrant, *small, data[2][:64] % 512)
     gradients = sum(t.numel() * t.element_size() for t in data[:2])
     pathlib.Path("/proc/self/clear_refs").write_text("5")  # resets the peak to what is resident now
-    before = peak_bytes()
+    before = status("VmHWM")
     step(entrant, *data)
-    print(max(0, peak_bytes() - before - gradients))
-
-
-def peak_bytes():
-    for line in pathlib.Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM"):
-            return int(line.split()[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print(max(0, status("VmHWM") - before - gradients))
 
 
 def measure(shape_name, dtype_name, arguments):

@@ -14,11 +14,11 @@ import json
 import os
 import pathlib
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 
+import process_memory
 import result_rows
 
 ROOT = result_rows.ROOT
@@ -126,20 +126,15 @@ def run(name, folder, precision, threads, token_type="uint16"):
                    "--sequence-length", str(WINDOW), "--only", "quality", "gradient_retention", "--json", out]
     else:
         command = [sys.executable, __file__, "--plain", folder, "--precision", precision, "--threads", str(threads)]
-    start = time.perf_counter()
-    process = subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL if name == "lmhead" else open(out, "w"), stderr=subprocess.PIPE, text=True,
-                               env={**os.environ, "OMP_NUM_THREADS": str(threads)})
-    said = process.stderr.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    seconds = time.perf_counter() - start
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode != 0:
-        raise SystemExit(f"[bench] {name} must measure the checkpoint, got: " + (said.strip().splitlines() or ["nothing"])[-1])
+    with open(os.devnull if name == "lmhead" else out, "w") as to:
+        done = process_memory.run(command, stdout=to, env={**os.environ, "OMP_NUM_THREADS": str(threads)})
+    if done["returncode"] != 0:
+        raise SystemExit(f"[bench] {name} must measure the checkpoint, got: " + (done["stderr"].strip().splitlines() or ["nothing"])[-1])
     found = json.loads(out.read_text())
     if name == "lmhead":
         [model] = found["models"]
-        found = {"seconds": seconds, "loss": model["quality"]["loss"], "retained_energy": model["gradient_retention"]["retained_energy"]}
-    return found | {"memory": usage.ru_maxrss * 1024}
+        found = {"seconds": done["seconds"], "loss": model["quality"]["loss"], "retained_energy": model["gradient_retention"]["retained_energy"]}
+    return found | {"memory": done["memory"]}
 
 
 def check(found, wanted, precision, who):
